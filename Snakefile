@@ -1,0 +1,42 @@
+"""LoRA Atlas: artistic style, described by LoRA weights alone.
+
+Paths, under results/{study}/:
+
+    pictures/{artist}.parquet              the pictures of an artist, kept and refused
+    plan.parquet, plan/{artist}.parquet    which pictures each LoRA is trained on
+    loras/{artist}/{nn}.safetensors        a LoRA; loras/{artist}/log.parquet its losses
+    generated/{artist}/{setting}.parquet   what it paints; {setting} is s{steps}_g{guidance}
+    features/{extractor}/{source}.parquet  image features; {source} is training, or a {setting}
+    weights/{kernel}.safetensors           Gram matrices of all LoRAs, per component and block
+    embeddings/{descriptor}.parquet        vectors of all LoRAs; {descriptor} is a kernel, or {extractor}_{source}
+    tables/{table}.parquet                 clustering, retrieval, cost
+    charts/{chart}.png, .svg               weight_map, comparison
+    cost/{stage}/{item}.parquet            seconds of each costly job
+
+`snakemake` makes the tables and charts; a stage alone is made by its name: pictures, plan, loras, generated, features,
+weights, embeddings, tables, charts.
+"""
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+rule all:
+    input:
+        rules_of("tables", "charts"),
+    default_target: True
+
+
+include: "workflow/rules/pictures.smk"
+include: "workflow/rules/plan.smk"
+include: "workflow/rules/loras.smk"
+include: "workflow/rules/generated.smk"
+include: "workflow/rules/features.smk"
+include: "workflow/rules/weights.smk"
+include: "workflow/rules/embeddings.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/charts.smk"
+include: "workflow/rules/pretrain.smk"

@@ -1,0 +1,118 @@
+"""Stacked adapters against one model each, built with plain linear algebra."""
+
+import pytest
+import torch
+
+from lora_atlas.diffusion import stacked
+
+
+class _Net(torch.nn.Module):
+    """The names of a UNet's transformer block, in few parameters."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        block = torch.nn.Module()
+        block.attn1 = torch.nn.Module()
+        block.attn1.to_q = torch.nn.Linear(6, 5)
+        block.ff = torch.nn.Module()
+        block.ff.net = torch.nn.ModuleList([torch.nn.Module(), torch.nn.Identity(), torch.nn.Linear(5, 3)])
+        block.ff.net[0].proj = torch.nn.Linear(5, 5, bias=False)
+        self.block = block
+
+    def forward(self, x):
+        y = torch.tanh(self.block.attn1.to_q(x))
+        return self.block.ff.net[2](torch.tanh(self.block.ff.net[0].proj(y)))
+
+
+K, B = 3, 4
+
+
+def _stacked(scale: float = 0.5):
+    net = _Net().requires_grad_(False)
+    layers = stacked.stack(net, stacked.targeted(net, ["attention", "feed_forward"]), K, 2, scale)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for p in stacked.parameters(layers):
+            p.normal_()
+    return net, layers
+
+
+def _alone(layers, k: int):
+    """A plain network whose weights are W + B A of adapter k."""
+    net = _Net()
+    with torch.no_grad():
+        for name, (A, B_) in stacked.factors(layers, k).items():
+            net.get_submodule(name).weight += B_ @ A
+    return net
+
+
+def test_forward_equals_one_merged_model_each():
+    net, layers = _stacked()
+    x = torch.randn(K * B, 7, 6)
+    together = net(x).view(K, B, 7, 3)
+    for k in range(K):
+        torch.testing.assert_close(together[k], _alone(layers, k)(x.view(K, B, 7, 6)[k]), atol=1e-5, rtol=1e-5)
+
+
+def test_gradient_of_one_adapter_sees_no_neighbour():
+    net, layers = _stacked()
+    x = torch.randn(K * B, 7, 6)
+    net(x).view(K, B, 7, 3)[1].square().sum().backward()
+    for p in stacked.parameters(layers):
+        assert p.grad[1].abs().sum() > 0
+        assert p.grad[0].abs().sum() == 0
+        assert p.grad[2].abs().sum() == 0
+
+
+def test_clipping_is_per_adapter():
+    net, layers = _stacked()
+    params = stacked.parameters(layers)
+    weight = torch.tensor([1e-4, 1.0, 100.0]).repeat_interleave(B).view(-1, 1, 1)
+    (net(torch.randn(K * B, 7, 6)) * weight).sum().backward()
+    before = [p.grad.clone() for p in params]
+    norms = stacked.clip_gradients(params, 0.05)
+    assert norms[0] < 0.05 < norms[1] < norms[2]
+    for k in range(K):
+        after = torch.cat([p.grad[k].flatten() for p in params])
+        was = torch.cat([g[k].flatten() for g in before])
+        torch.testing.assert_close(after, was * min(1.0, 0.05 / norms[k].item()))
+
+
+def test_put_and_factors_are_inverse_and_pad_the_rank():
+    net, layers = _stacked(scale=1.0)
+    small = {"block.attn1.to_q": (torch.randn(1, 6), torch.randn(5, 1))}
+    stacked.put(layers, 2, small)
+    A, B_ = stacked.factors(layers, 2)["block.attn1.to_q"]
+    torch.testing.assert_close(B_ @ A, small["block.attn1.to_q"][1] @ small["block.attn1.to_q"][0])
+
+
+def test_put_names_what_does_not_fit():
+    _, layers = _stacked()
+    with pytest.raises(ValueError, match=r"block\.nowhere.*block\.attn1\.to_q|block\.attn1\.to_q.*block\.nowhere"):
+        wrong = (torch.randn(2, 9), torch.randn(5, 2))
+        stacked.put(layers, 0, {"block.nowhere": wrong, "block.attn1.to_q": wrong})
+
+
+def test_unstack_restores_the_base():
+    net, layers = _stacked()
+    stacked.unstack(net, layers)
+    x = torch.randn(2, 6)
+    torch.testing.assert_close(net(x), _Net()(x))
+
+
+def test_initial_A_is_shared_or_own_and_B_is_zero():
+    _, layers = _stacked()
+    seeds = [dict.fromkeys(layers, 5), dict.fromkeys(layers, 5), dict.fromkeys(layers, 6)]
+    stacked.initialise(layers, seeds)
+    for layer in layers.values():
+        assert torch.equal(layer.A[0], layer.A[1])
+        assert not torch.equal(layer.A[0], layer.A[2])
+        assert layer.A.abs().max() <= layer.linear.in_features**-0.5
+        assert layer.B.abs().sum() == 0
+
+
+@pytest.mark.parametrize("target", ["attentoin", "projection"])
+def test_a_target_that_is_unknown_or_matches_nothing_is_named(target):
+    with pytest.raises(ValueError, match=target):
+        stacked.targeted(_Net(), [target])

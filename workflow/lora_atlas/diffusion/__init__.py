@@ -1,0 +1,1 @@
+"""Training and sampling of many LoRAs at once on one frozen latent diffusion base."""

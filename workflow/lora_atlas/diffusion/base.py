@@ -1,0 +1,129 @@
+"""The frozen base model: any latent diffusion pipeline of diffusers, from a folder or a pinned hub revision.
+
+Nothing here asks which model it is. What differs between families (a second text encoder, pooled embeddings, time
+ids, the prediction type) is read off the pipeline itself. Weights are read from safetensors only: a pickle that
+happens to lie beside them is never a fallback.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+# Local folders say what they are by content, hub models by id and revision.
+DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
+
+
+class BaseModelError(ValueError):
+    """The base model cannot be used; the message says what to put where."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Text conditioning of n prompts: `embeds` (n, tokens, d); `pooled` (n, p) and `time_ids` (n, 6) for SDXL."""
+
+    embeds: torch.Tensor
+    pooled: torch.Tensor | None = None
+    time_ids: torch.Tensor | None = None
+
+    def take(self, index: torch.Tensor) -> "Conditioning":
+        return Conditioning(*(None if t is None else t[index] for t in (self.embeds, self.pooled, self.time_ids)))
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the UNet."""
+        extra = {"text_embeds": self.pooled, "time_ids": self.time_ids} if self.pooled is not None else None
+        return {"encoder_hidden_states": self.embeds, "added_cond_kwargs": extra}
+
+
+def pick_device(device: str) -> str:
+    """"auto" → cuda where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def load(model: str, revision: str | None, device: str) -> DiffusionPipeline:
+    """The pipeline, frozen and in evaluation mode, on `device`; raises BaseModelError."""
+    local = Path(model).is_dir()
+    if not local and (revision is None or model.startswith((".", "/")) or model.count("/") != 1):
+        raise BaseModelError(
+            f"base.model: {model!r} is not a folder here, and as a hub id it needs base.revision (a commit hash). "
+            "Put a diffusers folder there (model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/), "
+            "or give id and revision."
+        )
+    try:
+        index = DiffusionPipeline.load_config(model, revision=revision)
+        # The safety checker is a model of its own that would judge pictures which nobody sees.
+        unsafe = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
+        pipeline = DiffusionPipeline.from_pretrained(
+            model, revision=revision, dtype=DTYPES[device], use_safetensors=True, **unsafe
+        )
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"base.model: cannot load {model!r} (revision {revision}): {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False).eval().to(device)
+    if device == "cpu":
+        pipeline.unet.to(memory_format=torch.channels_last)  # oneDNN's own order: no copies between convolutions
+    return pipeline
+
+
+def identity(model: str, revision: str | None) -> str:
+    """What a LoRA's header says of its base: hub id and revision, or a folder's name and the hash of its UNet."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return f"{model}@{revision}"
+    digest = hashlib.sha256()
+    for file in sorted((folder / "unet").glob("*")):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return f"{folder.name}@sha256:{digest.hexdigest()}"
+
+
+@torch.no_grad()
+def encode_text(pipeline: DiffusionPipeline, prompts: Sequence[str], resolution: int) -> Conditioning:
+    """Text conditioning of each prompt, by the pipeline's own encoder."""
+    device = pipeline.unet.device
+    if getattr(pipeline, "text_encoder_2", None) is None:
+        embeds, _ = pipeline.encode_prompt(list(prompts), device, 1, False)
+        return Conditioning(embeds)
+    embeds, _, pooled, _ = pipeline.encode_prompt(
+        list(prompts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    # Original size, crop corner and target size (SDXL, Podell et al. 2023, §2.2): a centred square, uncropped.
+    ids = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], device=device, dtype=embeds.dtype)
+    return Conditioning(embeds, pooled, ids.expand(len(prompts), -1))
+
+
+@torch.no_grad()
+def encode_pictures(pipeline: DiffusionPipeline, pictures: torch.Tensor, size: int = 16) -> torch.Tensor:
+    """Scaled latents float32 (n, c, h, w) of pictures (n, 3, H, W) in -1…1; the mode, where the encoder is a distribution."""
+    vae, parts = pipeline.vae, []
+    for x in pictures.split(size):
+        out = vae.encode(x.to(vae.device, vae.dtype))
+        z = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
+        parts.append(z.float())
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    return (torch.cat(parts) - shift) * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def decode_latents(pipeline: DiffusionPipeline, latents: torch.Tensor, size: int = 16) -> torch.Tensor:
+    """Pictures uint8 (n, H, W, 3) on the CPU of scaled latents (n, c, h, w)."""
+    vae, parts = pipeline.vae, []
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    for z in (latents / vae.config.scaling_factor + shift).split(size):
+        x = vae.decode(z.to(vae.device, vae.dtype)).sample.float()
+        parts.append(((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
+    return torch.cat(parts)
+
+
+def set_threads() -> None:
+    """As many threads as the rule has given to the job."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))

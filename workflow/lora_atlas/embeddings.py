@@ -1,0 +1,152 @@
+"""Descriptors: every description of a LoRA, from its weights or from pictures, as one embeddings table of one shape.
+
+Weights arrive as Gram matrices. Pictures arrive as features: a LoRA is then the mean of its pictures' unit vectors,
+and the Gram matrix of those means goes the same way: the same number of dimensions, the same calibrations, so no
+descriptor has an advantage of budget.
+
+Names: ``delta``, ``factors_raw`` (kernel, scale); ``clip_training`` (an upper bound: it knows the training pictures),
+``clip_s16_g3`` (pictures generated at 16 steps, guidance 3), ``clip_training_to_s16_g3`` (pictures → LoRA: queries
+are training pictures, the gallery is known by generated ones), ``clip_s16_g3_to_training`` (LoRA → pictures),
+``mean_colour_training`` (a control).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from . import tables
+from .study import derive_seed
+from .weights.embed import combine, embed, normalise, unseen
+from .weights.gram import read_gram
+
+KNOWN, UNSEEN = "known artist", "unseen artist"
+
+
+class DescriptorError(ValueError):
+    """A descriptor cannot be computed from the tables; the message names it and what is missing."""
+
+
+def weight_descriptors(weights: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Descriptor name → (kernel, scale)."""
+    return {
+        kernel + ("" if scale == "unit" else f"_{scale}"): (kernel, scale)
+        for kernel in weights["kernels"]
+        for scale in weights["scales"]
+    }
+
+
+def picture_descriptors(extractors: Mapping[str, Any], settings: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+    """Descriptor name → (extractor, source of the gallery, source of the queries)."""
+    found = {}
+    for name, extractor in extractors.items():
+        found[f"{name}_training"] = (name, "training", "training")
+        if extractor["library"] == "control":
+            continue
+        for setting in settings:
+            found[f"{name}_{setting}"] = (name, setting, setting)
+            found[f"{name}_training_to_{setting}"] = (name, setting, "training")
+            found[f"{name}_{setting}_to_training"] = (name, "training", setting)
+    return found
+
+
+def embed_weights(
+    grams: Mapping[str, str | Path],
+    plan: pa.Table,
+    weights: Mapping[str, Any],
+    embedding: Mapping[str, Any],
+    *,
+    seed: int,
+    outputs: Mapping[str, str | Path],
+) -> None:
+    """Write the embeddings of every weight descriptor; `grams`: kernel → Gram file, `outputs`: descriptor → path."""
+    read = {kernel: read_gram(path) for kernel, path in grams.items()}
+    for descriptor, (kernel, scale) in weight_descriptors(weights).items():
+        ids, parts = read[kernel]
+        if ids != plan["lora"].to_pylist():
+            raise DescriptorError(f"{grams[kernel]}: its LoRAs are not those of the plan; rerun the Gram stage")
+        K = normalise(combine(parts, weights["components"], weights["blocks"]), scale)
+        _write(outputs[descriptor], descriptor, K, plan, embedding, seed)
+
+
+def embed_pictures(
+    features: Mapping[tuple[str, str], str | Path],
+    plan: pa.Table,
+    extractors: Mapping[str, Any],
+    settings: Sequence[str],
+    embedding: Mapping[str, Any],
+    *,
+    seed: int,
+    outputs: Mapping[str, str | Path],
+) -> None:
+    """Write the embeddings of every picture descriptor; `features`: (extractor, source) → features table."""
+    gallery = np.array(plan["split"].to_pylist()) == "gallery"
+    means = {}
+    for (extractor, source), path in features.items():
+        unit = extractors[extractor]["library"] != "control"  # a colour has a length of its own
+        means[extractor, source] = lora_means(tables.read(path, "features"), plan, source, unit=unit)
+    for descriptor, (extractor, known, asked) in picture_descriptors(extractors, settings).items():
+        X = np.where(gallery[:, None], means[extractor, known], means[extractor, asked])
+        _write(outputs[descriptor], descriptor, X @ X.T, plan, embedding, seed)
+
+
+def lora_means(features: pa.Table, plan: pa.Table, source: str, *, unit: bool) -> np.ndarray:
+    """Mean vector of each LoRA of the plan (N, d) float64: of its training pictures, or of what it generated.
+
+    `unit`: each picture's vector is brought to norm one first. Raises DescriptorError naming LoRAs without pictures.
+    """
+    vectors = np.stack(features["vector"].to_numpy(zero_copy_only=False)).astype(np.float64)
+    if unit:
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    places: dict[str, list[int]] = {}
+    for row, key in enumerate(features["picture" if source == "training" else "lora"].to_pylist()):
+        places.setdefault(key, []).append(row)
+    rows, absent = [], []
+    for lora in plan.select(["lora", "pictures"]).to_pylist():
+        keys = lora["pictures"] if source == "training" else [lora["lora"]]
+        rows.append([place for key in keys for place in places.get(key, [])])
+        if not rows[-1] or any(key not in places for key in keys):
+            absent.append(lora["lora"])
+    if absent:
+        raise DescriptorError(f"features of {source!r}: pictures are missing of {absent}; rerun the features stage")
+    return np.stack([vectors[row].mean(0) for row in rows])
+
+
+def _write(
+    path: str | Path, descriptor: str, K: np.ndarray, plan: pa.Table, embedding: Mapping[str, Any], seed: int
+) -> None:
+    loras = plan.select(["lora", "artist", "genre", "split"]).to_pylist()
+    gallery = np.array([lora["split"] == "gallery" for lora in loras])
+    fold_seed = derive_seed("folds", seed)  # one division for all descriptors: they are compared pair by pair
+    try:
+        known = embed(
+            K, gallery, embedding["dimensions"], embedding["calibrations"], folds=embedding["folds"], seed=fold_seed
+        )
+    except ValueError as error:
+        raise DescriptorError(f"{descriptor}: {error}") from error
+    rows = []
+    for calibration, found in known.items():
+        rows += _rows(loras, KNOWN, calibration, np.zeros(len(loras), int), found.vectors)
+    artists = [lora["artist"] for lora in loras]
+    if len(set(artists)) >= 4:  # fewer leave no basis without the artists in question
+        vectors, part = unseen(K, gallery, artists, embedding["dimensions"], seed=fold_seed)
+        rows += _rows(loras, UNSEEN, "none", part, vectors)
+    first = next(iter(known.values()))
+    metadata = {
+        "descriptor": descriptor,
+        "dimensions": first.vectors.shape[1],
+        "explained": [round(float(v), 12) for v in first.explained],
+        "held_out_ratio": [round(float(v), 12) for v in first.ratio],
+    }
+    tables.write(path, "embeddings", rows, metadata)
+
+
+def _rows(
+    loras: Sequence[Mapping[str, Any]], scenario: str, calibration: str, folds: np.ndarray, vectors: np.ndarray
+) -> list[dict[str, Any]]:
+    return [
+        {"scenario": scenario, "calibration": calibration, "fold": int(fold), "vector": vector, **lora}
+        for lora, fold, vector in zip(loras, folds, vectors.astype(np.float32), strict=True)
+    ]

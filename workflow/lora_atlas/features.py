@@ -1,0 +1,296 @@
+"""Image features: what pictures, real or generated, look like to a model, and to a control that has no model.
+
+The baselines that weights are compared with (CLIP: Radford et al. 2021; DINO: Caron et al. 2021). Decisions:
+
+- A model is a local folder in its library's own published format, or a name of that library. The library's own
+  code loads it and its own preprocessing prepares pictures: features are then those that its users get.
+- A model without its weights is an error. Both libraries would go on with random ones in some of these cases.
+- Vectors are raw: normalisation belongs to the comparison, not to the feature.
+- Float32 on a CPU; float16 autocast on CUDA, float32 in the table.
+- Pictures are hashed again when they are used: a flipped bit in a JPEG decodes without a word.
+- One process, one library: open_clip and timm take seconds to import, so each is imported where it is used.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from . import tables
+from .pictures.decode import PictureError, crop_square, decode, to_array
+
+BATCH = 32  # fixed: float sums depend on it, results should not depend on a setting of the machine
+CONTROL_SIDE = 64  # pixels
+
+
+class FeatureError(RuntimeError):
+    """A model or a picture cannot be used; the message says what to put where."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """`prepare`: a canonical picture → one input, by the model's own preprocessing (`recipe`, in words).
+    `encode`: a list of inputs → float32 (n, d)."""
+
+    prepare: Callable[[Image.Image], Any]
+    encode: Callable[[list[Any]], np.ndarray]
+    recipe: str
+
+
+def extract(
+    extractor: Mapping[str, str | None],
+    sources: Mapping[str, Sequence[str | Path]],
+    *,
+    device: str,
+    outputs: Mapping[str, str | Path],
+) -> int:
+    """Write one table "features" per source; returns the number of pictures.
+
+    `extractor`: library, model, pretrained, as in the config. `sources`: for "training" the artists' tables
+    "pictures", of which the kept rows count; for every other name tables "generated". `outputs`: the same names →
+    path. `device`: cpu, cuda, or auto. Raises FeatureError for a model that cannot be loaded, a source without
+    pictures, a picture that is damaged, and a vector that is not finite.
+    """
+    if set(sources) != set(outputs):
+        raise FeatureError(f"sources {sorted(sources)} and outputs {sorted(outputs)} differ")
+    model = load(extractor, device)
+    total = 0
+    for source, paths in sources.items():
+        pictures = (_training if source == "training" else _generated)(paths)
+        rows = list(_encoded(model, pictures))
+        if not rows:
+            raise FeatureError(f"source {source!r}: no picture in {len(paths)} tables; see the reasons in them")
+        metadata = {"extractor": dict(extractor), "preprocessing": model.recipe, "source": source}
+        tables.write(outputs[source], "features", rows, metadata)
+        total += len(rows)
+    return total
+
+
+def load(extractor: Mapping[str, str | None], device: str) -> Model:
+    """The extractor's model, ready on `device`; raises FeatureError."""
+    library, model = extractor["library"], extractor["model"]
+    if library not in EXTRACTORS:
+        raise FeatureError(f"extractor library {library!r}: there are {', '.join(EXTRACTORS)}")
+    return EXTRACTORS[library](model, extractor.get("pretrained"), device)
+
+
+# --- pictures in, vectors out
+
+
+@dataclass(frozen=True)
+class _Picture:
+    picture: str
+    artist: str
+    lora: str | None
+    image: Image.Image
+
+
+def _training(paths: Sequence[str | Path]) -> Iterator[_Picture]:
+    for path in paths:
+        for row in _rows(path, "pictures", ["picture", "artist", "image", "status"]):
+            if row["status"] != "kept":
+                continue
+            data = row["image"]["bytes"]
+            if hashlib.sha256(data).hexdigest() != row["picture"]:
+                raise FeatureError(
+                    f"{path}: picture {row['picture'][:12]} changed after it was collected; collect anew"
+                )
+            yield _Picture(row["picture"], row["artist"], None, _decoded(data, path, row["picture"]))
+
+
+def _generated(paths: Sequence[str | Path]) -> Iterator[_Picture]:
+    for path in paths:
+        for row in _rows(path, "generated", ["lora", "image"]):
+            data, lora = row["image"]["bytes"], row["lora"]
+            picture = hashlib.sha256(data).hexdigest()
+            yield _Picture(picture, lora.split("/")[0], lora, _decoded(data, path, picture))
+
+
+def _rows(path: str | Path, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    # Row by row: one decoded table of pictures is enough in memory.
+    for part in tables.read(path, name).select(columns).to_batches(max_chunksize=BATCH):
+        yield from part.to_pylist()
+
+
+def _decoded(data: bytes, path: str | Path, picture: str) -> Image.Image:
+    try:
+        return decode(data, min_side=1)
+    except PictureError as error:
+        raise FeatureError(
+            f"{path}: picture {picture[:12]}: {error}; delete the table and rerun its stage"
+        ) from error
+
+
+def _encoded(model: Model, pictures: Iterator[_Picture]) -> Iterator[dict[str, Any]]:
+    while batch := list(islice(pictures, BATCH)):
+        vectors = model.encode([model.prepare(each.image) for each in batch])
+        for each, vector in zip(batch, vectors, strict=True):
+            if not np.isfinite(vector).all():
+                raise FeatureError(f"picture {each.picture[:12]} of {each.artist}: the vector is not finite")
+            yield {"picture": each.picture, "artist": each.artist, "lora": each.lora, "vector": vector}
+
+
+# --- open_clip and timm
+
+
+def _open_clip(model: str, pretrained: str | None, device: str) -> Model:
+    import open_clip
+    import torch
+
+    config, weights = "open_clip_config.json", "open_clip_model.safetensors"
+    if Path(model).is_dir():
+        _check_folder(model, config, weights)
+        name, pretrained = f"local-dir:{model}", None
+    else:
+        name = model
+        if not model.startswith("hf-hub:"):
+            _check_name("open_clip", model, open_clip.list_models(), config, weights)
+            if not pretrained:
+                tags = open_clip.list_pretrained_tags_by_model(model)
+                raise FeatureError(
+                    f"open_clip model {model!r} needs `pretrained`: a file, or one of {', '.join(tags)}"
+                )
+    with _loading("open_clip", model, pretrained):
+        network, preprocess = open_clip.create_model_from_pretrained(
+            name, pretrained, precision="fp32", device="cpu"
+        )
+    return _torch_model(torch, network, network.encode_image, preprocess, device)
+
+
+def _timm(model: str, pretrained: str | None, device: str) -> Model:
+    import timm
+    import torch
+
+    name, extra = model, {}
+    if Path(model).is_dir():
+        _check_folder(model, "config.json", "model.safetensors")
+        name = f"local-dir:{model}"
+    else:
+        if not model.startswith("hf-hub:"):
+            known = timm.list_models() if not timm.is_model(model) else [model.split(".")[0]]
+            _check_name("timm", model.split(".")[0], known, "config.json", "model.safetensors")
+        if pretrained and Path(pretrained).is_file():
+            extra = {"pretrained_cfg_overlay": {"file": pretrained}}
+        elif pretrained:
+            name = f"{model}.{pretrained}"
+    with _loading("timm", model, pretrained):
+        network = timm.create_model(name, pretrained=True, num_classes=0, **extra)
+        preprocess = timm.data.create_transform(
+            **timm.data.resolve_data_config({}, model=network), is_training=False
+        )
+    return _torch_model(torch, network, network, preprocess, device)
+
+
+def _torch_model(torch: Any, network: Any, forward: Callable, preprocess: Callable, device: str) -> Model:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    on_cuda = device.startswith("cuda")
+    network.to(device).eval().requires_grad_(False)
+
+    def encode(inputs: list[Any]) -> np.ndarray:
+        with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=on_cuda):
+            return forward(torch.stack(inputs).to(device)).float().cpu().numpy()
+
+    return Model(preprocess, encode, " ".join(str(preprocess).split()))
+
+
+@contextmanager
+def _loading(library: str, model: str, pretrained: str | None) -> Iterator[None]:
+    """Whatever a library raises while it loads becomes one FeatureError that names the model."""
+    try:
+        yield
+    except Exception as error:
+        what = f"{model!r}" + (f" with pretrained {pretrained!r}" if pretrained else "")
+        reason = " ".join(str(error).split())[:500]
+        raise FeatureError(f"{library} cannot load {what}: {type(error).__name__}: {reason}") from error
+
+
+def _check_folder(folder: str, config: str, weights: str) -> None:
+    # Both libraries would also take a pickle, or go on without weights.
+    missing = [name for name in (config, weights) if not (Path(folder) / name).is_file()]
+    if missing:
+        raise FeatureError(
+            f"{folder}: {' and '.join(missing)} absent; the folder must hold {config} and {weights}"
+        )
+
+
+def _check_name(library: str, model: str, known: Sequence[str], config: str, weights: str) -> None:
+    if model in known:
+        return
+    near = difflib.get_close_matches(model, known, n=3)
+    raise FeatureError(
+        f"{model!r} is neither a folder nor a model of {library}"
+        + (f" (near: {', '.join(near)})" if near else "")
+        + f"; put {config} and {weights} into the folder {model}, or name a model of {library}"
+    )
+
+
+# --- controls
+
+
+def _control(model: str, pretrained: str | None, device: str) -> Model:
+    if model not in CONTROLS:
+        raise FeatureError(f"control {model!r}: there are {', '.join(CONTROLS)}")
+    measure = CONTROLS[model]
+    return Model(
+        prepare=lambda image: oklab(to_array(crop_square(image, CONTROL_SIDE))).reshape(-1, 3),
+        encode=lambda inputs: np.stack([measure(pixels) for pixels in inputs]).astype(np.float32),
+        recipe=f"centred square, {CONTROL_SIDE} pixels, Oklab",
+    )
+
+
+def oklab(rgb: np.ndarray) -> np.ndarray:
+    """uint8 sRGB (…, 3) → Oklab (…, 3) float64: lightness 0…1, green-red, blue-yellow (Ottosson 2020).
+
+    Perceptual, so that Euclidean distance between colours means what it looks like: neither dark nor saturated
+    pictures dominate, as they would in linear light.
+    """
+    encoded = rgb.astype(np.float64) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    return np.cbrt(linear @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
+
+
+_RGB_TO_LMS = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_LMS_TO_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+
+
+def _mean_colour(pixels: np.ndarray) -> np.ndarray:
+    """Oklab pixels (n, 3) → their mean (3,)."""
+    return pixels.mean(0)
+
+
+def _colour_moments(pixels: np.ndarray) -> np.ndarray:
+    """Oklab pixels (n, 3) → mean, deviation and signed root of skewness (9,) (Stricker & Orengo 1995)."""
+    centred = pixels - pixels.mean(0)
+    return np.concatenate([pixels.mean(0), pixels.std(0), np.cbrt((centred**3).mean(0))])
+
+
+CONTROLS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean_colour": _mean_colour,
+    "colour_moments": _colour_moments,
+}
+
+EXTRACTORS: dict[str, Callable[[str, str | None, str], Model]] = {
+    "open_clip": _open_clip,
+    "timm": _timm,
+    "control": _control,
+}

@@ -1,0 +1,144 @@
+"""The model card: what the mini models were made from, how long it took, how good they are, and what they paint."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors import safe_open
+
+from ..pictures.synthetic import ARTISTS, CONTENTS, paint
+from ..study import derive_seed
+from . import autoencoder, base, corpus
+
+CARD = """\
+# The mini models
+
+A latent text-to-image base, a CLIP and a DINO, small enough to be part of this repository. They make the embedded
+study real work on two CPU cores: the loading, training, sampling and feature code is the code that serves
+SD1.5, ViT-L/14 and DINO. They know procedural pictures and nothing else: never use them to judge real art.
+
+![samples of the base: {contents}](samples.png)
+
+*Samples of the base, one row a content ({contents}); 30 DDIM steps, guidance 3. The base was never told of a style:
+every sample draws its own.*
+
+![study pictures above, their reconstructions below](reconstructions.png)
+
+*Pictures of the study's artists, which no mini model has seen, and what the autoencoder makes of them:
+{psnr:.1f} dB mean PSNR over {pictures} pictures (worst genre {worst}: {worst_psnr:.1f} dB).*
+
+## Data
+{count} pictures of {size} pixels, painted by `lora_atlas.pictures.synthetic` in random styles (seed {seed}); five
+contents in equal parts. The genres of handling are those of the study, the styles are not: parameters and palettes
+are drawn anew for each picture and none is a study artist's. The base reads only the content ("a painting of a
+harbour", a sixth only "a painting", a tenth nothing); CLIP also reads of manner, light and hues.
+
+## Models
+| part | architecture | parameters | size of a batch | steps | seconds | loss, first → last |
+|---|---|---|---|---|---|---|
+{rows}
+
+Losses: autoencoder, mean squared + 0.05 mean absolute error of 32-pixel crops in -1…1 (plus a small penalty on the
+latents); base, mean squared error of ε; CLIP, contrastive cross-entropy (chance {clip_chance:.2f}); DINO,
+cross-entropy of the student's guess as a share of the uniform guess's. All with AdamW, a one-cycle learning rate and
+a moving average of the weights; seconds are of two shared CPU cores. The UNet and CLIP are stored in half precision.
+
+## Made by
+`snakemake pretrain_mini`, which writes to `results/mini/`; what is committed here is a copy of one such run.
+Nothing is downloaded and no third party's weights or pictures are involved. Licence: Apache-2.0, as the project.
+"""
+
+
+def write_card(
+    corpus_path: str | Path, models: Mapping[str, str | Path], logs: Mapping[str, str | Path], folder: Path, *, seed: int
+) -> None:
+    """Collect base, clip and dino with a card and pictures under `folder`; `models` also has the autoencoder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    models = {name: Path(path) for name, path in models.items()}
+    for name in ("base", "clip", "dino"):
+        shutil.copytree(models[name], folder / name, dirs_exist_ok=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(models["base"], use_safetensors=True, dtype=torch.float32)
+    painted = study_pictures(each=10)
+    quality = {artist: autoencoder.psnr(pipeline.vae, pictures) for artist, pictures in painted.items()}
+    genres = sorted({style.genre for style in ARTISTS.values()})
+    by_genre = {g: float(np.mean([quality[a].mean() for a in quality if ARTISTS[a].genre == g])) for g in genres}
+    worst = min(by_genre, key=by_genre.get)
+    _reconstructions(pipeline.vae, painted, folder / "reconstructions.png")
+    sampled = base.samples(pipeline, CONTENTS, 10, derive_seed("card", seed))
+    _grid(sampled, 10, 2).save(folder / "samples.png")
+
+    sizes = {
+        "autoencoder": ("AutoencoderTiny, 4× down, 4 channels", _count(models["autoencoder"]), 32),
+        "base": ("UNet2DConditionModel (32, 64, 96) + CLIPTextModel (64)", _count(models["base"] / "unet") + _count(models["base"] / "text_encoder"), 32),
+        "clip": ("open_clip ViT 128 × 4 layers, patch 8; text 32 × 2 layers", _count(models["clip"]), 96),
+        "dino": ("timm ViT 128 × 4 layers, patch 8", _count(models["dino"]), 48),
+    }  # fmt: skip
+    rows = []
+    for name, (architecture, parameters, batch) in sizes.items():
+        log = json.loads(Path(logs[name]).read_text())
+        rows.append(
+            f"| {name} | {architecture} | {parameters:,} | {batch} | {log[-1]['step']:,} | {log[-1]['seconds']:,.0f} "
+            f"| {log[0]['loss']:.3f} → {log[-1]['loss']:.3f} |"
+        )
+    shape = corpus.load(corpus_path).pictures.shape
+    text = CARD.format(
+        contents=", ".join(CONTENTS),
+        psnr=float(np.mean([values.mean() for values in quality.values()])),
+        pictures=sum(len(values) for values in quality.values()),
+        worst=worst,
+        worst_psnr=by_genre[worst],
+        count=f"{shape[0]:,}",
+        size=shape[1],
+        seed=seed,
+        rows="\n".join(rows),
+        clip_chance=float(np.log(96)),
+    )
+    (folder / "README.md").write_text(text)
+
+
+def study_pictures(each: int, size: int = 64) -> dict[str, np.ndarray]:
+    """`each` pictures uint8 (each, size, size, 3) of every artist of the embedded study."""
+    return {
+        artist: np.stack(
+            [
+                paint(style, CONTENTS[i % len(CONTENTS)], derive_seed("card", artist, i), size)
+                for i in range(each)
+            ]
+        )
+        for artist, style in ARTISTS.items()
+    }
+
+
+def _count(folder: Path) -> int:
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "np") as tensors:
+            total += sum(int(np.prod(tensors.get_slice(key).get_shape())) for key in tensors.keys())  # noqa: SIM118
+    return total
+
+
+def _reconstructions(vae: torch.nn.Module, painted: dict[str, np.ndarray], path: Path) -> None:
+    first = np.stack([pictures[i % len(pictures)] for i, pictures in enumerate(painted.values())])
+    with torch.no_grad():
+        y = vae.decode(autoencoder.encode(vae, first)).sample
+    again = ((y + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    half = len(first) // 2
+    rows = np.concatenate([first[:half], again[:half], first[half:], again[half:]])
+    _grid(rows, half, 2).save(path)
+
+
+def _grid(pictures: np.ndarray, columns: int, zoom: int) -> Image.Image:
+    """A contact sheet: uint8 pictures (n, S, S, 3), a thin light border between them."""
+    n, size = len(pictures), pictures.shape[1]
+    rows, step = -(-n // columns), size + 2
+    sheet = np.full((rows * step + 2, columns * step + 2, 3), 245, dtype=np.uint8)
+    for i, picture in enumerate(pictures):
+        y, x = divmod(i, columns)
+        sheet[y * step + 2 : y * step + 2 + size, x * step + 2 : x * step + 2 + size] = picture
+    image = Image.fromarray(sheet)
+    return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)

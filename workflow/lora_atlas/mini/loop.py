@@ -1,0 +1,96 @@
+"""The one pretraining loop: AdamW, one-cycle learning rate, moving-average weights, checkpoints that survive a kill."""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..study import derive_seed
+from ..tables import replacing
+
+
+def fit(
+    name: str,
+    module: torch.nn.Module,
+    loss: Callable[[torch.nn.Module, torch.Generator], torch.Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    state: Path,
+    weight_decay: float = 0.01,
+    average: float = 0.999,
+    every: int = 200,
+) -> tuple[torch.nn.Module, list[dict]]:
+    """Minimise ``loss(mean, generator)`` over the parameters of `module`, where `mean` is its moving average.
+
+    Returns the moving average and a log of rows ``{step, loss, seconds}``. Every `every` steps all that is needed
+    to go on is written to `state`; a run that finds the file goes on from it.
+    """
+    module.train()
+    optimizer = torch.optim.AdamW(module.parameters(), learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.08)
+    mean = copy.deepcopy(module).requires_grad_(False).eval()
+    generator = torch.Generator().manual_seed(seed)
+    log, start, running, spent = [], 0, 0.0, 0.0
+    if state.exists():
+        kept = torch.load(state, weights_only=True)
+        module.load_state_dict(kept["module"])
+        mean.load_state_dict(kept["mean"])
+        optimizer.load_state_dict(kept["optimizer"])
+        schedule.load_state_dict(kept["schedule"])
+        generator.set_state(kept["generator"])
+        log, start, spent = kept["log"], kept["step"], kept["spent"]
+    clock = time.perf_counter()
+    for step in range(start, steps):
+        value = loss(mean, generator)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        decay = min(average, (step + 1) / (step + 10))  # an early average must not remember the initialisation
+        with torch.no_grad():
+            ours, theirs = list(mean.parameters()), list(module.parameters())
+            torch._foreach_lerp_(ours, theirs, 1 - decay)
+            for kept_buffer, buffer in zip(mean.buffers(), module.buffers(), strict=True):
+                kept_buffer.copy_(buffer)
+        running += value.item()
+        if (step + 1) % every == 0 or step + 1 == steps:
+            spent += time.perf_counter() - clock
+            clock = time.perf_counter()
+            count = (step % every) + 1
+            log.append({"step": step + 1, "loss": running / count, "seconds": spent})
+            print(f"{name}: step {step + 1}/{steps}, loss {running / count:.4f}, {spent:.0f} s", flush=True)
+            running = 0.0
+            kept = {
+                "module": module.state_dict(),
+                "mean": mean.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "generator": generator.get_state(),
+                "log": log,
+                "step": step + 1,
+                "spent": spent,
+            }
+            with replacing(state) as temporary:
+                torch.save(kept, temporary)
+    return mean, log
+
+
+def batch(count: int, size: int, generator: torch.Generator) -> torch.Tensor:
+    """Indices of a random batch, drawn with replacement."""
+    return torch.randint(count, (size,), generator=generator)
+
+
+def write_log(path: str | Path, log: list[dict]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(log, indent=1) + "\n")
+
+
+def stage_seed(seed: int, stage: str) -> int:
+    """The seed of one model's pretraining, in 31 bits: some libraries' generators take no more."""
+    return derive_seed("pretraining", seed, stage) % 2**31

@@ -1,0 +1,210 @@
+"""Every table of a study: one explicit, versioned schema each; atomic, checked Parquet.
+
+Decisions that live here:
+- A writer states every column. A missing, extra or mistyped column is an error at the writer, never a column of
+  type ``null`` that a later reader meets.
+- A table is written under a temporary name in the same folder, flushed to disk and renamed: a reader sees the
+  whole old table or the whole new one.
+- Pages carry checksums and readers verify them: Parquet otherwise decodes a flipped bit without a word.
+- The same rows give the same bytes: no dates, no pandas metadata, one compression level.
+- Not-a-number and null are different things: a metric that is not defined is null.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+VERSION = 1
+
+_text, _real, _whole = pa.string(), pa.float64(), pa.int64()
+_image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the Hugging Face convention
+_vector = pa.list_(pa.float32())
+
+
+def _schema(*columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, str]) -> pa.Schema:
+    """Columns are required unless marked "optional"."""
+    return pa.schema([pa.field(c[0], c[1], nullable=len(c) == 3) for c in columns])
+
+
+_score = (("value", _real, "optional"), ("low", _real, "optional"), ("high", _real, "optional"))
+
+SCHEMAS: dict[str, pa.Schema] = {
+    # one row a picture, kept or refused
+    "pictures": _schema(
+        ("picture", _text),
+        ("artist", _text),
+        ("genre", _text, "optional"),
+        ("image", _image, "optional"),
+        ("width", _whole, "optional"),
+        ("height", _whole, "optional"),
+        ("source", _text),
+        ("licence", _text, "optional"),
+        ("status", _text),
+        ("reason", _text, "optional"),
+    ),
+    # one row a LoRA: what it is trained on
+    "plan": _schema(
+        ("lora", _text),
+        ("artist", _text),
+        ("genre", _text, "optional"),
+        ("split", _text),
+        ("seed", _whole),
+        ("pictures", pa.list_(_text)),
+        ("overlap", _real),
+    ),
+    # one row a LoRA × logged step
+    "training_log": _schema(
+        ("lora", _text),
+        ("step", _whole),
+        ("loss", _real, "optional"),
+        ("gradient_norm", _real, "optional"),
+        ("seconds", _real),
+    ),
+    # one row a generated picture
+    "generated": _schema(("lora", _text), ("prompt", _text), ("seed", _whole), ("image", _image)),
+    # one row a picture; `lora` where it was generated
+    "features": _schema(
+        ("picture", _text), ("artist", _text), ("lora", _text, "optional"), ("vector", _vector)
+    ),
+    # one row a LoRA × scenario × calibration; vectors are comparable within one scenario, calibration and fold
+    "embeddings": _schema(
+        ("scenario", _text),
+        ("calibration", _text),
+        ("fold", _whole),
+        ("lora", _text),
+        ("artist", _text),
+        ("genre", _text, "optional"),
+        ("split", _text),
+        ("vector", _vector),
+    ),
+    "clustering": _schema(
+        ("descriptor", _text),
+        ("level", _text),
+        ("algorithm", _text),
+        ("metric", _text),
+        *_score,
+        ("chance", _real, "optional"),
+    ),
+    "retrieval": _schema(
+        ("scenario", _text),
+        ("descriptor", _text),
+        ("calibration", _text),
+        ("distance", _text),
+        ("level", _text),
+        ("metric", _text),
+        *_score,
+        ("chance", _real, "optional"),
+        ("queries", _whole),
+    ),
+    "cost": _schema(
+        ("stage", _text), ("item", _text), ("count", _whole), ("seconds", _real), ("device", _text)
+    ),
+}
+
+
+class TableError(ValueError):
+    """A table is absent, damaged, or not the table it should be; the message names the file."""
+
+
+def table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table of the named schema; raises TableError for a missing, extra or mistyped column."""
+    schema = SCHEMAS[name]
+    rows = list(rows)
+    wanted = set(schema.names)
+    for number, row in enumerate(rows):
+        if set(row) != wanted:
+            missing, extra = sorted(wanted - set(row)), sorted(set(row) - wanted)
+            raise TableError(f"table {name!r}, row {number}: missing columns {missing}, unknown columns {extra}")
+    try:
+        built = pa.Table.from_pylist(rows, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TableError(f"table {name!r}: {error}") from error
+    _check_required(built, name, f"table {name!r}")
+    return built
+
+
+def write(
+    path: str | Path, name: str, data: pa.Table | Iterable[Mapping[str, Any]], metadata: Mapping[str, Any] = {}
+) -> None:
+    """Write a table of the named schema atomically; `metadata` values are stored as JSON in the schema."""
+    data = data if isinstance(data, pa.Table) else table(name, data)
+    if not data.schema.equals(SCHEMAS[name]):
+        raise TableError(f"{path}: columns {data.schema.names} are not those of table {name!r}: {SCHEMAS[name].names}")
+    _check_required(data, name, str(path))
+    header = {"lora_atlas": json.dumps({"table": name, "version": VERSION})}
+    header |= {key: json.dumps(value, sort_keys=True) for key, value in sorted(metadata.items())}
+    with replacing(path) as temporary:
+        pq.write_table(
+            data.replace_schema_metadata(header),
+            temporary,
+            compression="zstd",
+            compression_level=3,
+            write_page_checksum=True,
+            store_schema=True,
+        )
+
+
+def read(path: str | Path, name: str) -> pa.Table:
+    """Read a table, checking page checksums, schema and version; raises TableError naming the file."""
+    try:
+        found = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+    except FileNotFoundError as error:
+        raise TableError(f"{path}: the table {name!r} is absent") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TableError(f"{path}: damaged, or not a Parquet file ({error}); delete it and rerun its stage") from error
+    header = metadata(found).get("lora_atlas", {})
+    if header != {"table": name, "version": VERSION}:
+        raise TableError(
+            f"{path}: expected table {name!r} version {VERSION}, found {header.get('table')!r} version "
+            f"{header.get('version')}; delete it and rerun its stage"
+        )
+    if not found.schema.equals(SCHEMAS[name]):
+        raise TableError(f"{path}: columns {found.schema} are not those of table {name!r}; delete it and rerun its stage")
+    return found
+
+
+def metadata(found: pa.Table) -> dict[str, Any]:
+    """The JSON values stored in a table's schema metadata."""
+    return {
+        key.decode(): json.loads(value)
+        for key, value in (found.schema.metadata or {}).items()
+        if not key.startswith(b"ARROW:")
+    }
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed and renamed over it, on failure removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp made it private
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _check_required(data: pa.Table, name: str, where: str) -> None:
+    # Arrow keeps "not nullable" as a note and enforces it nowhere.
+    for field in SCHEMAS[name]:
+        if not field.nullable and data[field.name].null_count:
+            raise TableError(f"{where}: column {field.name!r} has {data[field.name].null_count} nulls; none are allowed")

@@ -1,0 +1,203 @@
+"""From a Gram matrix to vectors: principal components fitted on the gallery, and the drift of unseen LoRAs corrected.
+
+The scores of the LoRAs that a basis was fitted on carry their own noise and are too large; those of unseen LoRAs are
+too small (Lee, Zou & Wright 2010, Ann. Stat. 38:3605; Jung 2018, arXiv 1708.05026). With far more parameters than
+LoRAs the factor is not small, and distances from a query to the gallery are then wrong in every direction.
+
+- ``none``: gallery scores as fitted, query scores as projected.
+- ``rescale``: query scores divided by the ratio of held-out to in-sample scores, component by component.
+- ``crossfit``: every gallery score comes from a basis that never saw it: the basis of the other folds, rotated onto
+  the whole gallery's by Procrustes; a query's score is its mean over those bases. All scores are then held out.
+
+Everything is linear algebra on K (N, N), so the same code embeds weights and picture features, and leaving LoRAs
+out costs an eigenproblem of the size of the gallery.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEAVE_ONE_OUT_LIMIT = 128  # a larger gallery is left out in so many groups: n eigenproblems of n³ are too dear
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """`vectors` (N, k); `explained` (k,), shares of the gallery's variance; `ratio` (k,), held-out / in-sample."""
+
+    vectors: np.ndarray
+    explained: np.ndarray
+    ratio: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """k orthonormal directions as combinations of the LoRAs `rows`: C (len(rows), k); their variances (k,)."""
+
+    rows: np.ndarray
+    C: np.ndarray
+    variances: np.ndarray
+
+
+def combine(
+    grams: Mapping[tuple[str, str], np.ndarray],
+    components: Iterable[str] | None = None,
+    blocks: Iterable[str] | None = None,
+) -> np.ndarray:
+    """The Gram matrix of a subset of components and blocks (None: all); ValueError names what does not exist."""
+    for wanted, have, kind in (
+        (components, {c for c, _ in grams}, "components"),
+        (blocks, {b for _, b in grams}, "blocks"),
+    ):
+        absent = sorted(set(wanted or ()) - have)
+        if absent:
+            raise ValueError(f"weights.{kind}: {absent} are not in these LoRAs; there are {sorted(have)}")
+    chosen = [
+        K
+        for (component, block), K in grams.items()
+        if (components is None or component in components) and (blocks is None or block in blocks)
+    ]
+    if not chosen:
+        raise ValueError(f"weights: no module is in components {components} and blocks {blocks}")
+    return np.sum(chosen, axis=0)
+
+
+def normalise(K: np.ndarray, scale: str) -> np.ndarray:
+    """`unit`: every LoRA at norm one (a zero LoRA stays zero); `raw`: as it is."""
+    if scale == "raw":
+        return K
+    if scale != "unit":
+        raise ValueError(f"weights.scales: {scale!r} unknown; there are 'unit' and 'raw'")
+    norms = np.sqrt(np.diag(K).clip(0))
+    inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+    return K * inverse[:, None] * inverse[None, :]
+
+
+def _fit(K: np.ndarray, rows: np.ndarray, dimensions: int) -> _Basis:
+    """Principal directions of the LoRAs `rows`, centred on their mean."""
+    n = len(rows)
+    centred = _centre(K[np.ix_(rows, rows)])
+    values, U = np.linalg.eigh(centred)
+    order = np.argsort(values)[::-1][:dimensions]
+    values, U = values[order], U[:, order]
+    keep = values > 1e-10 * max(values[0], 1e-300)
+    values, U = values[keep], U[:, keep]
+    # An eigenvector has no sign of its own; the largest entry is made positive.
+    U = U * np.sign(U[np.abs(U).argmax(0), np.arange(U.shape[1])])
+    C = (U - U.mean(0)) / np.sqrt(values)
+    return _Basis(rows, C, values / n)
+
+
+def _centre(K: np.ndarray) -> np.ndarray:
+    return K - K.mean(0) - K.mean(1)[:, None] + K.mean()
+
+
+def _scores(K: np.ndarray, basis: _Basis, rows: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """Scores of `rows` on a basis, about the gallery's mean whichever LoRAs the basis was fitted on."""
+    cross = K[np.ix_(rows, basis.rows)] - K[np.ix_(gallery, basis.rows)].mean(0)
+    return cross @ basis.C
+
+
+def _align(K: np.ndarray, basis: _Basis, onto: _Basis) -> np.ndarray:
+    """Orthogonal R (k', k) such that scores on `basis` times R are near scores on `onto` (Schönemann 1966)."""
+    P, _, Q = np.linalg.svd(basis.C.T @ K[np.ix_(basis.rows, onto.rows)] @ onto.C, full_matrices=False)
+    return P @ Q
+
+
+def _held_out(
+    K: np.ndarray, full: _Basis, folds: Sequence[np.ndarray], extra: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out scores of the gallery (n, k), and the scores of `extra` LoRAs averaged over the folds' bases."""
+    gallery, k = full.rows, full.C.shape[1]
+    held = np.zeros((len(gallery), k))
+    others = np.zeros((len(extra), k))
+    for fold in folds:
+        rest = np.setdiff1d(np.arange(len(gallery)), fold)
+        basis = _fit(K, gallery[rest], k)
+        R = _align(K, basis, full)
+        held[fold] = _scores(K, basis, gallery[fold], gallery) @ R
+        others += _scores(K, basis, extra, gallery) @ R / len(folds)
+    return held, others
+
+
+def _folds(n: int, folds: int, seed: int) -> list[np.ndarray]:
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(n)
+    return [np.sort(part) for part in np.array_split(order, min(folds, n))]
+
+
+def drift(K: np.ndarray, full: _Basis, in_sample: np.ndarray, seed: int) -> np.ndarray:
+    """Root mean square of held-out over in-sample gallery scores, per component (k,); leave-one-out."""
+    n = len(full.rows)
+    held, _ = _held_out(K, full, _folds(n, min(n, LEAVE_ONE_OUT_LIMIT), seed), full.rows[:0])
+    return np.sqrt(np.square(held).mean(0) / np.square(in_sample).mean(0))
+
+
+def _none(K, full, gallery_scores, query, ratio, folds, seed):
+    return gallery_scores, _scores(K, full, query, full.rows)
+
+
+def _rescale(K, full, gallery_scores, query, ratio, folds, seed):
+    return gallery_scores, _scores(K, full, query, full.rows) / ratio.clip(1e-3)
+
+
+def _crossfit(K, full, gallery_scores, query, ratio, folds, seed):
+    return _held_out(K, full, _folds(len(full.rows), folds, seed), query)
+
+
+CALIBRATIONS: dict[str, Callable] = {"none": _none, "rescale": _rescale, "crossfit": _crossfit}
+
+
+def embed(
+    K: np.ndarray, gallery: np.ndarray, dimensions: int, calibrations: Sequence[str], *, folds: int, seed: int
+) -> dict[str, Embedding]:
+    """Vectors of all N LoRAs under each calibration, from a Gram matrix K (N, N) and the mask `gallery` (N,).
+
+    Principal components are fitted on the gallery alone; there are at most `dimensions`, at most one less than the
+    smallest set that a basis is fitted on, and none of zero variance. Raises ValueError where the gallery is too
+    small or all alike.
+    """
+    inside, query = np.flatnonzero(gallery), np.flatnonzero(~np.asarray(gallery, bool))
+    n = len(inside)
+    if n < 4:
+        raise ValueError(f"a basis needs at least 4 gallery LoRAs; there are {n}")
+    total = np.trace(_centre(K[np.ix_(inside, inside)])) / n
+    if not total > 0:
+        raise ValueError("the gallery's LoRAs are all alike: there is no direction to describe them by")
+    smallest = n - -(-n // min(folds, n))
+    full = _fit(K, inside, min(dimensions, smallest - 1))
+    scores = _scores(K, full, inside, inside)
+    ratio = drift(K, full, scores, seed)
+    found = {}
+    for name in calibrations:
+        of_gallery, of_query = CALIBRATIONS[name](K, full, scores, query, ratio, folds, seed)
+        vectors = np.zeros((len(K), full.C.shape[1]))
+        vectors[inside], vectors[query] = of_gallery, of_query
+        found[name] = Embedding(vectors, full.variances / total, ratio)
+    return found
+
+
+def unseen(
+    K: np.ndarray, gallery: np.ndarray, artists: Sequence[str], dimensions: int, *, seed: int, parts: int = 2
+) -> tuple[np.ndarray, np.ndarray]:
+    """Artist-disjoint vectors (N, k) and the part (N,) that each LoRA belongs to.
+
+    Artists fall into `parts`; the vectors of a part lie on a basis fitted on the gallery LoRAs of the other parts'
+    artists. All are held out alike, so there is no drift to correct; only vectors of one part are comparable.
+    """
+    names = sorted(set(artists))
+    if len(names) < 2 * parts:
+        raise ValueError(f"an artist-disjoint basis needs at least {2 * parts} artists; there are {len(names)}")
+    part_of = {names[i]: part for part, fold in enumerate(_folds(len(names), parts, seed)) for i in fold}
+    part = np.array([part_of[artist] for artist in artists])
+    pieces = {}
+    for p in range(parts):
+        fitted = np.flatnonzero(np.asarray(gallery, bool) & (part != p))
+        if len(fitted) < 2:
+            raise ValueError("an artist-disjoint basis needs at least 2 gallery LoRAs in each half of the artists")
+        basis = _fit(K, fitted, min(dimensions, len(fitted) - 1))
+        rows = np.flatnonzero(part == p)
+        pieces[p] = rows, _scores(K, basis, rows, fitted)
+    vectors = np.zeros((len(K), max(scores.shape[1] for _, scores in pieces.values())))
+    for rows, scores in pieces.values():
+        vectors[rows, : scores.shape[1]] = scores
+    return vectors, part

@@ -1,0 +1,106 @@
+"""Functions that the rules share. The configuration is checked here, before any job exists."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+ROOT = Path(workflow.basedir)
+
+# Jobs import the library from here, in whatever environment they run.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT / "workflow"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+sys.path.insert(0, str(ROOT / "workflow"))
+
+from lora_atlas import code as library, embeddings, study as studies
+from lora_atlas.pictures import sources as picture_sources
+
+try:
+    config = studies.check(config, yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text()), ROOT)
+except studies.StudyError as error:
+    raise WorkflowError(str(error)) from None
+
+STUDY = config["study"]
+ARTISTS = picture_sources.artists(config["pictures"], config["folder"])
+NUMBERS = [lora.split("/")[1] for lora in studies.lora_ids("", config["plan"])]
+MODELS = [name for name, extractor in config["extractors"].items() if extractor["library"] != "control"]
+CONTROLS = [name for name in config["extractors"] if name not in MODELS]
+# Without an extractor that looks at them, nothing is generated.
+SETTINGS = [
+    f"s{steps}_g{guidance:g}"
+    for steps in config["generation"]["num_inference_steps"]
+    for guidance in config["generation"]["guidance_scale"]
+] * bool(MODELS)
+KERNELS = config["weights"]["kernels"]
+WEIGHT_DESCRIPTORS = list(embeddings.weight_descriptors(config["weights"]))
+PICTURE_DESCRIPTORS = list(embeddings.picture_descriptors(config["extractors"], SETTINGS))
+RESULTS = f"results/{STUDY}"
+
+
+wildcard_constraints:
+    study=STUDY,
+    artist="[a-z0-9_-]+",
+    extractor="[a-z0-9_]+",
+    kernel="[a-z]+",
+
+
+def code(*modules):
+    """The library files that a stage's modules are made of."""
+    return [str(path.relative_to(ROOT)) for path in library.closure(*modules)]
+
+
+def model_files(model):
+    """The files of a model in a local folder, as inputs; a hub id has none."""
+    folder = Path(model)
+    return sorted(str(path) for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+
+
+def runtime(wildcards, attempt):
+    """Minutes; a second attempt gets twice the time."""
+    return config["resources"]["runtime"] * attempt
+
+
+def gpus(wildcards):
+    """One GPU for a job that trains or looks at pictures, where this machine has any; a cluster's profile says so."""
+    device = config["resources"]["device"]
+    return int(device == "cuda" or (device == "auto" and shutil.which("nvidia-smi") is not None))
+
+
+def rules_of(*stages):
+    """The files that a stage is asked for by name."""
+    tables = ["clustering", "retrieval", "cost"]
+    charts = ["weight_map", "comparison"]
+    files = {
+        "pictures": expand("{r}/pictures/{a}.parquet", r=RESULTS, a=ARTISTS),
+        "plan": [f"{RESULTS}/plan.parquet"],
+        "loras": expand("{r}/loras/{a}/{n}.safetensors", r=RESULTS, a=ARTISTS, n=NUMBERS),
+        "generated": expand("{r}/generated/{a}/{s}.parquet", r=RESULTS, a=ARTISTS, s=SETTINGS),
+        "features": expand("{r}/features/{e}/{s}.parquet", r=RESULTS, e=MODELS, s=["training", *SETTINGS])
+        + expand("{r}/features/{e}/training.parquet", r=RESULTS, e=CONTROLS),
+        "weights": expand("{r}/weights/{k}.safetensors", r=RESULTS, k=KERNELS),
+        "embeddings": expand(
+            "{r}/embeddings/{d}.parquet", r=RESULTS, d=WEIGHT_DESCRIPTORS + PICTURE_DESCRIPTORS
+        ),
+        "tables": expand("{r}/tables/{t}.parquet", r=RESULTS, t=tables),
+        "charts": expand("{r}/charts/{c}.{f}", r=RESULTS, c=charts, f=["png", "svg"]),
+    }
+    return [file for stage in stages for file in files[stage]]
+
+
+def cost_files(wildcards):
+    """The cost of every job that was worth measuring."""
+    jobs = (
+        [f"train/{artist}" for artist in ARTISTS]
+        + [f"generate/{artist}" for artist in ARTISTS if SETTINGS]
+        + [f"features/{extractor}" for extractor in config["extractors"]]
+        + [f"gram/{kernel}" for kernel in KERNELS]
+    )
+    return expand("{r}/cost/{job}.parquet", r=RESULTS, job=jobs)
+
+
+localrules:
+    all,

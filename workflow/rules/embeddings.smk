@@ -1,0 +1,51 @@
+"""Embeddings: every descriptor, from weights or from pictures, as one table of one shape.
+
+Needs: results/{study}/plan.parquet; results/{study}/weights/{kernel}.safetensors, or
+       results/{study}/features/{extractor}/{source}.parquet
+Makes: results/{study}/embeddings/{descriptor}.parquet
+"""
+
+
+rule embeddings:
+    input:
+        rules_of("embeddings"),
+    localrule: True
+
+
+rule embed_weights:
+    input:
+        grams=rules_of("weights"),
+        plan=f"{RESULTS}/plan.parquet",
+        code=code("embeddings"),
+    output:
+        expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=WEIGHT_DESCRIPTORS),
+    log:
+        f"{RESULTS}/logs/embed_weights.log",
+    params:
+        descriptors=WEIGHT_DESCRIPTORS,
+        weights=config["weights"],
+        embedding=config["embedding"],
+        seed=config["seed"],
+    script:
+        "../scripts/embed_weights.py"
+
+
+if PICTURE_DESCRIPTORS:
+
+    rule embed_pictures:
+        input:
+            features=rules_of("features"),
+            plan=f"{RESULTS}/plan.parquet",
+            code=code("embeddings"),
+        output:
+            expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=PICTURE_DESCRIPTORS),
+        log:
+            f"{RESULTS}/logs/embed_pictures.log",
+        params:
+            descriptors=PICTURE_DESCRIPTORS,
+            extractors=config["extractors"],
+            settings=SETTINGS,
+            embedding=config["embedding"],
+            seed=config["seed"],
+        script:
+            "../scripts/embed_pictures.py"

@@ -1,0 +1,60 @@
+"""Features: what image models, and simple controls, see in the training pictures and in the generated ones.
+
+Needs: results/{study}/pictures/{artist}.parquet, results/{study}/generated/{artist}/{setting}.parquet
+Makes: results/{study}/features/{extractor}/{source}.parquet
+"""
+
+
+rule features:
+    input:
+        rules_of("features"),
+    localrule: True
+
+
+# One job an extractor: its model is loaded once.
+rule extract_features:
+    input:
+        training=rules_of("pictures"),
+        generated=rules_of("generated"),
+        model=lambda wildcards: model_files(config["extractors"][wildcards.extractor]["model"]),
+        code=code("features"),
+    output:
+        features=expand(
+            "results/{{study}}/features/{{extractor}}/{source}.parquet", source=["training", *SETTINGS]
+        ),
+        cost="results/{study}/cost/features/{extractor}.parquet",
+    log:
+        "results/{study}/logs/features/{extractor}.log",
+    wildcard_constraints:
+        extractor="|".join(MODELS) or "none",
+    threads: config["resources"]["threads"]
+    resources:
+        gpu=gpus,
+        mem_mb=config["resources"]["mem_mb"],
+        runtime=runtime,
+    params:
+        extractor=lambda wildcards: config["extractors"][wildcards.extractor],
+        settings=SETTINGS,
+        device=config["resources"]["device"],
+    script:
+        "../scripts/extract_features.py"
+
+
+# Controls describe the training pictures alone, by what is no style.
+rule extract_controls:
+    input:
+        training=rules_of("pictures"),
+        code=code("features"),
+    output:
+        features=["results/{study}/features/{extractor}/training.parquet"],
+        cost="results/{study}/cost/features/{extractor}.parquet",
+    log:
+        "results/{study}/logs/features/{extractor}.log",
+    wildcard_constraints:
+        extractor="|".join(CONTROLS) or "none",
+    params:
+        extractor=lambda wildcards: config["extractors"][wildcards.extractor],
+        settings=[],
+        device="cpu",
+    script:
+        "../scripts/extract_features.py"

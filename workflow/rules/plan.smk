@@ -1,0 +1,24 @@
+"""Plan: which pictures each LoRA is trained on, gallery and query.
+
+Needs: results/{study}/pictures/{artist}.parquet of all artists
+Makes: results/{study}/plan.parquet, and its rows artist by artist in results/{study}/plan/{artist}.parquet
+"""
+
+
+# An artist's part does not depend on the others: with a new artist only the new part has new content.
+rule plan:
+    input:
+        pictures=rules_of("pictures"),
+        code=code("study", "tables"),
+    output:
+        plan=f"{RESULTS}/plan.parquet",
+        parts=expand("{r}/plan/{artist}.parquet", r=RESULTS, artist=ARTISTS),
+    log:
+        f"{RESULTS}/logs/plan.log",
+    localrule: True
+    params:
+        artists=list(ARTISTS),
+        plan=config["plan"],
+        seed=config["seed"],
+    script:
+        "../scripts/plan.py"

@@ -1,0 +1,109 @@
+"""Pretraining of the mini models. Nobody needs to run it: its result is committed in workflow/resources/mini.
+
+Needs: nothing; two CPU cores and about an hour and a half
+Makes: results/mini/export, a folder to copy over workflow/resources/mini
+"""
+
+
+rule pretrain_mini:
+    input:
+        "results/mini/export/README.md",
+    localrule: True
+
+
+rule paint_corpus:
+    output:
+        "results/mini/corpus.safetensors",
+    log:
+        "results/mini/logs/corpus.log",
+    threads: 2
+    params:
+        pictures=12000,
+        size=64,
+        seed=0,
+    script:
+        "../scripts/paint_corpus.py"
+
+
+rule pretrain_autoencoder:
+    input:
+        corpus="results/mini/corpus.safetensors",
+    output:
+        model=directory("results/mini/autoencoder"),
+        log="results/mini/logs/autoencoder.json",
+    log:
+        "results/mini/logs/autoencoder.log",
+    threads: 2
+    params:
+        steps=2400,
+        seed=0,
+        state="results/mini/state/autoencoder.pt",
+    script:
+        "../scripts/pretrain_autoencoder.py"
+
+
+rule pretrain_base:
+    input:
+        corpus="results/mini/corpus.safetensors",
+        autoencoder="results/mini/autoencoder",
+    output:
+        model=directory("results/mini/base"),
+        log="results/mini/logs/base.json",
+    log:
+        "results/mini/logs/base.log",
+    params:
+        steps=5000,
+        seed=0,
+        state="results/mini/state/base.pt",
+    script:
+        "../scripts/pretrain_base.py"
+
+
+rule pretrain_clip:
+    input:
+        corpus="results/mini/corpus.safetensors",
+    output:
+        model=directory("results/mini/clip"),
+        log="results/mini/logs/clip.json",
+    log:
+        "results/mini/logs/clip.log",
+    params:
+        steps=1000,
+        seed=0,
+        state="results/mini/state/clip.pt",
+    script:
+        "../scripts/pretrain_clip.py"
+
+
+rule pretrain_dino:
+    input:
+        corpus="results/mini/corpus.safetensors",
+    output:
+        model=directory("results/mini/dino"),
+        log="results/mini/logs/dino.json",
+    log:
+        "results/mini/logs/dino.log",
+    params:
+        steps=700,
+        seed=0,
+        state="results/mini/state/dino.pt",
+    script:
+        "../scripts/pretrain_dino.py"
+
+
+rule mini_card:
+    input:
+        corpus="results/mini/corpus.safetensors",
+        base="results/mini/base",
+        clip="results/mini/clip",
+        dino="results/mini/dino",
+        autoencoder="results/mini/autoencoder",
+        logs=expand("results/mini/logs/{model}.json", model=["autoencoder", "base", "clip", "dino"]),
+    output:
+        "results/mini/export/README.md",
+    log:
+        "results/mini/logs/card.log",
+    params:
+        seed=0,
+    script:
+        "../scripts/mini_card.py"

@@ -1,0 +1,18 @@
+"""Rule draw_charts: the map of the weights and the comparison of descriptors."""
+
+from job import job
+
+with job(snakemake):
+    from lora_atlas import tables
+    from lora_atlas.atlas.charts import comparison, save, weight_map
+
+    p, given = snakemake.params, snakemake.input
+    charts = {
+        "map": weight_map(tables.read(given.embedding, "embeddings"), p.descriptor, p.calibration),
+        "comparison": comparison(
+            tables.read(given.retrieval, "retrieval"), tables.read(given.clustering, "clustering"), p.calibration
+        ),
+    }
+    for name, chart in charts.items():
+        for path in snakemake.output[name]:
+            save(chart, path)

@@ -1,0 +1,19 @@
+"""Rule generate_pictures: what the LoRAs of one artist paint."""
+
+from job import job
+
+with job(snakemake) as cost:
+    from lora_atlas.diffusion.base import pick_device
+    from lora_atlas.diffusion.generate import generate
+
+    p, artist = snakemake.params, snakemake.wildcards.artist
+    cost.count = generate(
+        {f"{artist}/{path.rsplit('/', 1)[1].removesuffix('.safetensors')}": path for path in snakemake.input.loras},
+        p.base,
+        p.generation,
+        resolution=p.resolution,
+        seed=p.seed,
+        device=p.device,
+        outputs=dict(zip(p.settings, snakemake.output.generated, strict=True)),
+    )
+    cost.device = pick_device(p.device)

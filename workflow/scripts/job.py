@@ -1,0 +1,54 @@
+"""What every adapter does around its one call of the library: threads, log, errors, and the job's cost."""
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+
+@contextlib.contextmanager
+def job(snakemake: Any) -> Iterator[SimpleNamespace]:
+    """Run the body with the rule's threads and with its output in the rule's log.
+
+    The body imports what it needs: numeric libraries read the thread count when they are first imported. Where the
+    rule has an output `cost`, the body sets ``count`` (and ``device``) of the yielded object, and the seconds are
+    written there. An error ends the job with one sentence on the terminal; the log has the rest.
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(snakemake.threads)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # spinning threads of one job starve the next
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    terminal = os.dup(2)
+    log = Path(snakemake.log[0])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as stream:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+        measured = SimpleNamespace(count=1, device="cpu")
+        start = time.perf_counter()
+        try:
+            yield measured
+            if "cost" in snakemake.output.keys():
+                _write_cost(snakemake, measured, time.perf_counter() - start)
+        except Exception as error:
+            traceback.print_exc()
+            # The library's own errors are sentences for the reader; others need their type.
+            ours = type(error).__module__.startswith("lora_atlas")
+            text = str(error) if ours else f"{type(error).__name__}: {error} (traceback in {log})"
+            os.write(terminal, f"\n{snakemake.rule}: {text}\n\n".encode())
+            sys.exit(1)
+
+
+def _write_cost(snakemake: Any, measured: SimpleNamespace, seconds: float) -> None:
+    from lora_atlas import tables
+
+    path = Path(snakemake.output.cost)
+    row = {"stage": path.parent.name, "item": path.stem, "seconds": seconds, **vars(measured)}
+    tables.write(path, "cost", [row])

@@ -18,12 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from . import tables
-from .study import derive_seed
+from .seeds import derive_seed
+from .tables import KNOWN, UNSEEN
 from .weights.embed import combine, embed, normalise, unseen
 from .weights.gram import read_gram
-
-KNOWN, UNSEEN = "known artist", "unseen artist"
-
 
 class DescriptorError(ValueError):
     """A descriptor cannot be computed from the tables; the message names it and what is missing."""
@@ -49,6 +47,19 @@ def picture_descriptors(extractors: Mapping[str, Any], settings: Sequence[str]) 
             found[f"{name}_{setting}"] = (name, setting, setting)
             found[f"{name}_training_to_{setting}"] = (name, setting, "training")
             found[f"{name}_{setting}_to_training"] = (name, "training", setting)
+    return found
+
+
+def kinds(weights: Mapping[str, Any], extractors: Mapping[str, Any], settings: Sequence[str]) -> dict[str, str]:
+    """Descriptor name → what it looks at: weights, generated pictures, training pictures, or a control.
+
+    Descriptors that compare across sources are left out: they answer another question.
+    """
+    found = dict.fromkeys(weight_descriptors(weights), "weights")
+    for name, (extractor, known, asked) in picture_descriptors(extractors, settings).items():
+        if known == asked:
+            control = extractors[extractor]["library"] == "control"
+            found[name] = "control" if control else f"{'training' if known == 'training' else 'generated'} pictures"
     return found
 
 

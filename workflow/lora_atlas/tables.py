@@ -23,6 +23,9 @@ import pyarrow.parquet as pq
 
 VERSION = 1
 
+# Scenarios: the basis has seen other LoRAs of the query's artist, or none of any artist it ranks.
+KNOWN, UNSEEN = "known artist", "unseen artist"
+
 _text, _real, _whole = pa.string(), pa.float64(), pa.int64()
 _image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the Hugging Face convention
 _vector = pa.list_(pa.float32())

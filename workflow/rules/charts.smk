@@ -1,6 +1,7 @@
 """Charts: the map of the weights, and the comparison of descriptors; PNG and SVG, made without a browser.
 
-Needs: results/{study}/embeddings/{descriptor}.parquet, results/{study}/tables/clustering.parquet and retrieval.parquet
+Needs: results/{study}/pictures/{artist}.parquet, results/{study}/embeddings/{descriptor}.parquet,
+       results/{study}/tables/clustering.parquet and retrieval.parquet
 Makes: results/{study}/charts/weight_map.png and .svg, comparison.png and .svg
 """
 
@@ -13,6 +14,7 @@ rule charts:
 
 rule draw_charts:
     input:
+        pictures=rules_of("pictures"),
         embedding=f"{RESULTS}/embeddings/{WEIGHT_DESCRIPTORS[0]}.parquet",
         clustering=f"{RESULTS}/tables/clustering.parquet",
         retrieval=f"{RESULTS}/tables/retrieval.parquet",
@@ -24,7 +26,10 @@ rule draw_charts:
         f"{RESULTS}/logs/charts.log",
     localrule: True
     params:
+        artists=list(ARTISTS),
         calibration=config["embedding"]["calibration"],
         descriptor=WEIGHT_DESCRIPTORS[0],
+        kinds=embeddings.kinds(config["weights"], config["extractors"], SETTINGS),
+        seed=config["seed"],
     script:
         "../scripts/draw_charts.py"

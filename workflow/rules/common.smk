@@ -16,11 +16,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 sys.path.insert(0, str(ROOT / "workflow"))
 
-from lora_atlas import code as library, embeddings, study as studies
+from lora_atlas import code as library, config as configuration, embeddings, study as studies
 from lora_atlas.pictures import sources as picture_sources
 
 try:
-    config = studies.check(config, yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text()), ROOT)
+    config = configuration.check(config, yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text()), ROOT)
 except studies.StudyError as error:
     raise WorkflowError(str(error)) from None
 

@@ -24,7 +24,7 @@ rule collect_pictures:
         genre=lambda wildcards: ARTISTS[wildcards.artist],
         pictures=lambda wildcards: {**config["pictures"], "artists": None},
         folder=config["folder"],
-        count=lambda wildcards: picture_sources.count(config["pictures"], config["folder"])[wildcards.artist],
+        pictures_found=lambda wildcards: picture_sources.count(config["pictures"], config["folder"])[wildcards.artist],
         seed=config["seed"],
     script:
         "../scripts/collect_pictures.py"

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.progress import Progress
 
 from .. import tables
-from ..study import derive_seed
+from ..seeds import derive_seed
 from ..weights.files import read_lora
 from . import base as bases
 from . import stacked

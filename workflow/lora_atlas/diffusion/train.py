@@ -25,7 +25,7 @@ from rich.progress import Progress
 
 from .. import __version__, tables
 from ..pictures.decode import crop_square, decode, to_array
-from ..study import derive_seed
+from ..seeds import derive_seed
 from ..weights.files import Update, write_lora
 from . import base as bases
 from . import stacked

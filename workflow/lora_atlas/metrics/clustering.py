@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import gammaln
 
-from ..embeddings import KNOWN
-from ..study import derive_seed
+from ..seeds import derive_seed
+from ..tables import KNOWN
 
 AMI_BOOTSTRAP = 100  # the expected mutual information is a sum over cells and counts: a hundred intervals suffice
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..study import derive_seed
+from ..seeds import derive_seed
 
 TIE = 1e-9  # of the largest distance: nearer than that is equal
 

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from ..pictures.synthetic import ARTISTS, CONTENTS, paint
-from ..study import derive_seed
+from ..seeds import derive_seed
 from . import autoencoder, base, corpus
 
 CARD = """\

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..pictures.synthetic import CONTENTS, paint, random_style
-from ..study import derive_seed
+from ..seeds import derive_seed
 from ..tables import replacing
 
 MANNER = {

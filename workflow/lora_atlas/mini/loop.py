@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..study import derive_seed
+from ..seeds import derive_seed
 from ..tables import replacing
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..study import derive_seed
+from ..seeds import derive_seed
 
 # Files under other names (captions, tables, a README) are not candidates. Files under these names are, whatever
 # they hold, and formats that are not read are among them: both end as refused rows that say why.

@@ -1,0 +1,265 @@
+"""Charts: the map of the weights with the painters beside it, and the comparison of descriptors.
+
+Vega-Lite through Altair, drawn by vl-convert: PNG and SVG without a browser. Colours carry meaning once: the hue is
+the genre, the shade is the artist within it.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from scipy.spatial import ConvexHull, QhullError
+
+from .. import tables
+from ..tables import KNOWN
+
+INK, GREY, PAPER = "#22242a", "#8a8d96", "#fffdf8"
+KINDS = {
+    "weights": "#c8452d",
+    "generated pictures": "#2b6cb0",
+    "training pictures": "#7a8a99",
+    "control": "#b8b2a7",
+}
+THUMBNAIL = 96  # pixels
+
+
+def weight_map(
+    embeddings: pa.Table, descriptor: str, calibration: str, painters: Mapping[str, str], *, seed: int
+) -> alt.Chart:
+    """All LoRAs in two dimensions: genres as hulls, artists as colours, queries as diamonds.
+
+    The vectors of the known-artist scenario are laid out by t-SNE (van der Maaten & Hinton 2008) from a principal
+    component start: near means alike, far means only "not near". `painters` maps artists to a picture's data URI.
+    """
+    rows = _vectors(embeddings, descriptor, calibration)
+    frame = pd.DataFrame([{k: row[k] for k in ("lora", "artist", "genre", "split")} for row in rows])
+    frame["genre"] = frame["genre"].fillna("")
+    frame[["x", "y"]] = _layout(np.array([row["vector"] for row in rows], float), seed)
+    colours = artist_colours(frame)
+    artist_scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    span = max(np.ptp(frame["x"]), np.ptp(frame["y"])) * 0.58
+    middle = {axis: (frame[axis].min() + frame[axis].max()) / 2 for axis in "xy"}
+    x, y = (
+        alt.X("x:Q", axis=None, scale=alt.Scale(domain=[middle["x"] - span, middle["x"] + span])),
+        alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[middle["y"] - span, middle["y"] + span])),
+    )
+    layers = []
+    if frame["genre"].nunique() > 1:
+        tones = {genre: colours[part["artist"].iloc[0]] for genre, part in frame.groupby("genre")}
+        hulls = pd.DataFrame(
+            [
+                {"genre": genre, "colour": tones[genre], "order": i, "x": px, "y": py}
+                for genre, part in frame.groupby("genre")
+                for i, (px, py) in enumerate(_hull(part[["x", "y"]].to_numpy(), span * 0.04))
+            ]
+        )
+        layers.append(
+            alt.Chart(hulls)
+            .mark_line(filled=True, opacity=0.10, strokeWidth=0, interpolate="linear-closed")
+            .encode(x=x, y=y, order="order:Q", detail="genre:N", color=alt.Color("colour:N", scale=None))
+        )
+    points = alt.Chart(frame).mark_point(filled=True, opacity=0.92, strokeWidth=0.7, stroke="white")
+    layers.append(
+        points.encode(
+            x=x,
+            y=y,
+            color=alt.Color("artist:N", scale=artist_scale, legend=None),
+            shape=alt.Shape(
+                "split:N",
+                scale=alt.Scale(domain=["gallery", "query"], range=["circle", "diamond"]),
+                legend=alt.Legend(title=None, orient="bottom-left", symbolFillColor=GREY, symbolStrokeWidth=0),
+            ),
+            size=alt.Size("split:N", scale=alt.Scale(domain=["gallery", "query"], range=[110, 150]), legend=None),
+            tooltip=["lora", "artist", "genre", "split"],
+        )
+    )
+    count = frame["artist"].nunique()
+    chart = alt.layer(*layers).properties(
+        width=560,
+        height=560,
+        title=alt.Title(
+            f"{len(frame)} LoRAs of {count} artists, by their weights alone",
+            subtitle=[f"descriptor {descriptor}, calibration {calibration}; t-SNE of {len(rows[0]['vector'])} principal components"],
+        ),
+    )
+    return _styled(alt.hconcat(chart, _painters(frame, colours, painters), spacing=24).resolve_scale(color="independent"))
+
+
+def _painters(frame: pd.DataFrame, colours: Mapping[str, str], painters: Mapping[str, str]) -> alt.Chart:
+    """The legend: every artist with one painting, in columns by genre."""
+    artists = frame.drop_duplicates("artist").sort_values(["genre", "artist"])
+    columns = 3 if len(artists) > 8 else 2
+    cells = pd.DataFrame(
+        [
+            {
+                "artist": row.artist,
+                "genre": row.genre,
+                "url": painters[row.artist],
+                "colour": colours[row.artist],
+                "column": i % columns,
+                "row": -(i // columns),
+            }
+            for i, row in enumerate(artists.itertuples())
+        ]
+    )
+    rows = int(-cells["row"].min()) + 1
+    step = min(140, 560 // rows)
+    side = min(92, step - 34)
+    base = alt.Chart(cells).encode(
+        x=alt.X("column:O", axis=None), y=alt.Y("row:O", axis=None, sort="descending")
+    )
+    frames = base.mark_square(size=(side + 8) ** 2, opacity=1).encode(color=alt.Color("colour:N", scale=None))
+    pictures = base.mark_image(width=side, height=side).encode(url="url:N")
+    name = base.mark_text(dy=side / 2 + 13, fontSize=11, fontWeight=600, color=INK).encode(text="artist:N")
+    genre = base.mark_text(dy=side / 2 + 25, fontSize=10, color=GREY).encode(text="genre:N")
+    return alt.layer(frames, pictures, name, genre).properties(width=columns * 108, height=rows * step)
+
+
+def comparison(
+    retrieval: pa.Table, clustering: pa.Table, calibration: str, kinds: Mapping[str, str]
+) -> alt.Chart:
+    """Descriptors (name → kind) side by side: retrieval mAP and Ward ARI of artists, with intervals and chance."""
+    found = retrieval.to_pandas()
+    found = found[
+        (found.scenario == KNOWN) & (found.calibration == calibration) & (found.level == "artist")
+        & (found.metric == "mAP") & (found.distance == "L2")
+    ]  # fmt: skip
+    grouped = clustering.to_pandas()
+    grouped = grouped[(grouped.level == "artist") & (grouped.algorithm == "Ward") & (grouped.metric == "ARI")]
+    panels = {"retrieval: mAP": found, "clustering: ARI (Ward)": grouped}
+    # Best first within a kind, and the kinds in the order of the argument, so that like stands beside like.
+    order = sorted(kinds, key=lambda d: (list(KINDS).index(kinds[d]), -_value(found, d)))
+    charts = []
+    for number, (title, frame) in enumerate(panels.items()):
+        frame = frame[frame.descriptor.isin(order)].assign(kind=lambda f: f.descriptor.map(kinds))
+        frame = frame[["descriptor", "kind", "value", "low", "high", "chance"]]
+        y = alt.Y(
+            "descriptor:N",
+            sort=order,
+            title=None,
+            axis=alt.Axis(labels=number == 0, ticks=False, domain=False, labelLimit=260, labelPadding=10),
+        )
+        scale = alt.Scale(domain=[min(0.0, float(frame["low"].min(skipna=True))), 1.0])
+        colour = alt.Color(
+            "kind:N",
+            scale=alt.Scale(domain=list(KINDS), range=list(KINDS.values())),
+            legend=alt.Legend(title=None, orient="top", direction="horizontal") if number == 0 else None,
+        )
+        base = alt.Chart(frame).encode(y=y)
+        lines = base.mark_rule(strokeWidth=2.5, opacity=0.45).encode(
+            x=alt.X("low:Q", title=title, scale=scale), x2="high:Q", color=colour
+        )
+        dots = base.mark_circle(size=95, opacity=1).encode(
+            x=alt.X("value:Q", scale=scale),
+            color=colour,
+            tooltip=["descriptor", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("low:Q", format=".3f"),
+                     alt.Tooltip("high:Q", format=".3f")],
+        )  # fmt: skip
+        numbers = base.mark_text(dy=-9, fontSize=9, color=INK).encode(
+            x=alt.X("value:Q", scale=scale), text=alt.Text("value:Q", format=".2f")
+        )
+        luck = base.mark_tick(color=INK, thickness=1.5, height=12, opacity=0.7).encode(x=alt.X("chance:Q", scale=scale))
+        charts.append(alt.layer(lines, luck, dots, numbers).properties(width=300, height=alt.Step(26)))
+    chart = alt.hconcat(*charts, spacing=20).properties(
+        title=alt.Title(
+            "How well each description of a LoRA tells artists",
+            subtitle=[
+                f"lines: intervals by bootstrap over artists; black ticks: chance; calibration {calibration}, L2 distance",
+                "descriptors of training pictures know what nobody knows who is handed a LoRA: an upper bound",
+            ],
+        )
+    )
+    return _styled(chart)
+
+
+def _value(frame: pd.DataFrame, descriptor: str) -> float:
+    values = frame.loc[frame.descriptor == descriptor, "value"].dropna()
+    return float(values.iloc[0]) if len(values) else -1.0
+
+
+def save(chart: alt.Chart, path: str | Path) -> None:
+    """Write a chart as .png (twice its size in pixels) or .svg, atomically."""
+    import vl_convert
+
+    path = Path(path)
+    specification = chart.to_dict()
+    if path.suffix == ".svg":
+        data = vl_convert.vegalite_to_svg(specification).encode()
+    elif path.suffix == ".png":
+        data = vl_convert.vegalite_to_png(specification, scale=2)
+    else:
+        raise ValueError(f"{path}: charts are .png or .svg")
+    with tables.replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def thumbnail(pictures: pa.Table) -> str:
+    """Data URI of an artist's first kept picture, as a small square PNG."""
+    from PIL import Image
+
+    from ..pictures.decode import crop_square, decode
+
+    first = next(row for row in pictures.to_pylist() if row["status"] == "kept")
+    small = crop_square(decode(first["image"]["bytes"], min_side=1), THUMBNAIL)
+    buffer = io.BytesIO()
+    (small if isinstance(small, Image.Image) else Image.fromarray(small)).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def artist_colours(frame: pd.DataFrame) -> dict[str, str]:
+    """A colour for each artist: hues evenly over genres, shades within one; over artists where there are no genres."""
+    import colorsys
+
+    pairs = frame[["genre", "artist"]].drop_duplicates().sort_values(["genre", "artist"])
+    if pairs["genre"].nunique() == 1:
+        pairs = pairs.assign(genre=pairs["artist"])
+    genres = list(dict.fromkeys(pairs["genre"]))
+    colours = {}
+    for number, genre in enumerate(genres):
+        artists = pairs.loc[pairs.genre == genre, "artist"]
+        for shade, artist in enumerate(artists):
+            lightness = 0.46 if len(artists) == 1 else 0.36 + 0.30 * shade / (len(artists) - 1)
+            r, g, b = colorsys.hls_to_rgb((0.03 + number / len(genres)) % 1, lightness, 0.62)
+            colours[artist] = f"#{round(r * 255):02x}{round(g * 255):02x}{round(b * 255):02x}"
+    return colours
+
+
+def _vectors(embeddings: pa.Table, descriptor: str, calibration: str) -> Sequence[dict[str, Any]]:
+    rows = [r for r in embeddings.to_pylist() if r["scenario"] == KNOWN and r["calibration"] == calibration]
+    if not rows:
+        raise ValueError(f"{descriptor}: no embeddings of calibration {calibration!r}")
+    return rows
+
+
+def _layout(X: np.ndarray, seed: int) -> np.ndarray:
+    from sklearn.manifold import TSNE
+
+    perplexity = min(15.0, (len(X) - 1) / 3)
+    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed % 2**32).fit_transform(X.astype(np.float32))
+
+
+def _hull(points: np.ndarray, margin: float) -> np.ndarray:
+    """Outline (m, 2) of the points, rounded off and widened by a margin; a circle's outline where they are few."""
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    ring = margin * np.stack([np.cos(angles), np.sin(angles)], 1)
+    wide = (points[:, None] + ring).reshape(-1, 2)
+    try:
+        return wide[ConvexHull(wide).vertices]
+    except QhullError:
+        return wide
+
+
+def _styled(chart: alt.Chart) -> alt.Chart:
+    return (
+        chart.configure(background=PAPER, font="Helvetica Neue, Helvetica, Arial, sans-serif", padding=18)
+        .configure_view(stroke=None)
+        .configure_title(color=INK, fontSize=17, anchor="start", subtitleColor=GREY, subtitleFontSize=12, offset=14)
+        .configure_axis(gridColor="#ece7dc", labelColor=INK, titleColor=INK, titleFontWeight="normal", domain=False)
+        .configure_legend(labelColor=INK)
+    )

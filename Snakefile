@@ -5,7 +5,8 @@ Paths, under results/{study}/:
     pictures/{artist}.parquet              the pictures of an artist, kept and refused
     plan.parquet, plan/{artist}.parquet    which pictures each LoRA is trained on
     loras/{artist}/{nn}.safetensors        a LoRA; loras/{artist}/log.parquet its losses
-    generated/{artist}/{setting}.parquet   what it paints; {setting} is s{steps}_g{guidance}
+    generated/{pack}/{setting}.parquet     what they paint; {setting} is s{steps}_g{guidance}, {pack} the first of the
+                                           artists that a job handles together
     features/{extractor}/{source}.parquet  image features; {source} is training, or a {setting}
     weights/{kernel}.safetensors           Gram matrices of all LoRAs, per component and block
     embeddings/{descriptor}.parquet        vectors of all LoRAs; {descriptor} is a kernel, or {extractor}_{source}
@@ -25,9 +26,9 @@ include: "workflow/rules/common.smk"
 
 
 rule all:
+    default_target: True
     input:
         rules_of("tables", "charts"),
-    default_target: True
 
 
 include: "workflow/rules/pictures.smk"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lora_atlas import tables
 from lora_atlas.features import BATCH, CONTROLS, EXTRACTORS, FeatureError, extract, load, oklab
 from lora_atlas.pictures.decode import decode, encode_png
-from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 ART = ROOT / "../shared/data/art"
@@ -135,9 +136,7 @@ def test_a_local_model_gives_one_raw_vector_a_picture(extractor, tmp_path):
     assert found.shape == (3, 24) and np.isfinite(found).all()
     assert np.abs(np.linalg.norm(found, axis=1) - 1).max() > 0.01  # raw
     assert np.abs(found[0] - found[1]).max() > 1e-3
-    np.testing.assert_allclose(
-        vectors(outputs["s8_g1"])[0], found[0], rtol=1e-4, atol=1e-5
-    )  # one picture, two sources
+    np.testing.assert_allclose(vectors(outputs["s8_g1"])[0], found[0], rtol=1e-4, atol=1e-5)  # one picture, two sources
 
 
 def test_weights_and_preprocessing_are_the_models_own(extractor, tmp_path):
@@ -149,9 +148,9 @@ def test_weights_and_preprocessing_are_the_models_own(extractor, tmp_path):
 
     folder = Path(extractor["model"])
     square = array(3, SIDE, SIDE)  # of the model's size: nothing to resize or to crop
-    x = (
-        torch.from_numpy(square).permute(2, 0, 1).float() / 255 - torch.tensor(MEAN).view(3, 1, 1)
-    ) / torch.tensor(STD).view(3, 1, 1)
+    x = (torch.from_numpy(square).permute(2, 0, 1).float() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(
+        STD
+    ).view(3, 1, 1)
     if extractor["library"] == "open_clip":
         network = open_clip.CLIP(**json.loads((folder / "open_clip_config.json").read_text())["model_cfg"])
         network.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
@@ -251,9 +250,7 @@ def test_mean_colour_sees_colour_and_neither_place_nor_size():
 
     red = np.full((64, 64, 3), [200, 30, 30], dtype=np.uint8)
     np.testing.assert_allclose(vector(red), oklab(red[0, 0]), atol=1e-6)
-    np.testing.assert_allclose(
-        vector(np.full((90, 200, 3), [200, 30, 30], dtype=np.uint8)), vector(red), atol=1e-6
-    )
+    np.testing.assert_allclose(vector(np.full((90, 200, 3), [200, 30, 30], dtype=np.uint8)), vector(red), atol=1e-6)
     pixels = array(0, 64, 64)
     np.testing.assert_allclose(vector(pixels[::-1].copy()), vector(pixels), atol=1e-6)
     framed = np.zeros((64, 128, 3), dtype=np.uint8)
@@ -304,9 +301,7 @@ def test_a_picture_that_changed_after_it_was_collected_is_noticed(tmp_path):
     data[len(data) // 2] ^= 1
     write_pictures(tmp_path / "monet.parquet", "monet", [0], image={"bytes": bytes(data), "path": "x"})
     with pytest.raises(FeatureError, match="changed after it was collected"):
-        extract(
-            CONTROL, {"training": [tmp_path / "monet.parquet"]}, device="cpu", outputs={"training": tmp_path / "o"}
-        )
+        extract(CONTROL, {"training": [tmp_path / "monet.parquet"]}, device="cpu", outputs={"training": tmp_path / "o"})
     assert not (tmp_path / "o").exists()
 
 
@@ -314,16 +309,14 @@ def test_a_generated_picture_that_is_damaged_names_its_table(tmp_path):
     half = encode_png(array(0))[:900]
     row = {"lora": "monet/00", "prompt": "a painting", "seed": 0, "image": {"bytes": half, "path": None}}
     tables.write(tmp_path / "made.parquet", "generated", [row])
-    with pytest.raises(FeatureError, match="made.parquet: picture .* truncated or damaged"):
+    with pytest.raises(FeatureError, match=r"made\.parquet: picture .* truncated or damaged"):
         extract(CONTROL, {"s8": [tmp_path / "made.parquet"]}, device="cpu", outputs={"s8": tmp_path / "o"})
 
 
 def test_a_source_without_pictures_is_an_error(tmp_path):
     write_pictures(tmp_path / "monet.parquet", "monet", [], refused=2)
     with pytest.raises(FeatureError, match="source 'training': no picture in 1 tables"):
-        extract(
-            CONTROL, {"training": [tmp_path / "monet.parquet"]}, device="cpu", outputs={"training": tmp_path / "o"}
-        )
+        extract(CONTROL, {"training": [tmp_path / "monet.parquet"]}, device="cpu", outputs={"training": tmp_path / "o"})
     with pytest.raises(FeatureError, match="outputs"):
         extract(CONTROL, {"training": []}, device="cpu", outputs={"other": tmp_path / "o"})
 
@@ -332,9 +325,7 @@ def test_a_vector_that_is_not_finite_is_an_error(tmp_path, monkeypatch):
     write_pictures(tmp_path / "monet.parquet", "monet", [0])
     monkeypatch.setitem(CONTROLS, "mean_colour", lambda pixels: pixels.mean(0) * np.nan)
     with pytest.raises(FeatureError, match="of monet: the vector is not finite"):
-        extract(
-            CONTROL, {"training": [tmp_path / "monet.parquet"]}, device="cpu", outputs={"training": tmp_path / "o"}
-        )
+        extract(CONTROL, {"training": [tmp_path / "monet.parquet"]}, device="cpu", outputs={"training": tmp_path / "o"})
 
 
 # --- real pictures
@@ -343,9 +334,7 @@ def test_a_vector_that_is_not_finite_is_an_error(tmp_path, monkeypatch):
 @pytest.mark.skipif(not ART.is_dir(), reason=f"no real pictures at {ART}")
 def test_mean_colour_of_real_painters_is_above_chance():
     model = load(CONTROL, "cpu")
-    files = [
-        path for folder in sorted(ART.iterdir()) if folder.is_dir() for path in sorted(folder.glob("*.jpg"))[:12]
-    ]
+    files = [path for folder in sorted(ART.iterdir()) if folder.is_dir() for path in sorted(folder.glob("*.jpg"))[:12]]
     painters = np.array([path.parent.name for path in files])
     found = model.encode([model.prepare(decode(path.read_bytes(), min_side=64)) for path in files])
     distance = np.linalg.norm(found[:, None] - found[None], axis=-1)

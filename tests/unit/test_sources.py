@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lora_atlas import tables
 from lora_atlas.pictures import sources
 from lora_atlas.pictures.decode import decode, encode_png, to_array
@@ -87,7 +88,7 @@ def test_a_folder_without_artists_says_what_was_expected_and_what_was_found(tmp_
 
 
 def test_an_unknown_source_names_the_known_ones():
-    with pytest.raises(SourceError, match="'sinthetic'.*'synthetic', 'folder'"):
+    with pytest.raises(SourceError, match=r"'sinthetic'.*'synthetic', 'folder'"):
         artists(CONFIG | {"source": "sinthetic"}, None)
 
 
@@ -241,7 +242,7 @@ def test_the_second_of_two_files_with_the_same_bytes_is_refused(tmp_path):
 def test_more_than_one_table_can_hold_is_an_error(tmp_path, monkeypatch):
     fill(tmp_path / "monet", 3)
     monkeypatch.setattr(sources, "MAX_ARTIST_BYTES", 2 * len(picture(0)))
-    with pytest.raises(SourceError, match="lower pictures.per_artist"):
+    with pytest.raises(SourceError, match=r"lower pictures\.per_artist"):
         read(tmp_path, "monet")
     assert len(read(tmp_path, "monet", per_artist=2)) == 2
 
@@ -345,7 +346,7 @@ def test_synthetic_artists_are_the_first_of_each_genre(painters):
 def test_unknown_and_excluded_painters_are_told_apart(painters):
     with pytest.raises(SourceError, match="no artist 'stroke_1'; did you mean strokes_1"):
         artists(SYNTHETIC | {"artists": ["stroke_1"]}, None)
-    with pytest.raises(SourceError, match="'points_3'.*raise pictures.artists_per_genre"):
+    with pytest.raises(SourceError, match=r"'points_3'.*raise pictures\.artists_per_genre"):
         artists(SYNTHETIC | {"artists": ["points_3"]}, None)
 
 
@@ -402,9 +403,7 @@ def test_listing_imports_nothing_heavy(tmp_path):
         "print([m for m in ('torch', 'sklearn', 'scipy', 'pandas', 'PIL') if m in sys.modules])"
     )
     environment = os.environ | {"PYTHONPATH": str(WORKFLOW)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr
 
 

@@ -32,7 +32,9 @@ def _imports(file: Path) -> tuple[Path, ...]:
     files = [init for depth in range(len(package) + 1) if (init := PACKAGE.joinpath(*package[:depth], "__init__.py"))]
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1] + tuple((node.module or "").split(".") if node.module else ())
+            base = package[: len(package) - node.level + 1] + tuple(
+                (node.module or "").split(".") if node.module else ()
+            )
             for alias in node.names:
                 inner = _try(base + (alias.name,))
                 files.append(inner or _file(base))

@@ -19,9 +19,13 @@ import pyarrow as pa
 
 from . import tables
 from .seeds import derive_seed
-from .tables import KNOWN, UNSEEN
-from .weights.embed import combine, embed, normalise, unseen
+from .tables import KNOWN, TOGETHER, UNSEEN
+from .weights.embed import combine, embed, normalise, together, unseen
 from .weights.gram import read_gram
+
+# What a descriptor looks at, in the order in which a comparison shows them.
+KINDS = ("weights", "generated pictures", "training pictures", "control")
+
 
 class DescriptorError(ValueError):
     """A descriptor cannot be computed from the tables; the message names it and what is missing."""
@@ -51,7 +55,7 @@ def picture_descriptors(extractors: Mapping[str, Any], settings: Sequence[str]) 
 
 
 def kinds(weights: Mapping[str, Any], extractors: Mapping[str, Any], settings: Sequence[str]) -> dict[str, str]:
-    """Descriptor name → what it looks at: weights, generated pictures, training pictures, or a control.
+    """Descriptor name → what it looks at, one of KINDS.
 
     Descriptors that compare across sources are left out: they answer another question.
     """
@@ -108,6 +112,8 @@ def lora_means(features: pa.Table, plan: pa.Table, source: str, *, unit: bool) -
 
     `unit`: each picture's vector is brought to norm one first. Raises DescriptorError naming LoRAs without pictures.
     """
+    if len({len(vector) for vector in features["vector"].to_pylist()}) != 1:
+        raise DescriptorError(f"features of {source!r}: none, or vectors of several lengths; rerun the features stage")
     vectors = np.stack(features["vector"].to_numpy(zero_copy_only=False)).astype(np.float64)
     if unit:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
@@ -131,18 +137,22 @@ def _write(
     loras = plan.select(["lora", "artist", "genre", "split"]).to_pylist()
     gallery = np.array([lora["split"] == "gallery" for lora in loras])
     fold_seed = derive_seed("folds", seed)  # one division for all descriptors: they are compared pair by pair
+    artists = [lora["artist"] for lora in loras]
     try:
+        everything = together(K, embedding["dimensions"])
         known = embed(
             K, gallery, embedding["dimensions"], embedding["calibrations"], folds=embedding["folds"], seed=fold_seed
         )
+        # Fewer than four artists leave no basis without the artists in question.
+        apart = unseen(K, gallery, artists, embedding["dimensions"], seed=fold_seed) if len(set(artists)) >= 4 else None
     except ValueError as error:
         raise DescriptorError(f"{descriptor}: {error}") from error
-    rows = []
+    nobody = np.zeros(len(loras), int)  # no folds: all vectors are comparable
+    rows = _rows(loras, TOGETHER, "none", nobody, everything)
     for calibration, found in known.items():
-        rows += _rows(loras, KNOWN, calibration, np.zeros(len(loras), int), found.vectors)
-    artists = [lora["artist"] for lora in loras]
-    if len(set(artists)) >= 4:  # fewer leave no basis without the artists in question
-        vectors, part = unseen(K, gallery, artists, embedding["dimensions"], seed=fold_seed)
+        rows += _rows(loras, KNOWN, calibration, nobody, found.vectors)
+    if apart is not None:
+        vectors, part = apart
         rows += _rows(loras, UNSEEN, "none", part, vectors)
     first = next(iter(known.values()))
     metadata = {

@@ -123,9 +123,7 @@ def _decoded(data: bytes, path: str | Path, picture: str) -> Image.Image:
     try:
         return decode(data, min_side=1)
     except PictureError as error:
-        raise FeatureError(
-            f"{path}: picture {picture[:12]}: {error}; delete the table and rerun its stage"
-        ) from error
+        raise FeatureError(f"{path}: picture {picture[:12]}: {error}; delete the table and rerun its stage") from error
 
 
 def _encoded(model: Model, pictures: Iterator[_Picture]) -> Iterator[dict[str, Any]]:
@@ -154,13 +152,9 @@ def _open_clip(model: str, pretrained: str | None, device: str) -> Model:
             _check_name("open_clip", model, open_clip.list_models(), config, weights)
             if not pretrained:
                 tags = open_clip.list_pretrained_tags_by_model(model)
-                raise FeatureError(
-                    f"open_clip model {model!r} needs `pretrained`: a file, or one of {', '.join(tags)}"
-                )
+                raise FeatureError(f"open_clip model {model!r} needs `pretrained`: a file, or one of {', '.join(tags)}")
     with _loading("open_clip", model, pretrained):
-        network, preprocess = open_clip.create_model_from_pretrained(
-            name, pretrained, precision="fp32", device="cpu"
-        )
+        network, preprocess = open_clip.create_model_from_pretrained(name, pretrained, precision="fp32", device="cpu")
     return _torch_model(torch, network, network.encode_image, preprocess, device)
 
 
@@ -182,9 +176,7 @@ def _timm(model: str, pretrained: str | None, device: str) -> Model:
             name = f"{model}.{pretrained}"
     with _loading("timm", model, pretrained):
         network = timm.create_model(name, pretrained=True, num_classes=0, **extra)
-        preprocess = timm.data.create_transform(
-            **timm.data.resolve_data_config({}, model=network), is_training=False
-        )
+        preprocess = timm.data.create_transform(**timm.data.resolve_data_config({}, model=network), is_training=False)
     return _torch_model(torch, network, network, preprocess, device)
 
 
@@ -216,9 +208,7 @@ def _check_folder(folder: str, config: str, weights: str) -> None:
     # Both libraries would also take a pickle, or go on without weights.
     missing = [name for name in (config, weights) if not (Path(folder) / name).is_file()]
     if missing:
-        raise FeatureError(
-            f"{folder}: {' and '.join(missing)} absent; the folder must hold {config} and {weights}"
-        )
+        raise FeatureError(f"{folder}: {' and '.join(missing)} absent; the folder must hold {config} and {weights}")
 
 
 def _check_name(library: str, model: str, known: Sequence[str], config: str, weights: str) -> None:

@@ -32,7 +32,17 @@ def too_few(counts: Mapping[str, int], plan: Mapping[str, Any]) -> list[str]:
 
 def lora_ids(artist: str, plan: Mapping[str, Any]) -> list[str]:
     """Ids of an artist's LoRAs: the gallery's, then the queries'."""
-    return [f"{artist}/{number:02d}" for number in range(len(plan["gallery"]) + len(plan["query"]))]
+    return [f"{artist}/{number}" for number in lora_numbers(plan)]
+
+
+def lora_numbers(plan: Mapping[str, Any]) -> list[str]:
+    """What tells an artist's LoRAs apart, in ids and in file names: 00, 01, …"""
+    return [f"{number:02d}" for number in range(len(plan["gallery"]) + len(plan["query"]))]
+
+
+def packs(artists: Sequence[str], each: int) -> dict[str, list[str]]:
+    """Artists in groups of `each`, in their order; a group is called by its first artist."""
+    return {artists[i]: list(artists[i : i + each]) for i in range(0, len(artists), each)}
 
 
 def plan(
@@ -47,7 +57,9 @@ def plan(
     """
     problems = too_few({artist: len(pictures) for artist, pictures in kept.items()}, settings)
     if problems:
-        raise StudyError("after refusing pictures that cannot be used (see the reasons in the pictures tables):\n" + problems[0])
+        raise StudyError(
+            "after refusing pictures that cannot be used (see the reasons in the pictures tables):\n" + problems[0]
+        )
     rows = []
     for artist, pictures in kept.items():
         rng = np.random.Generator(np.random.PCG64(derive_seed("plan", seed, artist)))

@@ -15,6 +15,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ import pyarrow.parquet as pq
 
 VERSION = 1
 
-# Scenarios: the basis has seen other LoRAs of the query's artist, or none of any artist it ranks.
-KNOWN, UNSEEN = "known artist", "unseen artist"
+# Scenarios: the basis is fitted on all LoRAs and nothing is unseen; on the gallery, which has other LoRAs of the
+# query's artist; or on other artists than those that are ranked.
+TOGETHER, KNOWN, UNSEEN = "together", "known artist", "unseen artist"
 
 _text, _real, _whole = pa.string(), pa.float64(), pa.int64()
 _image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the Hugging Face convention
@@ -73,9 +75,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     # one row a generated picture
     "generated": _schema(("lora", _text), ("prompt", _text), ("seed", _whole), ("image", _image)),
     # one row a picture; `lora` where it was generated
-    "features": _schema(
-        ("picture", _text), ("artist", _text), ("lora", _text, "optional"), ("vector", _vector)
-    ),
+    "features": _schema(("picture", _text), ("artist", _text), ("lora", _text, "optional"), ("vector", _vector)),
     # one row a LoRA × scenario × calibration; vectors are comparable within one scenario, calibration and fold
     "embeddings": _schema(
         ("scenario", _text),
@@ -106,9 +106,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("chance", _real, "optional"),
         ("queries", _whole),
     ),
-    "cost": _schema(
-        ("stage", _text), ("item", _text), ("count", _whole), ("seconds", _real), ("device", _text)
-    ),
+    "cost": _schema(("stage", _text), ("item", _text), ("count", _whole), ("seconds", _real), ("device", _text)),
 }
 
 
@@ -125,10 +123,14 @@ def table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         if set(row) != wanted:
             missing, extra = sorted(wanted - set(row)), sorted(set(row) - wanted)
             raise TableError(f"table {name!r}, row {number}: missing columns {missing}, unknown columns {extra}")
-    try:
-        built = pa.Table.from_pylist(rows, schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TableError(f"table {name!r}: {error}") from error
+    columns = []
+    for field in schema:
+        values = [row[field.name] for row in rows]
+        try:
+            columns.append(pa.array(_exact(values, field.type), field.type))
+        except (TypeError, ValueError, OverflowError, NotImplementedError) as error:  # Arrow's own are among them
+            raise TableError(f"table {name!r}, column {field.name!r}: {error}") from error
+    built = pa.Table.from_arrays(columns, schema=schema)
     _check_required(built, name, f"table {name!r}")
     return built
 
@@ -142,7 +144,7 @@ def write(
         raise TableError(f"{path}: columns {data.schema.names} are not those of table {name!r}: {SCHEMAS[name].names}")
     _check_required(data, name, str(path))
     header = {"lora_atlas": json.dumps({"table": name, "version": VERSION})}
-    header |= {key: json.dumps(value, sort_keys=True) for key, value in sorted(metadata.items())}
+    header |= {k: json.dumps(v, sort_keys=True) for k, v in sorted(metadata.items()) if k != "lora_atlas"}
     with replacing(path) as temporary:
         pq.write_table(
             data.replace_schema_metadata(header),
@@ -157,19 +159,24 @@ def write(
 def read(path: str | Path, name: str) -> pa.Table:
     """Read a table, checking page checksums, schema and version; raises TableError naming the file."""
     try:
-        found = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+        # One open file: of a path, Arrow opens it twice, and between the two it may be replaced.
+        with open(path, "rb") as file:
+            found = pq.read_table(file, page_checksum_verification=True, partitioning=None)
+        header = metadata(found).get("lora_atlas")
     except FileNotFoundError as error:
         raise TableError(f"{path}: the table {name!r} is absent") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (ValueError, OSError, NotImplementedError) as error:  # Arrow's own, and metadata that is no JSON
         raise TableError(f"{path}: damaged, or not a Parquet file ({error}); delete it and rerun its stage") from error
-    header = metadata(found).get("lora_atlas", {})
     if header != {"table": name, "version": VERSION}:
+        header = header if isinstance(header, dict) else {}
         raise TableError(
             f"{path}: expected table {name!r} version {VERSION}, found {header.get('table')!r} version "
             f"{header.get('version')}; delete it and rerun its stage"
         )
     if not found.schema.equals(SCHEMAS[name]):
-        raise TableError(f"{path}: columns {found.schema} are not those of table {name!r}; delete it and rerun its stage")
+        raise TableError(
+            f"{path}: columns {found.schema} are not those of table {name!r}; delete it and rerun its stage"
+        )
     return found
 
 
@@ -200,6 +207,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _exact(values: list[Any], kind: pa.DataType) -> list[Any]:
+    """Refuse what Arrow would bend into the type: 1.5 into 1, "ab" into ["a", "b"]."""
+    for value in values:
+        if pa.types.is_integer(kind) and not (value is None or isinstance(value, Integral)):
+            raise TypeError(f"{value!r} is not a whole number")
+        if pa.types.is_list(kind) and isinstance(value, str | bytes):
+            raise TypeError(f"{value!r} is not a list")
+    return values
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -210,4 +227,6 @@ def _check_required(data: pa.Table, name: str, where: str) -> None:
     # Arrow keeps "not nullable" as a note and enforces it nowhere.
     for field in SCHEMAS[name]:
         if not field.nullable and data[field.name].null_count:
-            raise TableError(f"{where}: column {field.name!r} has {data[field.name].null_count} nulls; none are allowed")
+            raise TableError(
+                f"{where}: column {field.name!r} has {data[field.name].null_count} nulls; none are allowed"
+            )

@@ -25,11 +25,11 @@ rule draw_charts:
     log:
         f"{RESULTS}/logs/charts.log",
     localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
     params:
         artists=list(ARTISTS),
-        calibration=config["embedding"]["calibration"],
         descriptor=WEIGHT_DESCRIPTORS[0],
-        kinds=embeddings.kinds(config["weights"], config["extractors"], SETTINGS),
         seed=config["seed"],
     script:
         "../scripts/draw_charts.py"

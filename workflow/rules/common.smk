@@ -1,6 +1,5 @@
 """Functions that the rules share. The configuration is checked here, before any job exists."""
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,23 +9,23 @@ from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir)
 
-# Jobs import the library from here, in whatever environment they run.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(ROOT / "workflow"), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
 sys.path.insert(0, str(ROOT / "workflow"))
 
 from lora_atlas import code as library, config as configuration, embeddings, study as studies
 from lora_atlas.pictures import sources as picture_sources
 
 try:
-    config = configuration.check(config, yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text()), ROOT)
+    config = configuration.check(
+        config, yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text()), ROOT
+    )
 except studies.StudyError as error:
     raise WorkflowError(str(error)) from None
 
 STUDY = config["study"]
 ARTISTS = picture_sources.artists(config["pictures"], config["folder"])
-NUMBERS = [lora.split("/")[1] for lora in studies.lora_ids("", config["plan"])]
+NUMBERS = studies.lora_numbers(config["plan"])
+# Artists whose LoRAs one job trains together, and has paint together; a pack is called by the first of them.
+PACKS = studies.packs(list(ARTISTS), config["resources"]["artists_per_job"])
 MODELS = [name for name, extractor in config["extractors"].items() if extractor["library"] != "control"]
 CONTROLS = [name for name in config["extractors"] if name not in MODELS]
 # Without an extractor that looks at them, nothing is generated.
@@ -38,12 +37,14 @@ SETTINGS = [
 KERNELS = config["weights"]["kernels"]
 WEIGHT_DESCRIPTORS = list(embeddings.weight_descriptors(config["weights"]))
 PICTURE_DESCRIPTORS = list(embeddings.picture_descriptors(config["extractors"], SETTINGS))
+KINDS = embeddings.kinds(config["weights"], config["extractors"], SETTINGS)
 RESULTS = f"results/{STUDY}"
 
 
 wildcard_constraints:
     study=STUDY,
     artist="[a-z0-9_-]+",
+    pack="[a-z0-9_-]+",
     extractor="[a-z0-9_]+",
     kernel="[a-z]+",
 
@@ -51,6 +52,11 @@ wildcard_constraints:
 def code(*modules):
     """The library files that a stage's modules are made of."""
     return [str(path.relative_to(ROOT)) for path in library.closure(*modules)]
+
+
+def pack_of(artist):
+    """The pack that an artist's LoRAs are trained in."""
+    return next(pack for pack, artists in PACKS.items() if artist in artists)
 
 
 def model_files(model):
@@ -78,13 +84,11 @@ def rules_of(*stages):
         "pictures": expand("{r}/pictures/{a}.parquet", r=RESULTS, a=ARTISTS),
         "plan": [f"{RESULTS}/plan.parquet"],
         "loras": expand("{r}/loras/{a}/{n}.safetensors", r=RESULTS, a=ARTISTS, n=NUMBERS),
-        "generated": expand("{r}/generated/{a}/{s}.parquet", r=RESULTS, a=ARTISTS, s=SETTINGS),
+        "generated": expand("{r}/generated/{p}/{s}.parquet", r=RESULTS, p=PACKS, s=SETTINGS),
         "features": expand("{r}/features/{e}/{s}.parquet", r=RESULTS, e=MODELS, s=["training", *SETTINGS])
         + expand("{r}/features/{e}/training.parquet", r=RESULTS, e=CONTROLS),
         "weights": expand("{r}/weights/{k}.safetensors", r=RESULTS, k=KERNELS),
-        "embeddings": expand(
-            "{r}/embeddings/{d}.parquet", r=RESULTS, d=WEIGHT_DESCRIPTORS + PICTURE_DESCRIPTORS
-        ),
+        "embeddings": expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=WEIGHT_DESCRIPTORS + PICTURE_DESCRIPTORS),
         "tables": expand("{r}/tables/{t}.parquet", r=RESULTS, t=tables),
         "charts": expand("{r}/charts/{c}.{f}", r=RESULTS, c=charts, f=["png", "svg"]),
     }
@@ -94,8 +98,8 @@ def rules_of(*stages):
 def cost_files(wildcards):
     """The cost of every job that was worth measuring."""
     jobs = (
-        [f"train/{artist}" for artist in ARTISTS]
-        + [f"generate/{artist}" for artist in ARTISTS if SETTINGS]
+        [f"train/{pack}" for pack in PACKS]
+        + [f"generate/{pack}" for pack in PACKS if SETTINGS]
         + [f"features/{extractor}" for extractor in config["extractors"]]
         + [f"gram/{kernel}" for kernel in KERNELS]
     )

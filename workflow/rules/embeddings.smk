@@ -21,6 +21,8 @@ rule embed_weights:
         expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=WEIGHT_DESCRIPTORS),
     log:
         f"{RESULTS}/logs/embed_weights.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
     params:
         descriptors=WEIGHT_DESCRIPTORS,
         weights=config["weights"],
@@ -41,6 +43,8 @@ if PICTURE_DESCRIPTORS:
             expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=PICTURE_DESCRIPTORS),
         log:
             f"{RESULTS}/logs/embed_pictures.log",
+        conda:
+            "../../envs/lora-atlas.yaml"
         params:
             descriptors=PICTURE_DESCRIPTORS,
             extractors=config["extractors"],

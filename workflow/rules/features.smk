@@ -19,14 +19,14 @@ rule extract_features:
         model=lambda wildcards: model_files(config["extractors"][wildcards.extractor]["model"]),
         code=code("features"),
     output:
-        features=expand(
-            "results/{{study}}/features/{{extractor}}/{source}.parquet", source=["training", *SETTINGS]
-        ),
+        features=expand("results/{{study}}/features/{{extractor}}/{source}.parquet", source=["training", *SETTINGS]),
         cost="results/{study}/cost/features/{extractor}.parquet",
     log:
         "results/{study}/logs/features/{extractor}.log",
     wildcard_constraints:
         extractor="|".join(MODELS) or "none",
+    conda:
+        "../../envs/lora-atlas.yaml"
     threads: config["resources"]["threads"]
     resources:
         gpu=gpus,
@@ -52,6 +52,8 @@ rule extract_controls:
         "results/{study}/logs/features/{extractor}.log",
     wildcard_constraints:
         extractor="|".join(CONTROLS) or "none",
+    conda:
+        "../../envs/lora-atlas.yaml"
     params:
         extractor=lambda wildcards: config["extractors"][wildcards.extractor],
         settings=[],

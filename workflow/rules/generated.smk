@@ -1,7 +1,7 @@
 """Generated: what each LoRA paints, over the grid of sampler settings. The picture route's price.
 
 Needs: results/{study}/loras/{artist}/{nn}.safetensors, the base model
-Makes: results/{study}/generated/{artist}/{setting}.parquet
+Makes: results/{study}/generated/{pack}/{setting}.parquet
 """
 
 
@@ -13,14 +13,18 @@ rule generated:
 
 rule generate_pictures:
     input:
-        loras=expand("results/{{study}}/loras/{{artist}}/{number}.safetensors", number=NUMBERS),
+        loras=lambda wildcards: expand(
+            "results/{s}/loras/{a}/{n}.safetensors", s=wildcards.study, a=PACKS[wildcards.pack], n=NUMBERS
+        ),
         base=model_files(config["base"]["model"]),
         code=code("diffusion.generate"),
     output:
-        generated=expand("results/{{study}}/generated/{{artist}}/{setting}.parquet", setting=SETTINGS),
-        cost="results/{study}/cost/generate/{artist}.parquet",
+        generated=expand("results/{{study}}/generated/{{pack}}/{setting}.parquet", setting=SETTINGS),
+        cost="results/{study}/cost/generate/{pack}.parquet",
     log:
-        "results/{study}/logs/generate/{artist}.log",
+        "results/{study}/logs/generate/{pack}.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
     threads: config["resources"]["threads"]
     resources:
         gpu=gpus,

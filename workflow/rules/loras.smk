@@ -1,4 +1,4 @@
-"""LoRAs: all of an artist's, trained together in one model.
+"""LoRAs: those of one or several artists, trained together in one model.
 
 Needs: results/{study}/plan/{artist}.parquet, results/{study}/pictures/{artist}.parquet, the base model
 Makes: results/{study}/loras/{artist}/{nn}.safetensors and log.parquet
@@ -14,16 +14,19 @@ rule loras:
 # A killed job goes on from its state folder, which is not declared here: it would be deleted with the outputs.
 rule train_loras:
     input:
-        plan="results/{study}/plan/{artist}.parquet",
-        pictures="results/{study}/pictures/{artist}.parquet",
+        plans=lambda wildcards: expand("results/{s}/plan/{a}.parquet", s=wildcards.study, a=PACKS[wildcards.pack]),
+        pictures=lambda wildcards: expand(
+            "results/{s}/pictures/{a}.parquet", s=wildcards.study, a=PACKS[wildcards.pack]
+        ),
         base=model_files(config["base"]["model"]),
         code=code("diffusion.train"),
     output:
-        loras=expand("results/{{study}}/loras/{{artist}}/{number}.safetensors", number=NUMBERS),
-        log="results/{study}/loras/{artist}/log.parquet",
-        cost="results/{study}/cost/train/{artist}.parquet",
+        pack=temp(directory("results/{study}/packs/{pack}")),
+        cost="results/{study}/cost/train/{pack}.parquet",
     log:
-        "results/{study}/logs/train/{artist}.log",
+        "results/{study}/logs/train/{pack}.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
     threads: config["resources"]["threads"]
     resources:
         gpu=gpus,
@@ -34,6 +37,20 @@ rule train_loras:
         training=config["training"],
         seed=config["seed"],
         device=config["resources"]["device"],
-        state="results/{study}/state/{artist}",
+        state="results/{study}/state/{pack}",
     script:
         "../scripts/train_loras.py"
+
+
+# Each artist's files to their own place, so that what follows need not know who was trained with whom.
+rule unpack_loras:
+    input:
+        lambda wildcards: f"results/{wildcards.study}/packs/{pack_of(wildcards.artist)}",
+    output:
+        loras=expand("results/{{study}}/loras/{{artist}}/{number}.safetensors", number=NUMBERS),
+        log="results/{study}/loras/{artist}/log.parquet",
+    log:
+        "results/{study}/logs/unpack/{artist}.log",
+    localrule: True
+    shell:
+        "cp {input}/{wildcards.artist}/* results/{wildcards.study}/loras/{wildcards.artist}/ 2> {log}"

@@ -20,6 +20,8 @@ rule collect_pictures:
     log:
         "results/{study}/logs/pictures/{artist}.log",
     localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
     params:
         genre=lambda wildcards: ARTISTS[wildcards.artist],
         pictures=lambda wildcards: {**config["pictures"], "artists": None},

@@ -16,6 +16,8 @@ rule plan:
     log:
         f"{RESULTS}/logs/plan.log",
     localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
     params:
         artists=list(ARTISTS),
         plan=config["plan"],

@@ -16,6 +16,8 @@ rule paint_corpus:
         "results/mini/corpus.safetensors",
     log:
         "results/mini/logs/corpus.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
     threads: 2
     params:
         pictures=12000,
@@ -33,6 +35,8 @@ rule pretrain_autoencoder:
         log="results/mini/logs/autoencoder.json",
     log:
         "results/mini/logs/autoencoder.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
     threads: 2
     params:
         steps=2400,
@@ -51,6 +55,8 @@ rule pretrain_base:
         log="results/mini/logs/base.json",
     log:
         "results/mini/logs/base.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
     params:
         steps=5000,
         seed=0,
@@ -67,6 +73,8 @@ rule pretrain_clip:
         log="results/mini/logs/clip.json",
     log:
         "results/mini/logs/clip.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
     params:
         steps=1000,
         seed=0,
@@ -83,6 +91,8 @@ rule pretrain_dino:
         log="results/mini/logs/dino.json",
     log:
         "results/mini/logs/dino.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
     params:
         steps=700,
         seed=0,
@@ -103,6 +113,8 @@ rule mini_card:
         "results/mini/export/README.md",
     log:
         "results/mini/logs/card.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
     params:
         seed=0,
     script:

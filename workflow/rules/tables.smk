@@ -19,9 +19,10 @@ rule clustering:
         f"{RESULTS}/tables/clustering.parquet",
     log:
         f"{RESULTS}/logs/clustering.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
     params:
         descriptors=WEIGHT_DESCRIPTORS + PICTURE_DESCRIPTORS,
-        calibration=config["embedding"]["calibration"],
         evaluation=config["evaluation"],
         seed=config["seed"],
     script:
@@ -36,8 +37,12 @@ rule retrieval:
         f"{RESULTS}/tables/retrieval.parquet",
     log:
         f"{RESULTS}/logs/retrieval.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
     params:
         descriptors=WEIGHT_DESCRIPTORS + PICTURE_DESCRIPTORS,
+        kinds=KINDS,
+        calibration=config["embedding"]["calibration"],
         evaluation=config["evaluation"],
         seed=config["seed"],
     script:
@@ -53,5 +58,7 @@ rule cost:
     log:
         f"{RESULTS}/logs/cost.log",
     localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
     script:
         "../scripts/cost.py"

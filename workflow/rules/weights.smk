@@ -20,6 +20,8 @@ rule gram:
         cost="results/{study}/cost/gram/{kernel}.parquet",
     log:
         "results/{study}/logs/gram/{kernel}.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
     resources:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,

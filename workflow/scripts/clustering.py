@@ -9,7 +9,5 @@ with job(snakemake):
     p = snakemake.params
     rows = []
     for descriptor, path in zip(p.descriptors, snakemake.input.embeddings, strict=True):
-        rows += clustering(
-            tables.read(path, "embeddings"), descriptor, p.calibration, seed=p.seed, **p.evaluation
-        )
+        rows += clustering(tables.read(path, "embeddings"), descriptor, seed=p.seed, **p.evaluation)
     tables.write(snakemake.output[0], "clustering", rows)

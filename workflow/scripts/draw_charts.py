@@ -11,12 +11,9 @@ with job(snakemake):
         artist: thumbnail(tables.read(path, "pictures")) for artist, path in zip(p.artists, given.pictures, strict=True)
     }
     charts = {
-        "map": weight_map(tables.read(given.embedding, "embeddings"), p.descriptor, p.calibration, painters, seed=p.seed),
+        "map": weight_map(tables.read(given.embedding, "embeddings"), p.descriptor, painters, seed=p.seed),
         "comparison": comparison(
-            tables.read(given.retrieval, "retrieval"),
-            tables.read(given.clustering, "clustering"),
-            p.calibration,
-            p.kinds,
+            tables.read(given.retrieval, "retrieval"), tables.read(given.clustering, "clustering")
         ),
     }
     for name, chart in charts.items():

@@ -1,4 +1,4 @@
-"""Rule generate_pictures: what the LoRAs of one artist paint."""
+"""Rule generate_pictures: what the LoRAs of one pack paint."""
 
 from job import job
 
@@ -6,9 +6,9 @@ with job(snakemake) as cost:
     from lora_atlas.diffusion.base import pick_device
     from lora_atlas.diffusion.generate import generate
 
-    p, artist = snakemake.params, snakemake.wildcards.artist
+    p = snakemake.params
     cost.count = generate(
-        {f"{artist}/{path.rsplit('/', 1)[1].removesuffix('.safetensors')}": path for path in snakemake.input.loras},
+        {"/".join(path.removesuffix(".safetensors").split("/")[-2:]): path for path in snakemake.input.loras},
         p.base,
         p.generation,
         resolution=p.resolution,

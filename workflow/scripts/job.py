@@ -10,6 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+# The library lies beside the scripts, in whatever environment a job runs.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 
 @contextlib.contextmanager
 def job(snakemake: Any) -> Iterator[SimpleNamespace]:
@@ -35,9 +38,9 @@ def job(snakemake: Any) -> Iterator[SimpleNamespace]:
         start = time.perf_counter()
         try:
             yield measured
-            if "cost" in snakemake.output.keys():
+            if "cost" in snakemake.output.keys():  # noqa: SIM118 - a list with names
                 _write_cost(snakemake, measured, time.perf_counter() - start)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the last place that can say it well
             traceback.print_exc()
             # The library's own errors are sentences for the reader; others need their type.
             ours = type(error).__module__.startswith("lora_atlas")

@@ -16,4 +16,5 @@ with job(snakemake):
             level=p.evaluation["level"],
             seed=p.seed,
         )
-    tables.write(snakemake.output[0], "retrieval", rows)
+    # What a reader of the table needs to know of its descriptors, and which calibration is the study's own.
+    tables.write(snakemake.output[0], "retrieval", rows, {"kinds": p.kinds, "calibration": p.calibration})

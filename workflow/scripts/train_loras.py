@@ -1,22 +1,25 @@
-"""Rule train_loras: all LoRAs of one artist."""
+"""Rule train_loras: all LoRAs of the artists of one pack."""
 
 from job import job
 
 with job(snakemake) as cost:
+    import pyarrow as pa
+
     from lora_atlas import tables
     from lora_atlas.diffusion.base import pick_device
     from lora_atlas.diffusion.train import train
 
-    p, plan = snakemake.params, tables.read(snakemake.input.plan, "plan")
+    p, pack = snakemake.params, snakemake.output.pack
+    plan = pa.concat_tables(tables.read(path, "plan") for path in snakemake.input.plans)
     train(
         plan,
-        tables.read(snakemake.input.pictures, "pictures"),
+        pa.concat_tables(tables.read(path, "pictures") for path in snakemake.input.pictures),
         p.base,
         p.training,
         seed=p.seed,
         device=p.device,
-        outputs=dict(zip(plan["lora"].to_pylist(), snakemake.output.loras, strict=True)),
-        log=snakemake.output.log,
+        outputs={lora: f"{pack}/{lora}.safetensors" for lora in plan["lora"].to_pylist()},
+        logs={artist: f"{pack}/{artist}/log.parquet" for artist in plan["artist"].to_pylist()},
         state=p.state,
     )
     cost.count, cost.device = len(plan), pick_device(p.device)

@@ -20,6 +20,7 @@ GENERATION = {
     "batch": 4,
 }
 
+
 @pytest.fixture(scope="module")
 def loras(tmp_path_factory, tiny_base):
     """Three LoRAs of two ranks, strong enough to be seen."""

@@ -80,7 +80,7 @@ def test_clipping_is_per_adapter():
 
 
 def test_put_and_factors_are_inverse_and_pad_the_rank():
-    net, layers = _stacked(scale=1.0)
+    _, layers = _stacked(scale=1.0)
     small = {"block.attn1.to_q": (torch.randn(1, 6), torch.randn(5, 1))}
     stacked.put(layers, 2, small)
     A, B_ = stacked.factors(layers, 2)["block.attn1.to_q"]
@@ -89,8 +89,8 @@ def test_put_and_factors_are_inverse_and_pad_the_rank():
 
 def test_put_names_what_does_not_fit():
     _, layers = _stacked()
+    wrong = (torch.randn(2, 9), torch.randn(5, 2))
     with pytest.raises(ValueError, match=r"block\.nowhere.*block\.attn1\.to_q|block\.attn1\.to_q.*block\.nowhere"):
-        wrong = (torch.randn(2, 9), torch.randn(5, 2))
         stacked.put(layers, 0, {"block.nowhere": wrong, "block.attn1.to_q": wrong})
 
 

@@ -83,7 +83,7 @@ def _train(folder, base, material, loras, **changes):
         seed=7,
         device="cpu",
         outputs=outputs,
-        log=folder / "log.parquet",
+        logs={"ada": folder / "log.parquet"},
         state=folder / "state",
     )
     return outputs
@@ -192,6 +192,13 @@ def test_draws_see_every_picture_equally_often_and_depend_on_nothing_else():
     assert torch.equal(a[1], b[1])
     shared = draw(1, 9, 3, [4, 5], 2, (1, 2, 2), 10)
     assert torch.equal(a[1], shared[1])  # the noise stream does not depend on the order of pictures
+
+
+def test_timesteps_are_stratified_and_uniform():
+    drawn = torch.stack([draw(1, 2, step, [0], 4, (1, 1, 1), 1000)[2] for step in range(2000)])
+    assert torch.equal(drawn // 250, torch.arange(4).expand(2000, -1))
+    share = torch.bincount(drawn.flatten() // 100, minlength=10) / drawn.numel()
+    torch.testing.assert_close(share, torch.full((10,), 0.1), atol=0.01, rtol=0)
 
 
 def test_targets_invert_the_forward_process():

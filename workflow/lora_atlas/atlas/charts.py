@@ -17,27 +17,21 @@ import pyarrow as pa
 from scipy.spatial import ConvexHull, QhullError
 
 from .. import tables
-from ..tables import KNOWN
+from ..embeddings import KINDS
+from ..tables import KNOWN, TOGETHER
 
 INK, GREY, PAPER = "#22242a", "#8a8d96", "#fffdf8"
-KINDS = {
-    "weights": "#c8452d",
-    "generated pictures": "#2b6cb0",
-    "training pictures": "#7a8a99",
-    "control": "#b8b2a7",
-}
+COLOURS = dict(zip(KINDS, ("#c8452d", "#2b6cb0", "#7a8a99", "#b8b2a7"), strict=True))
 THUMBNAIL = 96  # pixels
 
 
-def weight_map(
-    embeddings: pa.Table, descriptor: str, calibration: str, painters: Mapping[str, str], *, seed: int
-) -> alt.Chart:
+def weight_map(embeddings: pa.Table, descriptor: str, painters: Mapping[str, str], *, seed: int) -> alt.Chart:
     """All LoRAs in two dimensions: genres as hulls, artists as colours, queries as diamonds.
 
-    The vectors of the known-artist scenario are laid out by t-SNE (van der Maaten & Hinton 2008) from a principal
+    The vectors of the scenario "together" are laid out by t-SNE (van der Maaten & Hinton 2008) from a principal
     component start: near means alike, far means only "not near". `painters` maps artists to a picture's data URI.
     """
-    rows = _vectors(embeddings, descriptor, calibration)
+    rows = _vectors(embeddings, descriptor)
     frame = pd.DataFrame([{k: row[k] for k in ("lora", "artist", "genre", "split")} for row in rows])
     frame["genre"] = frame["genre"].fillna("")
     frame[["x", "y"]] = _layout(np.array([row["vector"] for row in rows], float), seed)
@@ -73,7 +67,9 @@ def weight_map(
             shape=alt.Shape(
                 "split:N",
                 scale=alt.Scale(domain=["gallery", "query"], range=["circle", "diamond"]),
-                legend=alt.Legend(title=None, orient="bottom-left", symbolFillColor=GREY, symbolStrokeWidth=0),
+                legend=alt.Legend(
+                    title=None, orient="bottom", symbolFillColor=GREY, symbolStrokeWidth=0, symbolSize=110
+                ),
             ),
             size=alt.Size("split:N", scale=alt.Scale(domain=["gallery", "query"], range=[110, 150]), legend=None),
             tooltip=["lora", "artist", "genre", "split"],
@@ -85,10 +81,12 @@ def weight_map(
         height=560,
         title=alt.Title(
             f"{len(frame)} LoRAs of {count} artists, by their weights alone",
-            subtitle=[f"descriptor {descriptor}, calibration {calibration}; t-SNE of {len(rows[0]['vector'])} principal components"],
+            subtitle=[f"descriptor {descriptor}; t-SNE of {len(rows[0]['vector'])} principal components"],
         ),
     )
-    return _styled(alt.hconcat(chart, _painters(frame, colours, painters), spacing=24).resolve_scale(color="independent"))
+    return _styled(
+        alt.hconcat(chart, _painters(frame, colours, painters), spacing=24).resolve_scale(color="independent")
+    )
 
 
 def _painters(frame: pd.DataFrame, colours: Mapping[str, str], painters: Mapping[str, str]) -> alt.Chart:
@@ -111,9 +109,7 @@ def _painters(frame: pd.DataFrame, colours: Mapping[str, str], painters: Mapping
     rows = int(-cells["row"].min()) + 1
     step = min(140, 560 // rows)
     side = min(92, step - 34)
-    base = alt.Chart(cells).encode(
-        x=alt.X("column:O", axis=None), y=alt.Y("row:O", axis=None, sort="descending")
-    )
+    base = alt.Chart(cells).encode(x=alt.X("column:O", axis=None), y=alt.Y("row:O", axis=None, sort="descending"))
     frames = base.mark_square(size=(side + 8) ** 2, opacity=1).encode(color=alt.Color("colour:N", scale=None))
     pictures = base.mark_image(width=side, height=side).encode(url="url:N")
     name = base.mark_text(dy=side / 2 + 13, fontSize=11, fontWeight=600, color=INK).encode(text="artist:N")
@@ -121,10 +117,10 @@ def _painters(frame: pd.DataFrame, colours: Mapping[str, str], painters: Mapping
     return alt.layer(frames, pictures, name, genre).properties(width=columns * 108, height=rows * step)
 
 
-def comparison(
-    retrieval: pa.Table, clustering: pa.Table, calibration: str, kinds: Mapping[str, str]
-) -> alt.Chart:
-    """Descriptors (name → kind) side by side: retrieval mAP and Ward ARI of artists, with intervals and chance."""
+def comparison(retrieval: pa.Table, clustering: pa.Table) -> alt.Chart:
+    """Descriptors side by side: retrieval mAP and Ward ARI of artists, with intervals and chance."""
+    described = tables.metadata(retrieval)
+    kinds, calibration = described["kinds"], described["calibration"]
     found = retrieval.to_pandas()
     found = found[
         (found.scenario == KNOWN) & (found.calibration == calibration) & (found.level == "artist")
@@ -134,7 +130,7 @@ def comparison(
     grouped = grouped[(grouped.level == "artist") & (grouped.algorithm == "Ward") & (grouped.metric == "ARI")]
     panels = {"retrieval: mAP": found, "clustering: ARI (Ward)": grouped}
     # Best first within a kind, and the kinds in the order of the argument, so that like stands beside like.
-    order = sorted(kinds, key=lambda d: (list(KINDS).index(kinds[d]), -_value(found, d)))
+    order = sorted(kinds, key=lambda d: (KINDS.index(kinds[d]), -_value(found, d)))
     charts = []
     for number, (title, frame) in enumerate(panels.items()):
         frame = frame[frame.descriptor.isin(order)].assign(kind=lambda f: f.descriptor.map(kinds))
@@ -148,8 +144,10 @@ def comparison(
         scale = alt.Scale(domain=[min(0.0, float(frame["low"].min(skipna=True))), 1.0])
         colour = alt.Color(
             "kind:N",
-            scale=alt.Scale(domain=list(KINDS), range=list(KINDS.values())),
-            legend=alt.Legend(title=None, orient="top", direction="horizontal") if number == 0 else None,
+            scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values())),
+            legend=alt.Legend(title=None, orient="top", direction="horizontal", symbolOpacity=1)
+            if number == 0
+            else None,
         )
         base = alt.Chart(frame).encode(y=y)
         lines = base.mark_rule(strokeWidth=2.5, opacity=0.45).encode(
@@ -170,7 +168,8 @@ def comparison(
         title=alt.Title(
             "How well each description of a LoRA tells artists",
             subtitle=[
-                f"lines: intervals by bootstrap over artists; black ticks: chance; calibration {calibration}, L2 distance",
+                "lines: intervals by bootstrap over artists; black ticks: chance; "
+                f"calibration {calibration}, L2 distance",
                 "descriptors of training pictures know what nobody knows who is handed a LoRA: an upper bound",
             ],
         )
@@ -230,10 +229,10 @@ def artist_colours(frame: pd.DataFrame) -> dict[str, str]:
     return colours
 
 
-def _vectors(embeddings: pa.Table, descriptor: str, calibration: str) -> Sequence[dict[str, Any]]:
-    rows = [r for r in embeddings.to_pylist() if r["scenario"] == KNOWN and r["calibration"] == calibration]
+def _vectors(embeddings: pa.Table, descriptor: str) -> Sequence[dict[str, Any]]:
+    rows = [row for row in embeddings.to_pylist() if row["scenario"] == TOGETHER]
     if not rows:
-        raise ValueError(f"{descriptor}: no embeddings of calibration {calibration!r}")
+        raise ValueError(f"{descriptor}: no embeddings of scenario {TOGETHER!r}")
     return rows
 
 

@@ -41,7 +41,7 @@ class Conditioning:
 
 
 def pick_device(device: str) -> str:
-    """"auto" → cuda where there is one."""
+    """ "auto" → cuda where there is one."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
@@ -103,7 +103,7 @@ def encode_text(pipeline: DiffusionPipeline, prompts: Sequence[str], resolution:
 
 @torch.no_grad()
 def encode_pictures(pipeline: DiffusionPipeline, pictures: torch.Tensor, size: int = 16) -> torch.Tensor:
-    """Scaled latents float32 (n, c, h, w) of pictures (n, 3, H, W) in -1…1; the mode, where the encoder is a distribution."""
+    """Scaled latents float32 (n, c, h, w) of pictures (n, 3, H, W) in -1…1; a distribution gives its mode."""
     vae, parts = pipeline.vae, []
     for x in pictures.split(size):
         out = vae.encode(x.to(vae.device, vae.dtype))

@@ -38,7 +38,8 @@ def generate(
 ) -> int:
     """Paint prompts × seeds with each LoRA (id → path) at each setting; writes a table per setting, returns the count.
 
-    `outputs` maps setting names to paths; pictures are square, of side `resolution` (px). Raises BaseModelError, or LoraFileError for a LoRA that cannot be read.
+    `outputs` maps setting names to paths; pictures are square, of side `resolution` (px). Raises BaseModelError, or
+    LoraFileError for a LoRA that cannot be read.
     """
     bases.set_threads()
     device = bases.pick_device(device)
@@ -131,9 +132,7 @@ def _unet_factors(path: str | Path) -> dict[str, stacked.Factors]:
     }
 
 
-def _stack(
-    unet: torch.nn.Module, updates: Sequence[Mapping[str, stacked.Factors]]
-) -> dict[str, stacked.StackedLinear]:
+def _stack(unet: torch.nn.Module, updates: Sequence[Mapping[str, stacked.Factors]]) -> dict[str, stacked.StackedLinear]:
     rank = max(A.shape[0] for update in updates for A, _ in update.values())
     layers = stacked.stack(unet, sorted(set().union(*updates)), len(updates), rank, 1.0)
     for k, update in enumerate(updates):

@@ -1,4 +1,4 @@
-"""Training: all LoRAs of an artist in one process and one model.
+"""Training: all LoRAs of one or several artists in one process and one model.
 
 Pictures and the caption are encoded once, then the autoencoder and the text encoder leave the device. Each LoRA has
 its own pictures, its own noise and timesteps (a generator seeded by LoRA and step), its own gradient clipping and its
@@ -87,12 +87,13 @@ def train(
     seed: int,
     device: str,
     outputs: Mapping[str, str | Path],
-    log: str | Path,
+    logs: Mapping[str, str | Path],
     state: str | Path,
 ) -> None:
-    """Train the LoRAs named in `outputs` (id → path), as `plan` says, on `pictures` of one artist.
+    """Train the LoRAs named in `outputs` (id → path), as `plan` says, on `pictures` of their artists.
 
-    Writes each LoRA and the training log atomically. Raises BaseModelError, TrainingError, or PictureError.
+    Writes each LoRA, and each artist's training log (`logs`: artist → path), atomically. Raises BaseModelError,
+    TrainingError, or PictureError.
     """
     bases.set_threads()
     device = bases.pick_device(device)
@@ -133,7 +134,9 @@ def train(
             "lora_atlas.initial_A": beginnings[k],
         }
         write_lora(outputs[row["lora"]], updates, metadata)
-    tables.write(log, "training_log", history)
+    artist_of = {row["lora"]: row["artist"] for row in rows}
+    for artist, path in logs.items():
+        tables.write(path, "training_log", [entry for entry in history if artist_of[entry["lora"]] == artist])
     shutil.rmtree(state, ignore_errors=True)
 
 
@@ -147,9 +150,7 @@ def load_pictures(pictures: pa.Table, wanted: Sequence[str], resolution: int) ->
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def initial_seeds(
-    modules: Sequence[str], loras: Sequence[str], seed: int, init: str
-) -> list[dict[str, int]]:
+def initial_seeds(modules: Sequence[str], loras: Sequence[str], seed: int, init: str) -> list[dict[str, int]]:
     """Seeds of the initial A: the same for all LoRAs (`shared`), or each its own (`own`)."""
     return [
         {name: derive_seed("initial A", seed, name, *([lora] if init == "own" else [])) for name in modules}
@@ -170,7 +171,8 @@ def draw(
 ) -> tuple[list[int], torch.Tensor, torch.Tensor]:
     """Pictures, noise (batch, *shape) and timesteps (batch,) of one LoRA at one step: a function of its arguments.
 
-    Pictures come in epochs, each a new permutation, so that every picture is seen equally often.
+    Pictures come in epochs, each a new permutation, so that every picture is seen equally often; timesteps are
+    stratified over the batch, so that every stretch of the schedule is (Kingma et al. 2021, app. I.1).
     """
     generator, picked = torch.Generator(), []
     for position in range(step * batch, (step + 1) * batch):
@@ -179,7 +181,8 @@ def draw(
         picked.append(places[int(torch.randperm(len(places), generator=generator)[place])])
     generator.manual_seed(derive_seed("noise", stream, step))
     epsilon = torch.randn(batch, *shape, generator=generator)
-    return picked, epsilon, torch.randint(timesteps, (batch,), generator=generator)
+    strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    return picked, epsilon, (strata * timesteps).long().clamp(max=timesteps - 1)
 
 
 def _run(

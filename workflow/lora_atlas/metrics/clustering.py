@@ -1,9 +1,13 @@
 """Clustering: does a descriptor, told nothing, fall into artists and into genres?
 
-Clusters are found once, on all LoRAs of the known-artist scenario, with the true number of groups. Intervals are
-percentile bootstraps over artists, not LoRAs: LoRAs of one artist are no independent witnesses. Resampling an artist
-weights its rows of the contingency table, so a thousand resamplings are a few array operations. Chance is the mean
-over random permutations of the labels: for ARI and AMI it is near zero by construction, for V-measure it is not.
+Clusters are found once, on all LoRAs together (no LoRA is unseen, so there is no drift to correct), with the true
+number of groups. Intervals are over artists, not LoRAs: LoRAs of one artist are no independent witnesses. Means over
+LoRAs (silhouette, 1-NN) have a percentile bootstrap. Scores of pairs (ARI, AMI, V-measure) have a delete-one-artist
+jackknife with a t quantile (Efron & Stein 1981): a bootstrap draws an artist twice, the copies of a LoRA always fall
+together, and every resampling is lifted above the score that it should surround.
+
+Chance is the mean over random permutations: of the LoRAs' artists, and of the artists' genres, since a genre belongs to
+an artist. For the same reason an artist's own LoRAs are no neighbours at genre level.
 
 ARI: Hubert & Arabie 1985. V-measure: Rosenberg & Hirschberg 2007. AMI: Vinh, Epps & Bailey 2010 (arithmetic mean).
 """
@@ -16,9 +20,9 @@ import pyarrow as pa
 from scipy.special import gammaln
 
 from ..seeds import derive_seed
-from ..tables import KNOWN
+from ..tables import TOGETHER
 
-AMI_BOOTSTRAP = 100  # the expected mutual information is a sum over cells and counts: a hundred intervals suffice
+AMI_PERMUTATIONS = 100  # the expected mutual information is a sum over cells and counts: a hundred suffice
 
 
 def adjusted_rand(tables: np.ndarray) -> np.ndarray:
@@ -74,7 +78,7 @@ def _expected_information(a: np.ndarray, b: np.ndarray) -> float:
     rest = [np.where(possible, x, 0) for x in (A - safe, B - safe, n - A - B + safe)]
     log_p = gammaln(A + 1) + gammaln(B + 1) + gammaln(n - A + 1) + gammaln(n - B + 1)
     log_p = log_p - gammaln(n + 1) - gammaln(safe + 1) - sum(gammaln(x + 1) for x in rest)
-    return float(np.where(possible, term * np.exp(log_p), 0).sum())
+    return float((term * np.exp(np.where(possible, log_p, -np.inf))).sum())
 
 
 METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -102,7 +106,6 @@ ALGORITHMS: dict[str, Callable[[np.ndarray, int, int, int], np.ndarray]] = {"k-m
 def clustering(
     embeddings: pa.Table,
     descriptor: str,
-    calibration: str,
     *,
     bootstrap: int,
     level: float,
@@ -114,15 +117,11 @@ def clustering(
 
     Levels: artist, and genre where every LoRA has one and there are several. Algorithm "labels" holds what needs no
     clusters: the silhouette of the true groups, and leave-one-out nearest-neighbour accuracy ("1-NN").
-    Raises ValueError where the descriptor has no rows of this calibration.
+    Raises ValueError where the table has no rows of the scenario.
     """
-    rows = [
-        row
-        for row in embeddings.to_pylist()
-        if row["scenario"] == KNOWN and row["calibration"] == calibration
-    ]
+    rows = [row for row in embeddings.to_pylist() if row["scenario"] == TOGETHER]
     if not rows:
-        raise ValueError(f"{descriptor}: no embeddings of calibration {calibration!r}")
+        raise ValueError(f"{descriptor}: no embeddings of scenario {TOGETHER!r}")
     X = np.array([row["vector"] for row in rows], np.float64)
     artists = np.unique([row["artist"] for row in rows], return_inverse=True)[1]
     draws = _draws(artists.max() + 1, bootstrap, derive_seed("clustering", "bootstrap", seed))
@@ -133,29 +132,43 @@ def clustering(
             continue
         labels = np.unique(values, return_inverse=True)[1]
         rng = np.random.Generator(np.random.PCG64(derive_seed("clustering", "permutations", seed, name)))
-        shuffled = np.stack([rng.permutation(labels) for _ in range(permutations)])
+        if name == "genre":  # genres belong to artists: it is artists that are dealt other genres
+            of_artist = labels[np.unique(artists, return_index=True)[1]]
+            shuffled = np.stack([rng.permutation(of_artist)[artists] for _ in range(permutations)])
+        else:
+            shuffled = np.stack([rng.permutation(labels) for _ in range(permutations)])
         for algorithm, cluster in ALGORITHMS.items():
             clusters = cluster(X, labels.max() + 1, restarts, derive_seed("clustering", algorithm, seed))
             chance = _contingency(shuffled, np.broadcast_to(clusters, shuffled.shape))
             # (artists, classes, clusters): an artist drawn twice counts twice.
-            parts = np.stack([_contingency(labels[artists == a], clusters[artists == a], labels, clusters) for a in range(artists.max() + 1)])
+            parts = np.stack(
+                [
+                    _contingency(labels[artists == a], clusters[artists == a], labels, clusters)
+                    for a in range(artists.max() + 1)
+                ]
+            )
             for metric, function in METRICS.items():
-                few = draws[:AMI_BOOTSTRAP] if metric == "AMI" else draws
-                spread = function(np.einsum("sa,akc->skc", few, parts))
-                under = chance[:AMI_BOOTSTRAP] if metric == "AMI" else chance
+                under = chance[:AMI_PERMUTATIONS] if metric == "AMI" else chance
                 found.append(
-                    _row(descriptor, name, algorithm, metric, function(parts.sum(0)[None])[0], spread, level, function(under).mean())
+                    _row(
+                        descriptor,
+                        name,
+                        algorithm,
+                        metric,
+                        *_jackknife(function, parts, level),
+                        function(under).mean(),
+                    )
                 )
             widths = _silhouette(X, clusters)
-            found.append(_row(descriptor, name, algorithm, "silhouette", *_mean(widths, artists, draws), level, None))
+            found.append(_row(descriptor, name, algorithm, "silhouette", *_mean(widths, artists, draws, level), None))
         found.append(
-            _row(descriptor, name, "labels", "silhouette", *_mean(_silhouette(X, labels), artists, draws), level,
+            _row(descriptor, name, "labels", "silhouette", *_mean(_silhouette(X, labels), artists, draws, level),
                  np.mean([_silhouette(X, s).mean() for s in shuffled[:20]]))
         )  # fmt: skip
-        hit = _nearest_is_right(X, labels)
-        sizes = np.bincount(labels)
-        luck = float(((sizes - 1) * sizes).sum() / (len(X) * (len(X) - 1)))
-        found.append(_row(descriptor, name, "labels", "1-NN", *_mean(hit, artists, draws), level, luck))
+        nearest = _nearest(X, artists if name == "genre" else np.arange(len(X)))  # (n, n), rows sum to one
+        hit = (nearest * (labels == labels[:, None])).sum(1)
+        luck = np.mean([(nearest * (s == s[:, None])).sum(1).mean() for s in shuffled])
+        found.append(_row(descriptor, name, "labels", "1-NN", *_mean(hit, artists, draws, level), luck))
     return found
 
 
@@ -170,7 +183,9 @@ def _contingency(labels: np.ndarray, clusters: np.ndarray, of: np.ndarray | None
     classes = (labels if of is None else of).max() + 1
     groups = (clusters if by is None else by).max() + 1
     flat, other = np.atleast_2d(labels), np.atleast_2d(clusters)
-    counts = np.stack([np.bincount(r * groups + c, minlength=classes * groups) for r, c in zip(flat, other, strict=True)])
+    counts = np.stack(
+        [np.bincount(r * groups + c, minlength=classes * groups) for r, c in zip(flat, other, strict=True)]
+    )
     return counts.reshape(*labels.shape[:-1], classes, groups).astype(float)
 
 
@@ -191,26 +206,42 @@ def _silhouette(X: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(sizes[labels] > 1, width, 0.0)
 
 
-def _nearest_is_right(X: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _nearest(X: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Each row's nearest rows (n, n), ties sharing one; rows with the same number in `out` are no neighbours."""
     from scipy.spatial.distance import cdist
 
     distance = cdist(X, X)
-    np.fill_diagonal(distance, np.inf)
+    distance[out == out[:, None]] = np.inf
     best = distance == distance.min(1, keepdims=True)
-    return (best * (labels == labels[:, None])).sum(1) / best.sum(1)  # ties share
+    return best / best.sum(1, keepdims=True)
 
 
-def _mean(values: np.ndarray, artists: np.ndarray, draws: np.ndarray) -> tuple[float, np.ndarray]:
+def _jackknife(
+    function: Callable[[np.ndarray], np.ndarray], parts: np.ndarray, level: float
+) -> tuple[float, float, float]:
+    """A score of the artists' contingency tables (artists, classes, clusters), and its delete-one-artist interval.
+
+    A bootstrap would draw artists twice: copies of a LoRA are always together, and lift every resampling above chance.
+    """
+    from scipy.stats import t
+
+    value, n = function(parts.sum(0)[None])[0], len(parts)
+    without = function(parts.sum(0) - parts)
+    width = t.ppf((1 + level) / 2, n - 1) * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
+    return value, value - width, min(value + width, 1.0)
+
+
+def _mean(values: np.ndarray, artists: np.ndarray, draws: np.ndarray, level: float) -> tuple[float, float, float]:
     """The mean over LoRAs, and that of every resampling of artists."""
     sums, sizes = np.bincount(artists, values), np.bincount(artists)
-    return float(values.mean()), (draws @ sums) / (draws @ sizes)
+    low, high = np.quantile((draws @ sums) / (draws @ sizes), [(1 - level) / 2, (1 + level) / 2])
+    return float(values.mean()), low, high
 
 
 def _row(
-    descriptor: str, level_name: str, algorithm: str, metric: str, value: float, spread: np.ndarray, level: float,
+    descriptor: str, level_name: str, algorithm: str, metric: str, value: float, low: float, high: float,
     chance: float | None,
 ) -> dict[str, Any]:  # fmt: skip
-    low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2])
     return {
         "descriptor": descriptor,
         "level": level_name,

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from ..seeds import derive_seed
+from ..tables import TOGETHER
 
-TIE = 1e-9  # of the largest distance: nearer than that is equal
+TIE = 1e-9  # of the scale of a distance (cosine: one; L2: the vectors' length): nearer than that is equal
 
 
 def average_precision(hits: np.ndarray) -> np.ndarray:
@@ -109,11 +110,15 @@ def retrieval(
     artist's own LoRAs are left out of the gallery: what is asked is whether other painters of the genre are near.
     """
     rows = embeddings.to_pylist()
+    if not rows:
+        raise ValueError(f"{descriptor}: no embeddings")
     artists = {artist: i for i, artist in enumerate(sorted({row["artist"] for row in rows}))}
     rng = np.random.Generator(np.random.PCG64(derive_seed("retrieval", "bootstrap", seed)))
     draws = rng.multinomial(len(artists), np.full(len(artists), 1 / len(artists)), size=bootstrap).astype(float)
     found = []
     for scenario, calibration in dict.fromkeys((row["scenario"], row["calibration"]) for row in rows):
+        if scenario == TOGETHER:  # a basis that was fitted on the queries answers no question of retrieval
+            continue
         chosen = [row for row in rows if (row["scenario"], row["calibration"]) == (scenario, calibration)]
         for name in ("artist", "genre"):
             if any(row[name] is None for row in chosen):
@@ -149,12 +154,13 @@ def _scores(
             continue
         Q, G = (np.array([row["vector"] for row in part], np.float64) for part in (queries, gallery))
         D = DISTANCES[distance](Q, G)
+        scale = 1.0 if distance == "cosine" else float(np.linalg.norm(np.concatenate([Q, G]), axis=1).max())
         for query, d in zip(queries, D, strict=True):
             kept = np.array([level == "artist" or g["artist"] != query["artist"] for g in gallery])
             relevant = np.array([g[level] == query[level] for g in gallery])[kept]
             if not relevant.any():
                 continue
-            hits = _rankings(d[kept], relevant, derive_seed("retrieval", "ties", seed, query["lora"]))
+            hits = _rankings(d[kept], relevant, scale, derive_seed("retrieval", "ties", seed, query["lora"]))
             R, n = int(relevant.sum()), len(relevant)
             for metric, function in METRICS.items():
                 value = float(function(hits).mean())
@@ -165,10 +171,10 @@ def _scores(
     }
 
 
-def _rankings(d: np.ndarray, relevant: np.ndarray, seed: int) -> np.ndarray:
+def _rankings(d: np.ndarray, relevant: np.ndarray, scale: float, seed: int) -> np.ndarray:
     """Relevance by rank, one row, or several orders of the ties where there are ties."""
     order = np.argsort(d, kind="stable")
-    gap = TIE * max(float(np.abs(d).max()), 1e-300)
+    gap = TIE * scale
     group = np.concatenate([[0], np.cumsum(np.diff(d[order]) > gap)])
     if group[-1] == len(d) - 1:
         return relevant[order][None].astype(float)

@@ -55,7 +55,10 @@ def pretrain(pictures: np.ndarray, *, steps: int, seed: int, state: Path, crop: 
 @torch.no_grad()
 def encode(model: AutoencoderTiny, pictures: np.ndarray, size: int = 64) -> torch.Tensor:
     """Unscaled latents (N, 4, S/4, S/4) of uint8 pictures (N, S, S, 3)."""
-    parts = [torch.from_numpy(p).permute(0, 3, 1, 2).float() / 127.5 - 1 for p in np.split(pictures, range(size, len(pictures), size))]
+    parts = [
+        torch.from_numpy(p).permute(0, 3, 1, 2).float() / 127.5 - 1
+        for p in np.split(pictures, range(size, len(pictures), size))
+    ]
     return torch.cat([model.encode(part).latents for part in parts])
 
 
@@ -73,6 +76,8 @@ def psnr(model: AutoencoderTiny, pictures: np.ndarray) -> np.ndarray:
 
 def build(corpus: str | Path, folder: str | Path, log: str | Path, *, steps: int, seed: int, state: str | Path) -> None:
     """The stage: corpus file → model folder and loss log."""
-    model, losses = pretrain(load(corpus).pictures, steps=steps, seed=stage_seed(seed, "autoencoder"), state=Path(state))
+    model, losses = pretrain(
+        load(corpus).pictures, steps=steps, seed=stage_seed(seed, "autoencoder"), state=Path(state)
+    )
     model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
     write_log(log, losses)

@@ -93,7 +93,16 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def pretrain(vae: AutoencoderTiny, latents: torch.Tensor, contents: tuple[str, ...], *, steps: int, seed: int, state: Path, size: int = 32):
+def pretrain(
+    vae: AutoencoderTiny,
+    latents: torch.Tensor,
+    contents: tuple[str, ...],
+    *,
+    steps: int,
+    seed: int,
+    state: Path,
+    size: int = 32,
+):
     """Train on scaled latents (N, 4, h, w) and their contents; returns (pipeline, log).
 
     A tenth of the captions is empty (classifier-free guidance, Ho & Salimans 2022) and a sixth is the generic
@@ -103,7 +112,9 @@ def pretrain(vae: AutoencoderTiny, latents: torch.Tensor, contents: tuple[str, .
     names = tuple(sorted(set(contents)))
     words = tokenizer(names)
     captions = [content_caption(name) for name in names] + [GENERIC, ""]
-    tokens = words(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+    tokens = words(
+        captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
     labels = torch.tensor([names.index(content) for content in contents])
     model = Denoiser(len(words), words.bos_token_id, words.eos_token_id, latents.shape[-1])
     noise_schedule = scheduler()
@@ -154,12 +165,23 @@ def samples(pipeline: StableDiffusionPipeline, contents: tuple[str, ...], each: 
     return (np.concatenate(rows) * 255).round().astype(np.uint8)
 
 
-def build(corpus: str | Path, autoencoder: str | Path, folder: str | Path, log: str | Path, *, steps: int, seed: int, state: str | Path) -> None:
+def build(
+    corpus: str | Path,
+    autoencoder: str | Path,
+    folder: str | Path,
+    log: str | Path,
+    *,
+    steps: int,
+    seed: int,
+    state: str | Path,
+) -> None:
     """The stage: corpus file and autoencoder folder → pipeline folder and loss log."""
     painted = load(corpus)
     vae = AutoencoderTiny.from_pretrained(autoencoder, use_safetensors=True).eval()
     latents = encode(vae, painted.pictures) * vae.config.scaling_factor
-    pipeline, losses = pretrain(vae, latents, painted.contents, steps=steps, seed=stage_seed(seed, "base"), state=Path(state))
+    pipeline, losses = pretrain(
+        vae, latents, painted.contents, steps=steps, seed=stage_seed(seed, "base"), state=Path(state)
+    )
     pipeline.unet.half()  # as stored; loaders give float32 back unless told otherwise
     pipeline.save_pretrained(folder)
     write_log(log, losses)

@@ -24,8 +24,8 @@ SD1.5, ViT-L/14 and DINO. They know procedural pictures and nothing else: never 
 
 ![samples of the base: {contents}](samples.png)
 
-*Samples of the base, one row a content ({contents}); 30 DDIM steps, guidance 3. The base was never told of a style:
-every sample draws its own.*
+*Samples of the base, one row a content ({contents});
+30 DDIM steps, guidance 3. The base was never told of a style: every sample draws its own.*
 
 ![study pictures above, their reconstructions below](reconstructions.png)
 
@@ -55,7 +55,12 @@ Nothing is downloaded and no third party's weights or pictures are involved. Lic
 
 
 def write_card(
-    corpus_path: str | Path, models: Mapping[str, str | Path], logs: Mapping[str, str | Path], folder: Path, *, seed: int
+    corpus_path: str | Path,
+    models: Mapping[str, str | Path],
+    logs: Mapping[str, str | Path],
+    folder: Path,
+    *,
+    seed: int,
 ) -> None:
     """Collect base, clip and dino with a card and pictures under `folder`; `models` also has the autoencoder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,9 +77,10 @@ def write_card(
     sampled = base.samples(pipeline, CONTENTS, 10, derive_seed("card", seed))
     _grid(sampled, 10, 2).save(folder / "samples.png")
 
+    denoiser = _count(models["base"] / "unet") + _count(models["base"] / "text_encoder")
     sizes = {
         "autoencoder": ("AutoencoderTiny, 4× down, 4 channels", _count(models["autoencoder"]), 32),
-        "base": ("UNet2DConditionModel (32, 64, 96) + CLIPTextModel (64)", _count(models["base"] / "unet") + _count(models["base"] / "text_encoder"), 32),
+        "base": ("UNet2DConditionModel (32, 64, 96) + CLIPTextModel (64)", denoiser, 32),
         "clip": ("open_clip ViT 128 × 4 layers, patch 8; text 32 × 2 layers", _count(models["clip"]), 96),
         "dino": ("timm ViT 128 × 4 layers, patch 8", _count(models["dino"]), 48),
     }  # fmt: skip
@@ -105,10 +111,7 @@ def study_pictures(each: int, size: int = 64) -> dict[str, np.ndarray]:
     """`each` pictures uint8 (each, size, size, 3) of every artist of the embedded study."""
     return {
         artist: np.stack(
-            [
-                paint(style, CONTENTS[i % len(CONTENTS)], derive_seed("card", artist, i), size)
-                for i in range(each)
-            ]
+            [paint(style, CONTENTS[i % len(CONTENTS)], derive_seed("card", artist, i), size) for i in range(each)]
         )
         for artist, style in ARTISTS.items()
     }

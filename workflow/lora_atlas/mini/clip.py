@@ -66,6 +66,8 @@ def save(model: torch.nn.Module, folder: Path, size: int) -> None:
 def build(corpus: str | Path, folder: str | Path, log: str | Path, *, steps: int, seed: int, state: str | Path) -> None:
     """The stage: corpus file → model folder and loss log."""
     painted = load(corpus)
-    model, losses = pretrain(painted.pictures, painted.captions, steps=steps, seed=stage_seed(seed, "clip"), state=Path(state))
+    model, losses = pretrain(
+        painted.pictures, painted.captions, steps=steps, seed=stage_seed(seed, "clip"), state=Path(state)
+    )
     save(model, Path(folder), painted.pictures.shape[1])
     write_log(log, losses)

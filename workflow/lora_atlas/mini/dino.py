@@ -1,7 +1,9 @@
 """The mini DINO: a timm ViT trained by self-distillation without labels (Caron et al. 2021).
 
-Student and teacher see different crops of one picture; the teacher is the moving average of the student, its
-outputs centred and sharpened. Loads with ``timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0)``.
+Student and teacher see different crops of one picture; the teacher is the moving average of the student. Its outputs
+are spread over the prototypes by Sinkhorn–Knopp instead of a running centre (Caron et al. 2020, §3.1; DINOv2 does so
+too): in a training as short as this one, a running centre lags and the outputs collapse for the first half of it.
+Loads with ``timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0)``.
 """
 
 import json
@@ -19,7 +21,7 @@ from .loop import batch, fit, stage_seed, write_log
 
 MEAN, STD = (0.45, 0.42, 0.38), (0.25, 0.24, 0.24)
 ARCHITECTURE = "vit_tiny_patch16_224"
-PROTOTYPES = 512
+PROTOTYPES = 256
 
 
 def model_args(size: int) -> dict:
@@ -27,16 +29,19 @@ def model_args(size: int) -> dict:
 
 
 class Distilled(torch.nn.Module):
-    """Backbone, projection head onto prototypes, and the running centre of the teacher's outputs."""
+    """Backbone and projection head onto prototypes; outputs are cosines."""
 
     def __init__(self, size: int):
         super().__init__()
         self.backbone = timm.create_model(ARCHITECTURE, num_classes=0, **model_args(size))
         self.head = torch.nn.Sequential(
-            torch.nn.Linear(128, 256), torch.nn.GELU(), torch.nn.Linear(256, 256), torch.nn.GELU(), torch.nn.Linear(256, 64)
+            torch.nn.Linear(128, 256),
+            torch.nn.GELU(),
+            torch.nn.Linear(256, 256),
+            torch.nn.GELU(),
+            torch.nn.Linear(256, 64),
         )
         self.prototypes = torch.nn.Linear(64, PROTOTYPES, bias=False)
-        self.register_buffer("centre", torch.zeros(PROTOTYPES))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         z = F.normalize(self.head(self.backbone(x)), dim=-1)
@@ -61,7 +66,16 @@ def crops(x: torch.Tensor, side: int, scale: tuple[float, float], generator: tor
     return (y - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-def pretrain(pictures: np.ndarray, *, steps: int, seed: int, state: Path, size: int = 48):
+def spread(scores: torch.Tensor, temperature: float = 0.05, rounds: int = 3) -> torch.Tensor:
+    """Assignments (n, k) whose rows are distributions and whose columns are used alike, by Sinkhorn–Knopp."""
+    Q = torch.exp((scores - scores.max()) / temperature)
+    for _ in range(rounds):
+        Q = Q / Q.sum(0, keepdim=True).clip(1e-12)
+        Q = Q / Q.sum(1, keepdim=True).clip(1e-12)
+    return Q
+
+
+def pretrain(pictures: np.ndarray, *, steps: int, seed: int, state: Path, size: int = 64):
     """Self-distillation on uint8 pictures (N, S, S, 3); returns (teacher's backbone, log)."""
     torch.manual_seed(seed)
     side = pictures.shape[1]
@@ -73,9 +87,7 @@ def pretrain(pictures: np.ndarray, *, steps: int, seed: int, state: Path, size: 
         wide = [crops(x, side, (0.4, 1.0), generator) for _ in range(2)]
         near = [crops(x, side // 2, (0.1, 0.4), generator) for _ in range(2)]
         with torch.no_grad():
-            seen = teacher(torch.cat(wide))
-            target = torch.softmax((seen - student.centre) / 0.04, -1).chunk(2)
-            student.centre.lerp_(seen.mean(0), 0.1)
+            target = [spread(part) for part in teacher(torch.cat(wide)).chunk(2)]
         guess = [*student(torch.cat(wide)).chunk(2), *student(torch.cat(near)).chunk(2)]
         terms = [
             -(t * torch.log_softmax(s / 0.1, -1)).sum(-1).mean()
@@ -87,7 +99,7 @@ def pretrain(pictures: np.ndarray, *, steps: int, seed: int, state: Path, size: 
 
     mean, log = fit(
         "dino", student, loss, steps=steps, learning_rate=1e-3, weight_decay=0.04, seed=seed, state=state,
-        average=0.996, every=50,
+        average=0.99, every=50,
     )  # fmt: skip
     return mean.backbone, log
 

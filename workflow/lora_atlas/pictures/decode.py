@@ -17,6 +17,7 @@ A canonical picture is an RGB image of 8 bits a channel in sRGB, upright, opaque
   floats beyond 0…1, have no agreed white: refused.
 """
 
+import contextlib
 import io
 import struct
 
@@ -72,9 +73,7 @@ def decode(data: bytes, *, min_side: int) -> Image.Image:
     any content of `data`.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise RuntimeError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: some library fills truncated pictures with grey"
-        )
+        raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: some library fills truncated pictures with grey")
     _sniff(data)
     try:
         # MPO is never named here: Pillow's JPEG plugin finds it by itself.
@@ -103,9 +102,7 @@ def crop_square(image: Image.Image, resolution: int) -> Image.Image:
     side = min(width, height)
     # The box may lie between pixels: an odd margin stays centred.
     left, top = (width - side) / 2, (height - side) / 2
-    return image.resize(
-        (resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)
-    )
+    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -155,12 +152,10 @@ def _check_size(size: tuple[int, int], min_side: int) -> None:
 
 def _canonical(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
-    try:
+    with contextlib.suppress(Exception):  # an unreadable EXIF block says nothing about orientation
         # In place, because the picture is turned before its metadata is rewritten: a broken EXIF block that
         # cannot be rewritten still leaves it upright. (A TIFF was turned, and lost its tag, when it was loaded.)
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # noqa: BLE001, S110 - an unreadable EXIF block says nothing about orientation
-        pass
     alpha = None
     if image.mode == "LA":  # stays grey, for the sake of a grey profile
         alpha = image.getchannel("A")

@@ -142,9 +142,7 @@ def _synthetic_collect(
     for number in range(_synthetic_number(pictures)):
         content = contents[number % len(contents)]
         painted = paint(ARTISTS[artist], content, derive_seed("synthetic picture", seed, artist, number), side)
-        row = _row(
-            encode_png(painted), f"{number:04}-{slug(content)}.png", artist, genre, "synthetic", "Apache-2.0"
-        )
+        row = _row(encode_png(painted), f"{number:04}-{slug(content)}.png", artist, genre, "synthetic", "Apache-2.0")
         if row["picture"] in seen:
             raise RuntimeError(
                 f"the painter {artist} painted {content!r} twice alike: its seeds do not reach the picture"
@@ -185,9 +183,7 @@ def _folder_collect(
         raise SourceError(_unknown(artist, list(found)))
     limit = pictures["per_artist"]
     files = _files(found[artist].path)
-    files.sort(
-        key=lambda path: (derive_seed("choice of pictures", seed, artist, _printable(path.name)), path.name)
-    )
+    files.sort(key=lambda path: (derive_seed("choice of pictures", seed, artist, _printable(path.name)), path.name))
     rows: list[dict[str, Any]] = []
     first: dict[str, str] = {}  # picture → label of the first file with its bytes
     kept = size = 0
@@ -260,9 +256,7 @@ def _artist_folders(folder: str | None) -> dict[str, _ArtistFolder]:
         if deep:
             raise SourceError(f"{folder}: {_names(deep)} hold only folders, which are not read; {layout}")
         listed = [
-            _ArtistFolder(path, f"{genre.name}/{path.name}", slug(genre.name))
-            for genre, path in below
-            if _files(path)
+            _ArtistFolder(path, f"{genre.name}/{path.name}", slug(genre.name)) for genre, path in below if _files(path)
         ]
         _distinct([genre.name for genre in with_folders], "genres", folder)
     if not listed:

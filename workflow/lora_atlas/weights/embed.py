@@ -6,8 +6,10 @@ LoRAs the factor is not small, and distances from a query to the gallery are the
 
 - ``none``: gallery scores as fitted, query scores as projected.
 - ``rescale``: query scores divided by the ratio of held-out to in-sample scores, component by component.
-- ``crossfit``: every gallery score comes from a basis that never saw it: the basis of the other folds, rotated onto
-  the whole gallery's by Procrustes; a query's score is its mean over those bases. All scores are then held out.
+- ``crossfit``: every gallery score comes from a basis that never saw it: the basis of the other folds, twice as wide,
+  turned onto the whole gallery's by Procrustes; a query's score is its mean over those bases. All scores are then held
+  out. (Twice as wide, because two bases of k of more than k real directions keep different ones, and a rotation cannot
+  bring back what is not there.)
 
 Everything is linear algebra on K (N, N), so the same code embeds weights and picture features, and leaving LoRAs
 out costs an eigenproblem of the size of the gallery.
@@ -99,7 +101,10 @@ def _scores(K: np.ndarray, basis: _Basis, rows: np.ndarray, gallery: np.ndarray)
 
 
 def _align(K: np.ndarray, basis: _Basis, onto: _Basis) -> np.ndarray:
-    """Orthogonal R (k', k) such that scores on `basis` times R are near scores on `onto` (Schönemann 1966)."""
+    """R (k', k), orthonormal in its rows or columns: scores on `basis` times R are nearest those on `onto`.
+
+    Schönemann 1966; with k' ≠ k, the projection Procrustes problem (Gower & Dijksterhuis 2004, ch. 5).
+    """
     P, _, Q = np.linalg.svd(basis.C.T @ K[np.ix_(basis.rows, onto.rows)] @ onto.C, full_matrices=False)
     return P @ Q
 
@@ -113,7 +118,7 @@ def _held_out(
     others = np.zeros((len(extra), k))
     for fold in folds:
         rest = np.setdiff1d(np.arange(len(gallery)), fold)
-        basis = _fit(K, gallery[rest], k)
+        basis = _fit(K, gallery[rest], min(2 * k, len(rest) - 1))
         R = _align(K, basis, full)
         held[fold] = _scores(K, basis, gallery[fold], gallery) @ R
         others += _scores(K, basis, extra, gallery) @ R / len(folds)
@@ -158,10 +163,12 @@ def embed(
     """
     inside, query = np.flatnonzero(gallery), np.flatnonzero(~np.asarray(gallery, bool))
     n = len(inside)
+    if not np.isfinite(K).all():
+        raise ValueError("the Gram matrix is not finite")
     if n < 4:
         raise ValueError(f"a basis needs at least 4 gallery LoRAs; there are {n}")
     total = np.trace(_centre(K[np.ix_(inside, inside)])) / n
-    if not total > 0:
+    if not total > 1e-12 * np.trace(K[np.ix_(inside, inside)]) / n:
         raise ValueError("the gallery's LoRAs are all alike: there is no direction to describe them by")
     smallest = n - -(-n // min(folds, n))
     full = _fit(K, inside, min(dimensions, smallest - 1))
@@ -174,6 +181,17 @@ def embed(
         vectors[inside], vectors[query] = of_gallery, of_query
         found[name] = Embedding(vectors, full.variances / total, ratio)
     return found
+
+
+def together(K: np.ndarray, dimensions: int) -> np.ndarray:
+    """Vectors (N, k) of all N LoRAs on the principal components of all: for a look at a collection as it is.
+
+    Nothing is unseen, so nothing drifts. Raises ValueError where all are alike.
+    """
+    rows = np.arange(len(K))
+    if not np.trace(_centre(K)) > 1e-12 * np.trace(K):
+        raise ValueError("the LoRAs are all alike: there is no direction to describe them by")
+    return _scores(K, _fit(K, rows, min(dimensions, len(K) - 1)), rows, rows)
 
 
 def unseen(
@@ -194,6 +212,8 @@ def unseen(
         fitted = np.flatnonzero(np.asarray(gallery, bool) & (part != p))
         if len(fitted) < 2:
             raise ValueError("an artist-disjoint basis needs at least 2 gallery LoRAs in each half of the artists")
+        if not np.trace(_centre(K[np.ix_(fitted, fitted)])) > 1e-12 * np.trace(K[np.ix_(fitted, fitted)]):
+            raise ValueError("half of the artists have gallery LoRAs that are all alike: no basis for the other half")
         basis = _fit(K, fitted, min(dimensions, len(fitted) - 1))
         rows = np.flatnonzero(part == p)
         pieces[p] = rows, _scores(K, basis, rows, fitted)

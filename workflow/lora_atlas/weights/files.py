@@ -67,17 +67,19 @@ def read_lora(path: str | Path) -> Lora:
         for keys in parts.values():
             for key in keys.values():
                 found[key] = _real(file, path, key)
-    wrong = sorted(key for key, value in found.items() if not np.isfinite(value).all())
+    wrong = sorted(key for key, value in found.items() if not np.isfinite(value).all() or _wild(key, value))
     if wrong:
         raise LoraFileError(f"{path}: not finite: {wrong}")
-    updates = {module: _update(module, {part: found[key] for part, key in keys.items()}) for module, keys in parts.items()}
+    updates = {
+        module: _update(module, {part: found[key] for part, key in keys.items()}) for module, keys in parts.items()
+    }
     return Lora(path, digest, metadata, updates)
 
 
 def read_opened(file: safe_open, path: str | Path, module: str, parts: Mapping[str, str]) -> Update:
     """One module of an opened file whose `layout` is known; raises LoraFileError where it is not finite."""
     found = {part: _real(file, path, key) for part, key in parts.items()}
-    wrong = [parts[part] for part, value in found.items() if not np.isfinite(value).all()]
+    wrong = [parts[part] for part, value in found.items() if not np.isfinite(value).all() or _wild(parts[part], value)]
     if wrong:
         raise LoraFileError(f"{path}: not finite: {wrong}")
     return _update(module, found)
@@ -92,7 +94,7 @@ def layout(path: str | Path) -> dict[str, dict[str, str]]:
     for key in sorted(header):
         match = next((m for pattern in FORMATS.values() if (m := pattern.fullmatch(key))), None)
         if match is None:
-            wrong.append(f"{key}: not a key of a format that is known here")
+            wrong.append(f"{_plain(key)}: not a key of a format that is known here")
             continue
         part = match["part"]
         place = "A" if part in _DOWN else "B" if part in _UP else "alpha"
@@ -105,7 +107,7 @@ def layout(path: str | Path) -> dict[str, dict[str, str]]:
             wrong.append(f"{module}: half a pair, {' and '.join(sorted(missing))} missing")
             continue
         a, b = header[keys["A"]]["shape"], header[keys["B"]]["shape"]
-        if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or 0 in (*a, *b):
             wrong.append(f"{module}: A {a} and B {b} do not multiply")
         if "alpha" in keys and int(np.prod(header[keys["alpha"]]["shape"])) != 1:
             wrong.append(f"{keys['alpha']}: not one number")
@@ -121,6 +123,9 @@ def write_lora(path: str | Path, updates: Mapping[str, Update], metadata: Mappin
 
     The scale is folded, so the file reads right wherever α is taken to be r: stock diffusers, PEFT, ComfyUI.
     """
+    wrong = sorted(m for m, u in updates.items() if not (np.isfinite(u.A).all() and np.isfinite(u.B).all()))
+    if wrong:
+        raise LoraFileError(f"{path}: not written, the factors of {wrong} are not finite")
     tensors = {}
     for module, update in sorted(updates.items()):
         tensors[f"{module}.lora_A.weight"] = np.ascontiguousarray(update.A, np.float32)
@@ -169,11 +174,13 @@ def _header(path: Path) -> dict[str, dict]:
     with path.open("rb") as stream:
         start = stream.read(8)
         size = int.from_bytes(start, "little")
-        if start[:2] == b"PK" or start[:1] == b"\x80":
+        brace = stream.read(1) == b"{"  # of a header; the length before it can begin with any byte
+        if not brace and (start[:2] == b"PK" or start[:1] == b"\x80"):
             raise LoraFileError(
                 f"{path}: a pickle, which can run any code when it is opened. Convert it where you trust it: "
                 "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'FILE.safetensors')"
             )
+        stream.seek(8)
         if len(start) < 8 or size > MAX_HEADER or size > path.stat().st_size - 8:
             raise LoraFileError(f"{path}: not a safetensors file, or cut short (its header claims {size} bytes)")
         raw = stream.read(size)
@@ -187,6 +194,11 @@ def _header(path: Path) -> dict[str, dict]:
     return header
 
 
+def _plain(key: str) -> str:
+    """A key as it may be printed: no control characters."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in key)
+
+
 def _no_twins(pairs: Iterable[tuple[str, object]]) -> dict:
     pairs = list(pairs)
     found = dict(pairs)
@@ -196,9 +208,14 @@ def _no_twins(pairs: Iterable[tuple[str, object]]) -> dict:
     return found
 
 
+def _wild(key: str, value: np.ndarray) -> bool:
+    return key.endswith(".alpha") and not 0 <= value.item() <= 1e6
+
+
 def _real(file: safe_open, path: str | Path, key: str) -> np.ndarray:
     try:
-        return file.get_tensor(key).astype(np.float32)
+        with np.errstate(over="ignore"):  # infinite is refused by name
+            return file.get_tensor(key).astype(np.float32)
     except TypeError:  # numpy has no bfloat16; torch does, and is worth its start-up only then
         import torch
 

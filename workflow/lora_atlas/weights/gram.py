@@ -28,7 +28,7 @@ Grams = dict[tuple[str, str], np.ndarray]
 
 
 class GramError(ValueError):
-    """A Gram file is damaged or not what was asked for; the message names it."""
+    """A Gram file is damaged, or LoRAs have no inner product; the message names the files."""
 
 
 def _delta(updates: Sequence[Update]) -> np.ndarray:
@@ -70,7 +70,8 @@ KERNELS: dict[str, Callable[[Sequence[Update]], np.ndarray]] = {
 def gram(paths: Sequence[str | Path], kernel: str) -> Grams:
     """Gram matrices (N, N) float64, symmetric, of N files, by (component, block).
 
-    Raises LoraFileError for a file that cannot be read, KeyError for an unknown kernel.
+    Raises LoraFileError for a file that cannot be read, GramError where files are of different base models, KeyError
+    for an unknown kernel.
     """
     inner = KERNELS[kernel]
     layouts = [layout(path) for path in paths]
@@ -80,10 +81,21 @@ def gram(paths: Sequence[str | Path], kernel: str) -> Grams:
         for module in sorted(set().union(*layouts)):
             holders = [i for i, known in enumerate(layouts) if module in known]
             updates = [read_opened(files[i], paths[i], module, layouts[i][module]) for i in holders]
+            _check_one_base(module, updates, [paths[i] for i in holders])
             total = grams.setdefault((component(module), block(module)), np.zeros((len(paths), len(paths))))
             K = inner(updates)
             total[np.ix_(holders, holders)] += (K + K.T) / 2
     return dict(sorted(grams.items()))
+
+
+def _check_one_base(module: str, updates: Sequence[Update], paths: Sequence[str | Path]) -> None:
+    shapes = [(len(u.B), u.A.shape[1]) for u in updates]
+    other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if other is not None:
+        raise GramError(
+            f"{module} is {shapes[0][0]} × {shapes[0][1]} in {paths[0]} and {shapes[other][0]} × {shapes[other][1]} in "
+            f"{paths[other]}: LoRAs of different base models cannot be compared"
+        )
 
 
 def write_gram(path: str | Path, ids: Sequence[str], grams: Grams, kernel: str) -> None:
@@ -99,11 +111,15 @@ def read_gram(path: str | Path) -> tuple[list[str], Grams]:
     """Ids and Gram matrices of a file; raises GramError naming it."""
     try:
         with safe_open(path, "np") as file:
-            ids = json.loads((file.metadata() or {})["lora_atlas"])["ids"]
-            grams = {tuple(key.split("/")): file.get_tensor(key) for key in sorted(file.keys())}
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise GramError(f"{path}: not a Gram file of this project, or damaged ({error}); delete it and rerun") from error
-    bad = [key for key, K in grams.items() if K.shape != (len(ids), len(ids)) or not np.isfinite(K).all()]
+            ids = list(json.loads((file.metadata() or {})["lora_atlas"])["ids"])
+            grams = {tuple(key.split("/", 1)): file.get_tensor(key) for key in sorted(file.keys())}
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise GramError(
+            f"{path}: not a Gram file of this project, or damaged ({error}); delete it and rerun"
+        ) from error
+    bad = [
+        key for key, K in grams.items() if len(key) != 2 or K.shape != (len(ids), len(ids)) or not np.isfinite(K).all()
+    ]
     if bad or not grams:
         raise GramError(f"{path}: Gram matrices {bad} are not finite {len(ids)} × {len(ids)}; delete it and rerun")
     return ids, grams

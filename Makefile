@@ -1,0 +1,63 @@
+# make demo: the embedded study, from nothing · make test: everything that should hold · make lint · make slurm-test
+# make readme: its pictures and numbers · make lock: pin anew after an edit of pyproject.toml
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(or $(shell command -v uv),.uv/bin/uv)
+# On a CPU two spinning thread pools on two cores are slower than one.
+export OMP_WAIT_POLICY = PASSIVE
+
+
+.PHONY: demo test test-fast lint format readme slurm-test lock clean
+
+demo: .venv/installed
+	$(BIN)/snakemake --quiet rules host reason
+	@PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest -q
+
+# What needs no Snakemake and no training: seconds to a few minutes, while you write.
+test-fast: .venv/installed
+	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check --line-length 120 Snakefile workflow/rules
+	$(BIN)/snakemake --lint text
+
+format: .venv/installed
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt --line-length 120 Snakefile workflow/rules
+
+# What README.md shows, from the study's own tables and charts.
+readme: demo
+	mkdir -p docs
+	cp results/demo/charts/weight_map.png results/demo/charts/comparison.png docs/
+	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo --readme README.md
+
+# The study's shape on a real SLURM of one machine; needs Debian's slurm-wlm and munge, and root.
+slurm-test: .venv/installed
+	tests/slurm/run.sh
+
+# Made once, and again when the lock changes.
+.venv/installed: envs/requirements.lock | $(UV)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "LoRA Atlas needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes envs/requirements.lock
+	@touch $@
+
+# uv, where the machine has none.
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+lock: | $(UV)
+	$(UV) pip compile --quiet --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url --no-header pyproject.toml -o envs/requirements.lock
+	$(PYTHON) envs/mirror.py
+
+clean:
+	rm -rf .venv .uv .pytest_cache .ruff_cache .snakemake results

@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# A tiny study on a real SLURM of one machine, which this script sets up, uses and takes down again.
+#
+# Needs root and Debian's packages:  apt-get install slurm-wlm munge
+# Checks that profiles/slurm submits what is heavy, keeps seconds-long steps local, asks for a GPU in training and
+# generation alone, ends in the tables, and that a second run has nothing to do.
+set -euo pipefail
+repository=$(cd "$(dirname "$0")/../.." && pwd)
+work=$(mktemp -d)
+snakemake=$repository/.venv/bin/snakemake
+host=$(hostname -s)
+
+for program in munged slurmctld slurmd sbatch; do
+  if ! PATH=$PATH:/usr/sbin command -v "$program" >/dev/null; then
+    echo "tests/slurm: $program is absent; apt-get install slurm-wlm munge" >&2
+    exit 1
+  fi
+done
+if [ "$(id -u)" != 0 ]; then
+  echo "tests/slurm: starting SLURM's daemons needs root" >&2
+  exit 1
+fi
+
+# Jobs look for their cluster in the usual place: Snakemake takes SLURM's variables out of their environment.
+conf=/etc/slurm/slurm.conf
+if [ -e "$conf" ] && ! grep -q "^ClusterName=atlas-test" "$conf"; then
+  echo "tests/slurm: this machine has a SLURM of its own ($conf); the test would take its place" >&2
+  exit 1
+fi
+
+finish() {
+  status=$?
+  if [ $status != 0 ]; then
+    echo "--- what SLURM said"
+    tail -n 30 "$work"/slurm/*.log 2>/dev/null || true
+    tail -n 30 "$work/run.log" 2>/dev/null || true
+    find "$work/atlas/.snakemake/slurm_logs" "$work/atlas/results/tiny/logs" -name '*.log' -exec tail -n 20 {} + 2>/dev/null || true
+  fi
+  pkill -F "$work/slurm/slurmd.pid" 2>/dev/null || true
+  pkill -F "$work/slurm/slurmctld.pid" 2>/dev/null || true
+  pkill -F "$work/slurm/munged.pid" 2>/dev/null || true
+  rm -rf "$work" "$conf" /etc/slurm/gres.conf
+  exit $status
+}
+trap finish EXIT
+
+# --- munge and SLURM; all but the configuration lies under $work
+mkdir -p "$work/slurm/state" "$work/slurm/spool"
+chmod 755 "$work" "$work/slurm"
+head -c 1024 /dev/urandom > "$work/slurm/munge.key"
+chmod 400 "$work/slurm/munge.key"
+PATH=$PATH:/usr/sbin
+munged --force --key-file="$work/slurm/munge.key" --socket="$work/slurm/munge.socket" --pid-file="$work/slurm/munged.pid" \
+  --log-file="$work/slurm/munged.log" --seed-file="$work/slurm/munge.seed"
+# One pretended GPU, so that asking for one is really scheduled. The device file is only ever counted.
+mkdir -p /etc/slurm
+cat > /etc/slurm/gres.conf <<EOF
+NodeName=$host Name=gpu File=/dev/null
+EOF
+cat > "$conf" <<EOF
+ClusterName=atlas-test
+SlurmctldHost=$host(127.0.0.1)
+AuthType=auth/munge
+AuthInfo=socket=$work/slurm/munge.socket
+CredType=cred/munge
+SlurmUser=root
+StateSaveLocation=$work/slurm/state
+SlurmdSpoolDir=$work/slurm/spool
+SlurmctldPidFile=$work/slurm/slurmctld.pid
+SlurmdPidFile=$work/slurm/slurmd.pid
+SlurmctldLogFile=$work/slurm/slurmctld.log
+SlurmdLogFile=$work/slurm/slurmd.log
+SlurmctldPort=16817
+SlurmdPort=16818
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=5,bf_interval=5
+ReturnToService=2
+GresTypes=gpu
+MinJobAge=3600
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(free -m | awk '/^Mem/{print int($2 * 0.9)}') Gres=gpu:1 State=UNKNOWN
+PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
+EOF
+slurmctld
+slurmd
+for _ in $(seq 60); do
+  [ "$(sinfo -h -o %t 2>/dev/null)" = idle ] && break
+  sleep 1
+done
+sinfo
+[ "$(sinfo -h -o %t)" = idle ]
+
+# --- the study, from a copy, by the profile as it is
+mkdir "$work/atlas"
+(cd "$repository" && tar -c --exclude=./results --exclude='./.*' .) | tar -x -C "$work/atlas"
+cd "$work/atlas"
+cat > tiny.yaml <<EOF
+study: tiny
+pictures: {artists: [maren, joris], per_artist: 10}
+plan: {gallery: [4, 3], query: [3]}
+training: {steps: 2, rank: 2, alpha: 2, batch: 2, warmup: 1}
+generation: {num_inference_steps: [2], guidance_scale: [1], prompts: [a painting], batch: 6}
+extractors: {clip: null}
+embedding: {dimensions: 3, folds: 2}
+evaluation: {bootstrap: 20, restarts: 2, permutations: 5}
+EOF
+# There is no accounting here, so squeue tells what became of a job.
+run=("$snakemake" --workflow-profile profiles/slurm --configfile tiny.yaml --slurm-status-command squeue
+  --retries 0 --slurm-init-seconds-before-status-checks 5 --slurm-no-account)
+"${run[@]}" > "$work/run.log" 2>&1
+
+# --- what must be true: what was submitted, and with what
+submitted=$(scontrol -o show job | awk '{
+  rule = $0; sub(/.* Comment=rule_/, "", rule); sub(/ .*/, "", rule); sub(/_wildcards.*/, "", rule)
+  print rule ($0 ~ /gres[:\/]gpu/ ? " on a GPU" : "")
+}' | sort)
+expected="clustering
+embed_pictures
+embed_weights
+extract_controls
+extract_features
+generate_pictures on a GPU
+gram
+gram
+retrieval
+train_loras on a GPU"
+if [ "$submitted" != "$expected" ]; then
+  echo "submitted jobs are not those that were expected:"
+  diff <(echo "$expected") <(echo "$submitted")
+  exit 1
+fi
+ls results/tiny/tables/clustering.parquet results/tiny/tables/retrieval.parquet results/tiny/charts/comparison.png
+"${run[@]}" 2>&1 | grep "Nothing to be done"
+echo "tests/slurm: 1 passed, 0 failed"

@@ -1,0 +1,398 @@
+"""Retrieval scores against scikit-learn, chance against every ranking, fair ties, and intervals that cover."""
+
+from collections import Counter
+from itertools import combinations, product
+from math import comb
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, ndcg_score
+
+from lora_atlas import tables
+from lora_atlas.metrics.retrieval import METRICS, chance, retrieval
+from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN
+
+QUICK = {"bootstrap": 20, "level": 0.9, "seed": 0}
+
+
+def entry(lora: str, split: str, vector, genre: str | None = None, fold: int = 0, **changes) -> dict:
+    """A row of an embeddings table; the artist is what stands before the slash."""
+    row = {"scenario": KNOWN, "calibration": "none", "fold": fold, "lora": lora, "artist": lora.split("/")[0]}
+    return row | {"genre": genre, "split": split, "vector": np.asarray(vector, np.float32)} | changes
+
+
+def scores(rows: list[dict], **changes) -> dict[tuple, dict]:
+    """Rows by distance, level and metric; by scenario and calibration too where there are several."""
+    found = retrieval(tables.table("embeddings", rows), "delta", **QUICK | changes)
+    tables.table("retrieval", found)  # every column, nothing else
+    several = len({(row["scenario"], row["calibration"]) for row in found}) > 1
+    extra = ("scenario", "calibration") if several else ()
+    keyed = {tuple(row[key] for key in (*extra, "distance", "level", "metric")): row for row in found}
+    assert len(keyed) == len(found)
+    return keyed
+
+
+def noisy(artists: int, gallery: int, queries: int, noise: float, seed: int = 0, **changes) -> list[dict]:
+    """LoRAs around their artists' centres; two artists a genre."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for artist, centre in enumerate(rng.normal(size=(artists, 4))):
+        for number in range(gallery + queries):
+            split = "gallery" if number < gallery else "query"
+            vector = centre + noise * rng.normal(size=4)
+            rows.append(entry(f"artist-{artist:02}/{number:02}", split, vector, f"genre-{artist // 2}", **changes))
+    return rows
+
+
+# --- scores of rankings
+
+RANKINGS = st.lists(st.booleans(), min_size=2, max_size=30).filter(any)
+
+
+@settings(deadline=None, max_examples=100)
+@given(RANKINGS)
+def test_average_precision_and_ndcg_are_scikit_learns(ranking):
+    hits = np.array([ranking], float)
+    descending = -np.arange(len(ranking), dtype=float)
+    assert METRICS["mAP"](hits)[0] == pytest.approx(average_precision_score(hits[0], descending))
+    assert METRICS["nDCG"](hits)[0] == pytest.approx(ndcg_score(hits, descending[None]))
+
+
+@settings(deadline=None, max_examples=100)
+@given(RANKINGS)
+def test_the_other_scores_are_what_their_definitions_say(ranking):
+    hits = np.array([ranking], float)
+    places = [place for place, hit in enumerate(ranking, 1) if hit]
+    R = len(places)
+    inside = [place for place in places if place <= R]
+    precision = [sum(ranking[:place]) / place for place in inside]
+    assert METRICS["mAP@R"](hits)[0] == pytest.approx(sum(precision) / R)
+    assert METRICS["MRR"](hits)[0] == pytest.approx(1 / places[0])
+    for k in (1, 5, 10):
+        assert METRICS[f"R@{k}"](hits)[0] == float(places[0] <= k)
+
+
+def test_scores_worked_by_hand():
+    hits = np.array([[0, 1, 0, 1, 1, 0], [1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1]], float)
+    expected = {
+        "mAP": [(1 / 2 + 2 / 4 + 3 / 5) / 3, 1, 1 / 6],
+        "mAP@R": [(1 / 2) / 3, 1, 0],
+        "R@1": [0, 1, 0],
+        "R@5": [1, 1, 0],
+        "R@10": [1, 1, 1],
+        "MRR": [1 / 2, 1, 1 / 6],
+        "nDCG": [
+            (1 / np.log2(3) + 1 / np.log2(5) + 1 / np.log2(6)) / (1 + 1 / np.log2(3) + 1 / 2),
+            1,
+            1 / np.log2(7),
+        ],
+    }
+    assert set(expected) == set(METRICS)
+    for metric, values in expected.items():
+        assert METRICS[metric](hits) == pytest.approx(values), metric
+
+
+# --- chance
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 9, 12])
+def test_chance_is_the_mean_over_every_ranking(metric, n):
+    """All permutations of n items put the relevant ones on each set of places equally often."""
+    for relevant in range(1, n + 1):
+        every = np.zeros((comb(n, relevant), n))
+        for row, places in zip(every, combinations(range(n), relevant), strict=True):
+            row[list(places)] = 1
+        assert chance(metric, relevant, n) == pytest.approx(METRICS[metric](every).mean()), relevant
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_chance_in_a_large_gallery_is_the_mean_over_random_rankings(metric):
+    rng = np.random.default_rng(0)
+    hits = np.zeros((4000, 150))
+    hits[:, :6] = 1
+    values = METRICS[metric](rng.permuted(hits, axis=1))
+    assert abs(chance(metric, 6, 150) - values.mean()) < 4 * values.std() / np.sqrt(4000)
+
+
+# --- ties
+
+
+def nowhere(queries: int, gallery: int) -> list[dict]:
+    """Every LoRA of a side has the same vector; the right ones stand first in the table."""
+    rows = [entry(f"ada/q{n}", "query", [1, 0, 0]) for n in range(queries)]
+    rows += [entry(f"ada/{n}", "gallery", [0, 2, 0]) for n in range(4)]
+    return rows + [entry(f"bob/{n}", "gallery", [0, 2, 0]) for n in range(gallery - 4)]
+
+
+def test_vectors_that_are_all_alike_score_at_chance_wherever_they_stand_in_the_table():
+    for rows in (nowhere(100, 16), nowhere(100, 16)[::-1]):
+        found = scores(rows)
+        for (distance, _, metric), row in found.items():
+            assert row["value"] == pytest.approx(row["chance"], abs=0.06), (distance, metric)
+            assert row["chance"] == pytest.approx(chance(metric, 4, 16))
+
+
+def test_a_tie_of_a_right_and_a_wrong_lora_counts_by_half():
+    rows = [entry(f"ada/q{n}", "query", [0, 0]) for n in range(150)]
+    rows += [entry("ada/0", "gallery", [0, 1]), entry("bob/0", "gallery", [1, 0]), entry("bob/1", "gallery", [3, 3])]
+    found = scores(rows)
+    assert found["L2", "artist", "R@1"]["value"] == pytest.approx(1 / 2, abs=0.04)
+    assert found["L2", "artist", "mAP"]["value"] == pytest.approx(3 / 4, abs=0.02)
+    # Each query is averaged over several orders of its ties, so that one alone is not all or nothing either.
+    alone = [scores(rows[number : number + 1] + rows[-3:])["L2", "artist", "R@1"]["value"] for number in range(10)]
+    assert sum(0 < value < 1 for value in alone) >= 8
+    # Ties among the wrong ones alone cost nothing, and neither do ties among the right ones.
+    rows[-2] = entry("ada/1", "gallery", [1, 0])
+    assert {row["value"] for key, row in scores([*rows, rows[-1]]).items() if key[0] == "L2"} == {1.0}
+
+
+def test_distances_that_differ_by_rounding_alone_are_ties():
+    # The same numbers in another order have the same length, up to the last digits.
+    rng = np.random.default_rng(0)
+    vector = rng.lognormal(sigma=3, size=24).astype(np.float32)
+    turns = [rng.permutation(vector) for _ in range(20)]
+    lengths = [np.linalg.norm(turn.astype(np.float64)) for turn in turns]
+    near, far = turns[np.argmin(lengths)], turns[np.argmax(lengths)]
+    assert 0 < max(lengths) - min(lengths) < 1e-12 * max(lengths)
+    for right, wrong in ((near, far), (far, near)):
+        rows = [entry(f"ada/q{n}", "query", np.zeros(24)) for n in range(150)]
+        rows += [entry("ada/0", "gallery", right), entry("bob/0", "gallery", wrong)]
+        assert scores(rows)["L2", "artist", "R@1"]["value"] == pytest.approx(1 / 2, abs=0.04)
+
+
+def test_what_is_nearer_by_more_than_rounding_is_no_tie():
+    rows = [entry(f"ada/q{n}", "query", [0, 0]) for n in range(20)]
+    rows += [entry("bob/0", "gallery", [0, 1]), entry("ada/0", "gallery", [0, 1 - 1e-6])]
+    assert scores(rows)["L2", "artist", "R@1"]["value"] == 1
+
+
+# --- what is asked of what
+
+
+def test_values_are_means_over_queries_of_scikit_learns_scores():
+    rows = noisy(6, 3, 2, noise=0.8)
+    found = scores(rows)
+    gallery, queries = ([row for row in rows if row["split"] == split] for split in ("gallery", "query"))
+    G = np.array([row["vector"] for row in gallery], float)
+    for distance in ("L2", "cosine"):
+        precision, gain = [], []
+        for query in queries:
+            q = query["vector"].astype(float)
+            near = -np.linalg.norm(G - q, axis=1) if distance == "L2" else G @ q / np.linalg.norm(G, axis=1)
+            relevant = np.array([row["artist"] == query["artist"] for row in gallery])
+            precision.append(average_precision_score(relevant, near))
+            gain.append(ndcg_score([relevant], [near - near.min()]))
+        assert found[distance, "artist", "mAP"]["value"] == pytest.approx(np.mean(precision))
+        assert found[distance, "artist", "nDCG"]["value"] == pytest.approx(np.mean(gain))
+        assert found[distance, "artist", "mAP"]["chance"] == pytest.approx(chance("mAP", 3, 18))
+        assert found[distance, "artist", "mAP"]["queries"] == 12
+
+
+def test_distances_are_what_they_are_called():
+    # By direction bob is nearer, by distance ada.
+    rows = [entry("ada/q", "query", [1, 1]), entry("ada/0", "gallery", [1, 0]), entry("bob/0", "gallery", [9, 9])]
+    found = scores(rows)
+    assert found["L2", "artist", "R@1"]["value"] == 1 and found["cosine", "artist", "R@1"]["value"] == 0
+
+
+def test_a_query_without_a_hit_counts_as_a_miss():
+    rows = [entry("ada/0", "gallery", [0, 0.0]), entry("bob/0", "gallery", [5, 5])]
+    rows += [entry("ada/q0", "query", [0, 1]), entry("ada/q1", "query", [4, 5])]
+    row = scores(rows)["L2", "artist", "R@1"]
+    assert row["value"] == 0.5 and row["queries"] == 2
+
+
+def test_queries_that_cannot_be_asked_are_left_out_and_counted():
+    rows = noisy(4, 3, 2, noise=0)
+    known = scores(rows)
+    stranger = [entry(f"stranger/{n}", "query", [0, 0, 0, n], "genre-9") for n in range(3)]
+    found = scores(rows + stranger)
+    for key, row in found.items():
+        assert row["queries"] == 8
+        assert (row["value"], row["chance"]) == (known[key]["value"], known[key]["chance"])
+
+
+@pytest.mark.parametrize("split", ["gallery", "query"])
+def test_where_nothing_can_be_asked_the_values_are_null_and_not_zero(split):
+    rows = [row for row in noisy(3, 2, 2, noise=0) if row["split"] == split]
+    for row in scores(rows).values():
+        assert row["queries"] == 0
+        assert [row[key] for key in ("value", "low", "high", "chance")] == [None] * 4
+
+
+def test_at_genre_level_the_artists_own_loras_are_left_out():
+    # Every query lies on its artist's own LoRAs, next to an artist of the other genre, and far from its own genre.
+    places = {"ada": (0, "a"), "bob": (1, "b"), "ann": (10, "a"), "ben": (11, "b")}
+    rows = []
+    for artist, (place, genre) in places.items():
+        rows += [entry(f"{artist}/{n}", "gallery", [place, 1], genre) for n in range(2)]
+        rows += [entry(f"{artist}/q", "query", [place, 1], genre)]
+    found = scores(rows)
+    for metric in METRICS:
+        assert found["L2", "artist", metric]["value"] == 1
+    assert found["L2", "genre", "R@1"]["value"] == 0
+    # Six LoRAs are left, two of them right: at places 3 and 4 for ada and ben, at places 5 and 6 for bob and ann.
+    assert found["L2", "genre", "mAP"]["value"] == pytest.approx(((1 / 3 + 2 / 4) / 2 + (1 / 5 + 2 / 6) / 2) / 2)
+    assert found["L2", "genre", "MRR"]["value"] == pytest.approx((1 / 3 + 1 / 5) / 2)
+    assert found["L2", "genre", "mAP"]["chance"] == pytest.approx(chance("mAP", 2, 6))
+
+
+def test_an_artist_alone_in_a_genre_is_not_asked_for_it():
+    rows = noisy(5, 2, 3, noise=0.1)  # two genres of two artists, and one of one
+    found = scores(rows)
+    assert found["L2", "artist", "mAP"]["queries"] == 15 and found["L2", "genre", "mAP"]["queries"] == 12
+
+
+def test_genre_level_is_absent_where_a_lora_has_none():
+    rows = noisy(4, 2, 1, noise=0.1)
+    rows[3]["genre"] = None
+    assert {level for _, level, _ in scores(rows)} == {"artist"}
+
+
+@pytest.mark.parametrize("level", ["artist", "genre"])
+def test_folds_are_not_mixed(level):
+    # The bases of two folds are unlike: in the second, all vectors are turned and far from those of the first.
+    first = noisy(4, 3, 1, noise=0.9, seed=1)
+    second = noisy(4, 2, 3, noise=0.9, seed=2, fold=1)
+    for row in second:
+        row["vector"] = -row["vector"][::-1] + 1
+    one, other, both = scores(first), scores(second), scores(first + second)
+    for key in both:
+        if key[1] == level:
+            parts = [one[key], other[key]]
+            weights = [row["queries"] for row in parts]
+            assert both[key]["queries"] == sum(weights)
+            for column in ("value", "chance"):
+                expected = np.average([row[column] for row in parts], weights=weights)
+                assert both[key][column] == pytest.approx(expected)
+    # A fold of queries only has no gallery to be asked of.
+    orphans = [row | {"fold": 2} for row in second if row["split"] == "query"]
+    assert all(row == both[key] for key, row in scores(first + second + orphans).items())
+
+
+def test_scenarios_and_calibrations_are_not_mixed():
+    one = noisy(4, 2, 2, noise=0.9, seed=1)
+    other = noisy(4, 2, 2, noise=0.9, seed=2, calibration="rescale")
+    unseen = noisy(4, 2, 2, noise=0.9, seed=3, scenario=UNSEEN)
+    together = scores(one + other + unseen)
+    parts = {(KNOWN, "none"): one, (KNOWN, "rescale"): other, (UNSEEN, "none"): unseen}
+    assert {key[:2] for key in together} == set(parts)
+    for (scenario, calibration), rows in parts.items():
+        for key, row in scores(rows).items():
+            assert together[scenario, calibration, *key] == row
+
+
+def test_a_basis_that_has_seen_the_queries_is_not_scored():
+    rows = noisy(4, 2, 2, noise=0.9, seed=1)
+    seen = noisy(4, 2, 2, noise=0.1, seed=2, scenario=TOGETHER)
+    assert scores(rows + seen) == scores(rows) and scores(seen) == {}
+
+
+def test_rows_come_out_the_same_twice_and_in_any_order_of_the_table():
+    rows = noisy(5, 3, 2, noise=0.9)
+    assert scores(rows) == scores(rows)
+    turned = scores(rows[::-1])
+    for key, row in scores(rows).items():
+        for column in ("value", "low", "high", "chance"):
+            assert turned[key][column] == pytest.approx(row[column])
+    assert scores(nowhere(5, 9)) == scores(nowhere(5, 9))
+    values = [scores(nowhere(5, 9), seed=seed)["L2", "artist", "mAP"]["value"] for seed in (0, 1)]
+    assert values[0] != values[1]  # the orders of ties come from the study's seed
+
+
+# --- intervals
+
+
+def right_or_wrong(outcomes: dict[str, list[bool]]) -> list[dict]:
+    """Each artist in a fold of its own, with one LoRA of another: a query is right, or wrong, as listed."""
+    names = list(outcomes)
+    rows = []
+    for fold, (artist, right) in enumerate(outcomes.items()):
+        rows.append(entry(f"{artist}/0", "gallery", [0.0], fold=fold))
+        rows.append(entry(f"{names[fold - 1]}/1", "gallery", [1.0], fold=fold))
+        rows += [entry(f"{artist}/q{n}", "query", [0.2 if yes else 0.8], fold=fold) for n, yes in enumerate(right)]
+    return rows
+
+
+def test_intervals_resample_artists_with_all_their_queries():
+    outcomes = {"ada": [True], "bob": [True, False, False], "cy": [True, True, False, True, True]}
+    every: Counter[float] = Counter()
+    for draw in product(outcomes, repeat=3):
+        asked = [right for artist in draw for right in outcomes[artist]]
+        every[round(np.mean(asked), 9)] += 1 / 27
+    values = np.array(sorted(every))
+    reached = np.cumsum([every[value] for value in values])
+    tails = np.linspace(0.02, 0.4, 77)
+    tail = max(tails, key=lambda q: min(abs(reached[:-1] - q).min(), abs(reached[:-1] - 1 + q).min()))
+    assert min(abs(reached[:-1] - tail).min(), abs(reached[:-1] - 1 + tail).min()) > 0.02
+    low, high = values[np.searchsorted(reached, [tail, 1 - tail])]
+    row = scores(right_or_wrong(outcomes), bootstrap=4000, level=1 - 2 * tail)["L2", "artist", "R@1"]
+    assert row["value"] == pytest.approx(6 / 9) and row["queries"] == 9
+    assert (row["low"], row["high"]) == pytest.approx((low, high), abs=1e-6) and low < high
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """Artists are hard or easy; taking their queries for independent would cover about 60 % here, not 90 %."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for study in range(80):
+        ease = rng.beta(0.4, 0.4, 24)  # with mean one half: the truth
+        outcomes = {f"artist-{n:02}": list(rng.random(5) < p) for n, p in enumerate(ease)}
+        row = scores(right_or_wrong(outcomes), bootstrap=300, seed=study)["L2", "artist", "R@1"]
+        covered.append(row["low"] <= 0.5 <= row["high"])
+    assert 0.8 <= np.mean(covered) <= 0.97
+
+
+def test_intervals_hold_their_value_and_widen_with_the_level():
+    rows = noisy(10, 3, 2, noise=0.9)
+    wide, narrow = (scores(rows, level=level, bootstrap=200) for level in (0.95, 0.5))
+    for key, row in narrow.items():
+        assert wide[key]["low"] <= row["low"] <= row["high"] <= wide[key]["high"]
+        assert wide[key]["low"] <= row["value"] <= wide[key]["high"]
+    assert wide["L2", "artist", "mAP"]["low"] < narrow["L2", "artist", "mAP"]["low"]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_artists_that_lie_apart_are_found_without_fail(metric):
+    rows = noisy(6, 3, 2, noise=1e-3)
+    row = scores(rows)["L2", "artist", metric]
+    assert (row["value"], row["low"], row["high"]) == (1, 1, 1) and row["chance"] < 1
+
+
+def test_queries_near_nobody_in_particular_score_near_chance():
+    rng = np.random.default_rng(3)
+    rows = [row | {"vector": rng.normal(size=4).astype(np.float32)} for row in noisy(20, 4, 10, noise=0)]
+    found = scores(rows)
+    for metric in METRICS:
+        row = found["L2", "artist", metric]
+        assert row["value"] == pytest.approx(row["chance"], abs=0.06)
+
+
+def test_the_table_of_rows_is_one_line_a_metric():
+    found = retrieval(tables.table("embeddings", noisy(4, 2, 1, noise=0.5)), "clip_training", **QUICK)
+    assert isinstance(tables.table("retrieval", found), pa.Table) and len(found) == 2 * 2 * len(METRICS)
+    assert {row["descriptor"] for row in found} == {"clip_training"}
+
+
+def test_vectors_of_one_direction_score_at_chance_in_cosine():
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        lengths, direction = rng.uniform(0.5, 3, 6), rng.normal(size=16)
+        artists = [f"artist-{n % 6}" for n in range(120)]
+        vectors = [lengths[n % 6] * direction for n in range(120)]
+        splits = ["gallery"] * 24 + ["query"] * 96
+        lengthy = zip(artists, splits, vectors, strict=True)
+        found = [entry(f"{artist}/{n:03}", split, v) for n, (artist, split, v) in enumerate(lengthy)]
+        rows = retrieval(tables.table("embeddings", found), "d", bootstrap=20, level=0.9, seed=0)
+        for row in rows:
+            if row["distance"] == "cosine":
+                assert row["value"] == pytest.approx(row["chance"], abs=0.08), row["metric"]
+
+
+def test_an_empty_table_is_an_error_that_names_the_descriptor():
+    with pytest.raises(ValueError, match="clip_training"):
+        retrieval(tables.table("embeddings", []), "clip_training", bootstrap=20, level=0.9, seed=0)

@@ -1,0 +1,162 @@
+"""The closure of imports: what it holds, what it leaves out, and that it is what Python really imports."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_atlas.code import PACKAGE, closure
+
+ROOT = Path(__file__).parents[2]
+
+
+def names(*modules: str) -> list[str]:
+    return [path.relative_to(PACKAGE).as_posix() for path in closure(*modules)]
+
+
+def module(*parts: str) -> str:
+    """The module that `from lora_atlas.PARTS import PART` reads: a file of that name, or the one before it."""
+    return ".".join(parts if PACKAGE.joinpath(*parts).with_suffix(".py").is_file() else parts[:-1])
+
+
+def rules() -> dict[str, tuple[str, tuple[str, ...] | None]]:
+    """Rule → its adapter, and the modules that its `code(...)` names; of every rule that has an adapter."""
+    found = {}
+    for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
+        parts = re.split(r"^\s*rule (\w+):", file.read_text(), flags=re.MULTILINE)
+        for rule, body in zip(parts[1::2], parts[2::2], strict=True):
+            adapter = re.search(r"scripts/(\w+)\.py", body)
+            named = re.search(r"code=code\(([^)]*)\)", body)
+            if adapter:
+                found[rule] = (adapter[1], ast.literal_eval(f"({named[1]},)") if named else None)
+    return found
+
+
+RULES = rules()
+MODULES = sorted({module for _, named in RULES.values() for module in named or ()})
+STAGES = [rule for rule, (_, named) in RULES.items() if named]
+
+
+# --- what is in it
+
+
+def test_transitive_imports_and_every_package_on_the_way_are_in_it():
+    assert names("weights.gram") == [
+        "__init__.py",
+        "tables.py",
+        "weights/__init__.py",
+        "weights/files.py",
+        "weights/gram.py",
+    ]
+
+
+def test_imports_within_functions_are_in_it():
+    """Painters are imported where they paint: a change of theirs still changes the pictures."""
+    found = names("pictures.sources")
+    assert {"pictures/synthetic.py", "pictures/handling.py", "pictures/scenes.py", "pictures/decode.py"} <= set(found)
+
+
+def test_an_imported_name_is_the_file_that_has_it_and_an_imported_module_is_that_module():
+    assert "tables.py" in names("weights.gram")  # from ..tables import replacing
+    assert "mini/autoencoder.py" in names("mini.card")  # from . import autoencoder
+    assert "pictures/sources.py" in names("config")  # from .pictures import sources
+
+
+def test_a_package_is_its_init_file():
+    assert names("metrics") == ["__init__.py", "metrics/__init__.py"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_are_sorted_absolute_and_there_once(module):
+    found = closure(module)
+    assert found == sorted(set(found))
+    assert all(path.is_absolute() and path.is_file() for path in found)
+    assert PACKAGE / "__init__.py" in found
+
+
+def test_several_modules_give_the_union_in_any_order():
+    both = closure("metrics.retrieval", "weights.gram")
+    assert both == closure("weights.gram", "metrics.retrieval")
+    assert set(both) == set(closure("metrics.retrieval")) | set(closure("weights.gram"))
+    assert closure() == []
+
+
+# --- what is not
+
+
+def test_unrelated_rooms_are_left_out():
+    def rooms(module: str) -> set[str]:
+        return {name.split("/")[0] for name in names(module) if "/" in name}
+
+    assert rooms("metrics.retrieval") == rooms("metrics.clustering") == {"metrics"}
+    assert rooms("weights.gram") == {"weights"}
+    assert rooms("features") == rooms("pictures.synthetic") == {"pictures"}
+    assert rooms("embeddings") == {"weights"}
+    assert "study.py" not in names("diffusion.train") and "config.py" not in names("diffusion.train")
+    # One stage's file must not rerun its neighbour.
+    assert "diffusion/train.py" not in names("diffusion.generate")
+    assert "diffusion/generate.py" not in names("diffusion.train")
+
+
+@pytest.mark.parametrize("module", ["nowhere", "metrics.nowhere", "nowhere.retrieval", "metrics.retrieval.mAP"])
+def test_an_unknown_module_is_named(module):
+    with pytest.raises(ModuleNotFoundError, match=rf"no module {re.escape(module)} in lora_atlas"):
+        closure("tables", module)
+
+
+# --- what Python does
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, list[str]]:
+    """Module → files of the package that importing it loads; the package is fresh for each, torch is not."""
+    code = f"""
+import importlib, json, sys
+found = {{}}
+for module in {MODULES!r}:
+    for name in [name for name in sys.modules if name.split(".")[0] == "lora_atlas"]:
+        del sys.modules[name]
+    importlib.import_module("lora_atlas." + module)
+    found[module] = [m.__file__ for name, m in sys.modules.items() if name.split(".")[0] == "lora_atlas"]
+print(json.dumps(found))
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_all_that_an_interpreter_imports_is_in_it(imported, module):
+    loaded = {Path(file).relative_to(PACKAGE).as_posix() for file in imported[module]}
+    assert f"{module.replace('.', '/')}.py" in loaded
+    assert loaded <= set(names(module))
+
+
+# --- the rules
+
+
+def test_every_stage_of_a_study_names_its_code():
+    """The mini models are committed: a change of the library must not train them again."""
+    assert len(STAGES) >= 12
+    without = {rule for rule in RULES if rule not in STAGES}
+    assert without == {rule for rule in RULES if rule.startswith("pretrain_")} | {"paint_corpus", "mini_card"}
+
+
+@pytest.mark.parametrize("rule", STAGES)
+def test_all_that_an_adapter_imports_is_in_the_code_of_its_rule(rule):
+    adapter, named = RULES[rule]
+    tree = ast.parse((ROOT / f"workflow/scripts/{adapter}.py").read_text())
+    direct = [
+        module(*node.module.split(".")[1:], alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lora_atlas"
+        for alias in node.names
+    ]
+    assert direct, adapter
+    assert set(names(*direct)) <= set(names(*named))

@@ -1,0 +1,324 @@
+"""The configuration: what is committed passes, and everything wrong is named at once, by key."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lora_atlas.config import check, resolve
+from lora_atlas.study import StudyError
+
+ROOT = Path(__file__).parents[2]
+CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+
+
+def overlaid(changes: dict[str, Any], config: dict[str, Any] = CONFIG) -> dict[str, Any]:
+    """The committed configuration with some keys set, given as "section.key"."""
+    config = copy.deepcopy(config)
+    for name, value in changes.items():
+        *sections, key = name.split(".")
+        inner = config
+        for section in sections:
+            inner = inner[section]
+        inner[key] = value
+    return config
+
+
+def checked(changes: dict[str, Any]) -> dict[str, Any]:
+    return check(overlaid(changes), SCHEMA, ROOT)
+
+
+def problems(changes: dict[str, Any]) -> list[str]:
+    with pytest.raises(StudyError) as caught:
+        checked(changes)
+    first, *rest = str(caught.value).split("\n  - ")
+    assert first == "the configuration cannot be used:"
+    return rest
+
+
+def handed_over(*entries: str) -> dict[str, Any]:
+    """The committed configuration as Snakemake makes it of `--config ENTRY...`: nested values are all text."""
+    from snakemake.cli import parse_config
+    from snakemake.utils import update_config
+
+    config = copy.deepcopy(CONFIG)
+    update_config(config, parse_config(entries))
+    return config
+
+
+# --- what is right
+
+
+def test_the_committed_configuration_is_accepted_and_stays_as_it_is():
+    assert checked({}) == CONFIG
+
+
+def test_the_check_does_not_touch_what_it_is_given():
+    given_ = overlaid({"extractors.clip": None, "training.rank": "8"})
+    before = copy.deepcopy(given_)
+    check(given_, SCHEMA, ROOT)
+    assert given_ == before
+
+
+def test_every_key_of_the_schema_is_in_the_committed_configuration():
+    """A study is an overlay of it, and every key is listed there with its default."""
+
+    def compare(schema: dict, config: dict, place: str) -> None:
+        assert set(config) == set(schema["properties"]) == set(schema["required"]), place
+        for key, inner in schema["properties"].items():
+            if "properties" in inner:
+                compare(inner, config[key], f"{place}.{key}")
+
+    compare(SCHEMA, CONFIG, "config")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base.model": "stabilityai/sdxl", "base.revision": "462165984030d82259a11f4367a4eed129e94a7b"},
+        {"pictures.per_artist": None, "pictures.artists": ["maren", "pauline"]},
+        {"weights.kernels": ["down"], "weights.components": ["self_attention"], "weights.blocks": ["up"]},
+        {"extractors.large": {"library": "open_clip", "model": "ViT-L-14", "pretrained": "openai"}},
+        {"extractors.hub": {"library": "timm", "model": "hf-hub:timm/vit_small", "pretrained": None}},
+        {"plan.gallery": [1], "plan.query": [1], "pictures.per_artist": 2},
+    ],
+)
+def test_other_studies_are_accepted(changes):
+    assert checked(changes) == overlaid(changes)
+
+
+def test_an_overlay_takes_an_extractor_away_with_null():
+    assert set(checked({"extractors.clip": None})["extractors"]) == {"dino", "mean_colour"}
+    assert checked({"extractors": dict.fromkeys(CONFIG["extractors"])})["extractors"] == {}
+
+
+# --- values that arrive as text
+
+
+def test_nested_text_of_the_command_line_is_typed():
+    entries = [
+        "training={rank: 8, alpha: 0.5, caption: 3 boats, targets: [attention]}",
+        "plan={gallery: [4, 2], query: [2]}",
+        "pictures={per_artist: null, artists: [maren, odile]}",
+        "evaluation={level: 0.9}",
+        "extractors={clip: null}",
+        "base={revision: null}",
+        "folder=null",
+        "seed=3",
+    ]
+    raw = handed_over(*entries)
+    assert raw["training"]["rank"] == "8" and raw["extractors"]["clip"] == "null"  # so it is no idle test
+    config = check(raw, SCHEMA, ROOT)
+    expected = {
+        "training.rank": 8,
+        "training.alpha": 0.5,
+        "training.caption": "3 boats",
+        "training.targets": ["attention"],
+        "plan.gallery": [4, 2],
+        "plan.query": [2],
+        "pictures.per_artist": None,
+        "pictures.artists": ["maren", "odile"],
+        "evaluation.level": 0.9,
+        "seed": 3,
+    }
+    wanted = overlaid(expected)
+    del wanted["extractors"]["clip"]
+    assert config == wanted
+    assert isinstance(config["training"]["rank"], int) and config["base"]["revision"] is None
+
+
+def test_a_number_in_scientific_notation_is_a_number():
+    """YAML 1.1 reads 2e-3, without a point, as text: in a file and on the command line alike."""
+    assert check(handed_over("training={learning_rate: 2e-3}"), SCHEMA, ROOT)["training"]["learning_rate"] == 0.002
+    overlay = yaml.safe_load("training: {learning_rate: 1e-4}")["training"]
+    assert checked({f"training.{k}": v for k, v in overlay.items()})["training"]["learning_rate"] == 0.0001
+
+
+@pytest.mark.parametrize("text", ["12", "null", "true", "[a, b]", "{a: 1}", "1.5"])
+def test_text_where_text_is_wanted_stays_text(text):
+    assert checked({"training.caption": text})["training"]["caption"] == text
+    kept = resolve(overlaid({"generation.prompts": [text]}), SCHEMA)
+    assert kept["generation"]["prompts"] == [text]
+
+
+@pytest.mark.parametrize("text", ["many", "[", "x: [", "1.5", ""])
+def test_text_that_is_no_number_is_named(text):
+    (problem,) = problems({"training.rank": text})
+    assert problem.startswith("training.rank: ") and "integer" in problem
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.fixed_dictionaries(
+        {
+            "training.rank": st.integers(1, 10**6),
+            "training.alpha": st.floats(1e-3, 1e6),
+            "pictures.min_side": st.integers(1, 10**4),
+            "plan.gallery": st.lists(st.integers(1, 20), min_size=1, max_size=5),
+            "generation.guidance_scale": st.lists(st.floats(1, 30), min_size=1, max_size=4, unique=True),
+            "weights.components": st.none() | st.lists(st.sampled_from(["other"]), min_size=1, max_size=1),
+        }
+    )
+)
+def test_typing_undoes_what_the_command_line_does(values):
+    def text(value: Any) -> Any:
+        if isinstance(value, list):
+            return [text(inner) for inner in value]
+        return yaml.safe_dump(value).removesuffix("\n...\n") if value is not None else "null"
+
+    assert resolve(overlaid({k: text(v) for k, v in values.items()}), SCHEMA) == overlaid(values)
+    whole = {k: yaml.safe_dump(v, default_flow_style=True).removesuffix("\n...\n") for k, v in values.items()}
+    assert resolve(overlaid(whole), SCHEMA) == overlaid(values)
+
+
+# --- what is wrong
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("sede", "'seed'"),
+        ("picture", "'pictures'"),
+        ("training.learnig_rate", "'learning_rate'"),
+        ("training.lr_warmup", "'warmup'"),
+        ("pictures.per_artists", "'per_artist'"),
+        ("resources.memory_mb", "'mem_mb'"),
+        ("extractors.clip.libary", "'library'"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_right_one(key, nearest):
+    assert problems({key: 1}) == [f"{key}: no such key; did you mean {nearest}?"]
+
+
+def test_a_key_near_to_none_lists_those_that_there_are():
+    (problem,) = problems({"plan.zzz": 1})
+    assert problem == "plan.zzz: no such key; there are gallery, query"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"weights.kernels": ["delta", "delt"]}, "weights.kernels.1: 'delt' is unknown; did you mean 'delta'?"),
+        ({"weights.kernels": ["raw"]}, "weights.kernels.0: 'raw' is unknown; there are delta, factors, down, up"),
+        ({"training.loss": "min-snr"}, "training.loss: 'min-snr' is unknown; did you mean 'min_snr'?"),
+        ({"pictures.source": "foldr"}, "pictures.source: 'foldr' is unknown; did you mean 'folder'?"),
+        ({"extractors.clip.library": "openclip"}, "extractors.clip.library: 'openclip' is unknown"),
+        ({"embedding.calibration": 3}, "embedding.calibration: 3 is unknown; one of ['none', 'rescale', 'crossfit']"),
+    ],
+)
+def test_an_unknown_choice_names_the_known_ones(changes, words):
+    (problem,) = problems(changes)
+    assert problem.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"study": "Demo/../x"}, "study: 'Demo/../x' does not match"),
+        ({"study": "../up"}, "study: '../up' does not match"),
+        ({"seed": -1}, "seed: -1 is less than the minimum of 0"),
+        ({"training.rank": 0}, "training.rank: 0 is less than the minimum of 1"),
+        ({"training.resolution": 60}, "training.resolution: 60 is not a multiple of 8"),
+        ({"training.rank": True}, "training.rank: True is not of type 'integer'"),
+        ({"evaluation.level": 1}, "evaluation.level: 1 "),
+        ({"plan.gallery": []}, "plan.gallery: []"),
+        ({"generation.seeds": [0, 0]}, "generation.seeds: [0, 0] has non-unique elements"),
+        ({"resources": None}, "resources: None is not of type 'object'"),
+        ({"extractors": None}, "extractors: None is not of type 'object'"),
+    ],
+)
+def test_a_value_out_of_bounds_is_named(changes, words):
+    (problem,) = problems(changes)
+    assert problem.startswith(words)
+
+
+def test_an_absent_key_is_named():
+    config = copy.deepcopy(CONFIG)
+    del config["seed"], config["training"]["rank"]
+    with pytest.raises(StudyError, match=r"(?s)'seed' is a required.*training: 'rank' is a required"):
+        check(config, SCHEMA, ROOT)
+
+
+def test_several_problems_are_named_at_once():
+    found = problems({"training.rank": 0, "weights.kernels": ["delt"], "sede": 1, "seed": -1, "plan.galery": [1]})
+    assert len(found) == 5
+    for words in ("sede", "seed: -1", "plan.galery", "training.rank", "weights.kernels.0"):
+        assert sum(problem.startswith(words) for problem in found) == 1, found
+
+
+def test_problems_of_folders_and_of_pictures_are_named_at_once():
+    found = problems(
+        {
+            "base.model": "no/such/folder",
+            "extractors.Clip": {"library": "control", "model": "mean_colour", "pretrained": None},
+            "extractors.lost": {"library": "timm", "model": "no/such/model", "pretrained": None},
+            "embedding.calibrations": ["none"],
+            "pictures.per_artist": 3,
+            "pictures.artists": ["maren"],
+        }
+    )
+    names = ["base.model", "extractors.Clip", "extractors.lost.model", "embedding.calibration", "plan", "pictures"]
+    assert [problem.split(":")[0] for problem in found] == names
+
+
+# --- the base
+
+
+def test_an_absent_base_says_what_to_put_there():
+    (problem,) = problems({"base.model": "workflow/resources/maxi/base"})
+    assert problem.startswith("base.model: there is no diffusers model at 'workflow/resources/maxi/base'")
+    assert all(words in problem for words in ("model_index.json", "unet/", "vae/", "base.revision"))
+
+
+@pytest.mark.parametrize("model", ["workflow/resources/mini/dino", "workflow/resources"])
+def test_a_folder_that_holds_no_base_is_refused(model):
+    (problem,) = problems({"base.model": model})
+    assert problem.startswith(f"base.model: there is no diffusers model at {model!r}")
+
+
+def test_a_hub_id_needs_its_revision():
+    assert problems({"base.model": "runwayml/stable-diffusion-v1-5"}) == [
+        "base.revision: 'runwayml/stable-diffusion-v1-5' is a hub id, and the commit to use must be pinned"
+    ]
+
+
+def test_a_local_folder_needs_no_revision(tmp_path):
+    (tmp_path / "models" / "sd").mkdir(parents=True)
+    (tmp_path / "models" / "sd" / "model_index.json").write_text("{}")
+    changes = {"base.model": "models/sd", "extractors.clip": None, "extractors.dino": None}  # a hub id by its looks
+    assert check(overlaid(changes), SCHEMA, tmp_path)["base"]["revision"] is None
+
+
+# --- the pictures
+
+
+def test_an_artist_with_too_few_pictures_is_named_with_the_number_needed(tmp_path):
+    for artist, number in {"Claude Monet": 5, "Berthe Morisot": 2, "Camille Pissarro": 3}.items():
+        (tmp_path / artist).mkdir()
+        for n in range(number):
+            (tmp_path / artist / f"{n}.png").write_bytes(b"never opened here")
+    mine = {"folder": str(tmp_path), "pictures.source": "folder", "plan.gallery": [2, 3], "plan.query": [1, 2]}
+    (problem,) = problems(mine)
+    assert problem.startswith("plan: too few pictures: berthe_morisot (2), camille_pissarro (3); each artist needs 5 ")
+    assert "pictures.artists" in problem and "monet" not in problem
+    assert checked(mine | {"plan.gallery": [1, 1], "plan.query": [1]})["plan"]["gallery"] == [1, 1]
+
+
+def test_an_artist_that_the_source_lacks_is_named():
+    assert problems({"pictures.artists": ["maren", "odil"]}) == [
+        "pictures.artists: no artist 'odil'; did you mean odile?"
+    ]
+
+
+def test_one_artist_is_no_study():
+    assert problems({"pictures.artists": ["maren"]}) == ["pictures: a study compares artists, and there is only maren"]
+
+
+def test_a_folder_that_is_not_set_says_what_to_put_there():
+    (problem,) = problems({"pictures.source": "folder"})
+    assert "`folder` is not set" in problem and "monet/water-lilies.jpg" in problem

@@ -1,0 +1,404 @@
+"""Descriptors: their names, a LoRA as the mean of its pictures, and tables of one shape from weights and pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from sklearn.decomposition import PCA
+
+from lora_atlas import tables
+from lora_atlas.embeddings import (
+    KINDS,
+    DescriptorError,
+    embed_pictures,
+    embed_weights,
+    kinds,
+    lora_means,
+    picture_descriptors,
+    weight_descriptors,
+)
+from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN
+from lora_atlas.weights.files import Update, read_lora, write_lora
+from lora_atlas.weights.gram import gram, write_gram
+
+ARTISTS = ("ada", "bea", "cyd", "dot")
+PER_ARTIST, PICTURES = 4, 2  # three of the gallery and one query; pictures of each
+WEIGHTS = {"kernels": ["delta", "factors"], "scales": ["unit", "raw"], "components": None, "blocks": None}
+EXTRACTORS = {
+    "clip": {"library": "open_clip", "model": "a", "pretrained": None},
+    "dino": {"library": "timm", "model": "b", "pretrained": None},
+    "mean_colour": {"library": "control", "model": "mean_colour", "pretrained": None},
+}
+SETTINGS = ["s8_g1", "s16_g3"]
+SPACES = [(TOGETHER, "none"), (KNOWN, "none"), (KNOWN, "rescale"), (KNOWN, "crossfit"), (UNSEEN, "none")]
+EMBEDDING = {"dimensions": 3, "calibrations": ["none", "rescale", "crossfit"], "folds": 4}
+SIDES = {
+    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (12, 10),
+    "unet.up_blocks.1.attentions.0.transformer_blocks.0.ff.net.2": (20, 8),
+}
+
+
+def make_plan(artists=ARTISTS, per_artist: int = PER_ARTIST) -> pa.Table:
+    rows = [
+        {
+            "lora": f"{artist}/{n:02}",
+            "artist": artist,
+            "genre": None if artist == "dot" else "strokes",
+            "split": "query" if n == per_artist - 1 else "gallery",
+            "seed": n,
+            "pictures": [f"{artist}-{n}-{i}" for i in range(PICTURES)],
+            "overlap": 0.0,
+        }
+        for artist in artists
+        for n in range(per_artist)
+    ]
+    return tables.table("plan", rows)
+
+
+def make_features(plan: pa.Table, source: str, d: int, seed: int) -> pa.Table:
+    """Shuffled rows: every training picture, or two generated pictures of every LoRA; artists' means are shared."""
+    rng = np.random.default_rng(seed)
+    means = {artist: rng.normal(size=d) for artist in sorted(set(plan["artist"].to_pylist()))}
+    rng = np.random.default_rng([seed, *source.encode()])
+    rows = []
+    for lora in plan.to_pylist():
+        for i, picture in enumerate(lora["pictures"]):
+            known = source == "training"
+            rows.append(
+                {
+                    "picture": picture if known else f"{source}-{lora['lora']}-{i}",
+                    "artist": lora["artist"],
+                    "lora": None if known else lora["lora"],
+                    "vector": rng.uniform(0.5, 3) * (means[lora["artist"]] + 0.5 * rng.normal(size=d)),
+                }
+            )
+    return tables.table("features", [rows[i] for i in rng.permutation(len(rows))])
+
+
+@pytest.fixture(scope="module")
+def plan() -> pa.Table:
+    return make_plan()
+
+
+@pytest.fixture(scope="module")
+def grams(tmp_path_factory, plan) -> dict[str, Path]:
+    """Gram files of LoRAs that share a part per artist."""
+    folder, rng = tmp_path_factory.mktemp("weights"), np.random.default_rng(0)
+    means = {(a, m): rng.normal(size=(2, w)) for a in ARTISTS for m, (w, _) in SIDES.items()}
+    for lora in plan.to_pylist():
+        updates = {
+            m: Update(m, means[lora["artist"], m] + 0.5 * rng.normal(size=(2, w)), 1 + rng.normal(size=(h, 2)))
+            for m, (w, h) in SIDES.items()
+        }
+        write_lora(folder / f"{lora['lora']}.safetensors", updates, {})
+    ids = plan["lora"].to_pylist()
+    paths = {kernel: folder / f"{kernel}.safetensors" for kernel in WEIGHTS["kernels"]}
+    for kernel, path in paths.items():
+        write_gram(path, ids, gram([folder / f"{i}.safetensors" for i in ids], kernel), kernel)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory, plan) -> dict[tuple[str, str], Path]:
+    folder, found = tmp_path_factory.mktemp("features"), {}
+    for seed, (name, extractor) in enumerate(EXTRACTORS.items()):
+        control = extractor["library"] == "control"
+        for source in ["training"] if control else ["training", *SETTINGS]:
+            found[name, source] = folder / name / f"{source}.parquet"
+            tables.write(found[name, source], "features", make_features(plan, source, 3 if control else 30, seed))
+    return found
+
+
+def run_weights(folder: Path, grams, plan, weights=WEIGHTS, embedding=EMBEDDING, seed: int = 0) -> dict[str, Path]:
+    outputs = {name: folder / f"{name}.parquet" for name in weight_descriptors(weights)}
+    embed_weights(grams, plan, weights, embedding, seed=seed, outputs=outputs)
+    return outputs
+
+
+def run_pictures(
+    folder: Path, features, plan, extractors=EXTRACTORS, embedding=EMBEDDING, seed: int = 0
+) -> dict[str, Path]:
+    outputs = {name: folder / f"{name}.parquet" for name in picture_descriptors(extractors, SETTINGS)}
+    embed_pictures(features, plan, extractors, SETTINGS, embedding, seed=seed, outputs=outputs)
+    return outputs
+
+
+def vectors(path: Path, scenario: str = KNOWN, calibration: str = "none") -> np.ndarray:
+    rows = tables.read(path, "embeddings").to_pylist()
+    chosen = [row["vector"] for row in rows if (row["scenario"], row["calibration"]) == (scenario, calibration)]
+    return np.array(chosen)
+
+
+def up_to_sign(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.shape == expected.shape
+    signs = np.sign((found * expected).sum(0))
+    np.testing.assert_allclose(found, expected * signs, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def is_gallery(plan: pa.Table) -> np.ndarray:
+    return np.array(plan["split"].to_pylist()) == "gallery"
+
+
+# --- names
+
+
+def test_weight_descriptors_are_kernels_and_scales():
+    assert weight_descriptors(WEIGHTS) == {
+        "delta": ("delta", "unit"),
+        "delta_raw": ("delta", "raw"),
+        "factors": ("factors", "unit"),
+        "factors_raw": ("factors", "raw"),
+    }
+    assert weight_descriptors({"kernels": ["up"], "scales": ["raw"]}) == {"up_raw": ("up", "raw")}
+
+
+def test_picture_descriptors_say_what_knows_the_gallery_and_what_asks():
+    found = picture_descriptors({name: EXTRACTORS[name] for name in ("clip", "mean_colour")}, SETTINGS)
+    assert found == {
+        "clip_training": ("clip", "training", "training"),
+        "clip_s8_g1": ("clip", "s8_g1", "s8_g1"),
+        "clip_training_to_s8_g1": ("clip", "s8_g1", "training"),
+        "clip_s8_g1_to_training": ("clip", "training", "s8_g1"),
+        "clip_s16_g3": ("clip", "s16_g3", "s16_g3"),
+        "clip_training_to_s16_g3": ("clip", "s16_g3", "training"),
+        "clip_s16_g3_to_training": ("clip", "training", "s16_g3"),
+        "mean_colour_training": ("mean_colour", "training", "training"),
+    }
+    assert list(picture_descriptors(EXTRACTORS, [])) == ["clip_training", "dino_training", "mean_colour_training"]
+
+
+def test_every_descriptor_of_one_source_has_a_kind():
+    found = kinds(WEIGHTS, EXTRACTORS, SETTINGS)
+    assert found == dict.fromkeys(weight_descriptors(WEIGHTS), "weights") | {
+        "clip_training": "training pictures",
+        "clip_s8_g1": "generated pictures",
+        "clip_s16_g3": "generated pictures",
+        "dino_training": "training pictures",
+        "dino_s8_g1": "generated pictures",
+        "dino_s16_g3": "generated pictures",
+        "mean_colour_training": "control",
+    }
+    assert set(found.values()) == set(KINDS)
+
+
+# --- means
+
+
+def row(picture: str, lora: str | None, vector: list[float]) -> dict:
+    return {"picture": picture, "artist": "ada", "lora": lora, "vector": vector}
+
+
+def test_a_lora_is_the_mean_of_its_training_pictures_in_the_order_of_the_plan():
+    plan = make_plan(["ada"], 2)  # ada-0-0, ada-0-1 | ada-1-0, ada-1-1
+    plan = plan.set_column(5, tables.SCHEMAS["plan"].field("pictures"), pa.array([["x", "y"], ["z", "y"]]))
+    features = tables.table(
+        "features", [row("z", None, [0, 5]), row("y", None, [0, 2]), row("other", None, [9, 9]), row("x", None, [4, 0])]
+    )
+    np.testing.assert_allclose(lora_means(features, plan, "training", unit=False), [[2, 1], [0, 3.5]])
+    np.testing.assert_allclose(lora_means(features, plan, "training", unit=True), [[0.5, 0.5], [0, 1]])
+
+
+def test_a_lora_is_the_mean_of_all_that_it_generated():
+    plan = make_plan(["ada"], 2)
+    made = [row("p", "ada/01", [3, 4]), row("q", "ada/00", [0, 7]), row("r", "ada/01", [5, 0]), row("s", "b", [9, 9])]
+    features = tables.table("features", made)
+    np.testing.assert_allclose(lora_means(features, plan, "s8_g1", unit=False), [[0, 7], [4, 2]])
+    np.testing.assert_allclose(lora_means(features, plan, "s8_g1", unit=True), [[0, 1], [0.8, 0.4]])
+
+
+def test_a_vector_of_zeros_has_no_direction_and_makes_no_nan():
+    features = tables.table("features", [row("p", "ada/00", [0, 0]), row("q", "ada/01", [0, 2])])
+    assert (lora_means(features, make_plan(["ada"], 2), "s8_g1", unit=True) == [[0, 0], [0, 1]]).all()
+
+
+def test_loras_without_their_pictures_are_named(plan):
+    training, made = make_features(plan, "training", 4, 0), make_features(plan, "s8_g1", 4, 0)
+    lacking = training.filter(pc.not_equal(training["picture"], "bea-2-1"))  # one of two
+    with pytest.raises(DescriptorError, match=r"features of 'training': .*\['bea/02'\]; rerun the features stage"):
+        lora_means(lacking, plan, "training", unit=True)
+    lacking = made.filter(pc.is_in(made["lora"], pa.array(["ada/01", "dot/03"])))
+    with pytest.raises(DescriptorError) as caught:
+        lora_means(lacking, plan, "s8_g1", unit=True)
+    named = [lora for lora in plan["lora"].to_pylist() if repr(lora) in str(caught.value)]
+    assert "'s8_g1'" in str(caught.value) and set(named) == set(plan["lora"].to_pylist()) - {"ada/01", "dot/03"}
+
+
+# --- from weights
+
+
+def test_weights_become_tables_of_every_scenario_and_calibration(tmp_path, plan, grams):
+    loras = plan.select(["lora", "artist", "genre", "split"]).to_pylist()
+    for name, path in run_weights(tmp_path, grams, plan).items():
+        found = tables.read(path, "embeddings")
+        rows = found.to_pylist()
+        for scenario, calibration in SPACES:
+            chosen = [r for r in rows if (r["scenario"], r["calibration"]) == (scenario, calibration)]
+            assert [{key: r[key] for key in loras[0]} for r in chosen] == loras
+            folds = {artist: {r["fold"] for r in chosen if r["artist"] == artist} for artist in ARTISTS}
+            parts = sorted(next(iter(fold)) for fold in folds.values())
+            assert all(len(fold) == 1 for fold in folds.values())
+            assert parts == ([0, 0, 1, 1] if scenario == UNSEEN else [0] * 4)
+        assert len(rows) == len(SPACES) * len(loras)
+        header = tables.metadata(found)
+        assert header["descriptor"] == name and header["dimensions"] == len(rows[0]["vector"]) == 3
+        assert len(header["explained"]) == len(header["held_out_ratio"]) == 3
+        assert 0 < sum(header["explained"]) < 1 and all(0 < ratio < 1 for ratio in header["held_out_ratio"])
+
+
+def dense_rows(grams, plan) -> dict[str, np.ndarray]:
+    """ΔW, and A beside B, of every LoRA, flattened."""
+    found = {"delta": [], "factors": []}
+    for lora in plan["lora"].to_pylist():
+        updates = read_lora(grams["delta"].parent / f"{lora}.safetensors").updates.values()
+        found["delta"].append(np.concatenate([(u.B.astype(float) @ u.A).ravel() for u in updates]))
+        found["factors"].append(np.concatenate([x.ravel() for u in updates for x in (u.A, u.B)]).astype(float))
+    return {kernel: np.stack(rows) for kernel, rows in found.items()}
+
+
+def test_weight_vectors_are_those_of_a_dense_pca_of_the_gallery(tmp_path, plan, grams):
+    outputs, gallery = run_weights(tmp_path, grams, plan), is_gallery(plan)
+    for kernel, X in dense_rows(grams, plan).items():
+        for suffix, rows in (("_raw", X), ("", X / np.linalg.norm(X, axis=1, keepdims=True))):
+            pca = PCA(3, svd_solver="full").fit(rows[gallery])
+            up_to_sign(vectors(outputs[kernel + suffix]), pca.transform(rows))
+            up_to_sign(vectors(outputs[kernel + suffix], TOGETHER), PCA(3, svd_solver="full").fit_transform(rows))
+            header = tables.metadata(tables.read(outputs[kernel + suffix], "embeddings"))
+            np.testing.assert_allclose(header["explained"], pca.explained_variance_ratio_, rtol=1e-6)
+
+
+def test_a_subset_of_components_is_another_description(tmp_path, plan, grams):
+    one = WEIGHTS | {"kernels": ["delta"], "scales": ["unit"]}
+    whole = run_weights(tmp_path / "whole", grams, plan, one)["delta"]
+    part = run_weights(tmp_path / "part", grams, plan, one | {"components": ["feed_forward"]})["delta"]
+    same = run_weights(tmp_path / "same", grams, plan, one | {"blocks": ["up"]})["delta"]  # the same module
+    assert (vectors(part) == vectors(same)).all() and not np.allclose(vectors(part), vectors(whole))
+    with pytest.raises(ValueError, match=r"weights\.components: \['projection'\] are not in these LoRAs"):
+        run_weights(tmp_path / "none", grams, plan, one | {"components": ["projection"]})
+
+
+def test_a_gram_file_of_other_loras_is_named(tmp_path, plan, grams):
+    for other in (plan.slice(1), make_plan(ARTISTS[::-1])):
+        with pytest.raises(DescriptorError, match=r"delta\.safetensors: its LoRAs are not those of the plan"):
+            run_weights(tmp_path, grams, other)
+    assert not list(tmp_path.iterdir())
+
+
+# --- from pictures
+
+
+def test_pictures_become_tables_of_the_same_shape(tmp_path, plan, features):
+    outputs = run_pictures(tmp_path, features, plan)
+    assert len(outputs) == 15
+    for name, path in outputs.items():
+        rows = tables.read(path, "embeddings")
+        assert rows.num_rows == len(SPACES) * plan.num_rows and tables.metadata(rows)["descriptor"] == name
+
+
+def test_the_gallery_is_known_by_one_source_and_the_queries_ask_by_another(tmp_path, plan, features):
+    outputs, gallery = run_pictures(tmp_path, features, plan), is_gallery(plan)
+    means = {}
+    for source in ("training", "s8_g1"):
+        rows = tables.read(features["clip", source], "features").to_pylist()
+        means[source] = []
+        for lora in plan.to_pylist():
+            mine = [r for r in rows if r["lora"] == lora["lora"] or (r["picture"] in lora["pictures"])]
+            assert len(mine) == PICTURES
+            means[source].append(np.mean([np.array(r["vector"]) / np.linalg.norm(r["vector"]) for r in mine], 0))
+        means[source] = np.array(means[source])
+    assert not np.isclose(means["training"], means["s8_g1"]).any()
+    for name, known, asked in [
+        ("clip_training", "training", "training"),
+        ("clip_s8_g1", "s8_g1", "s8_g1"),
+        ("clip_training_to_s8_g1", "s8_g1", "training"),
+        ("clip_s8_g1_to_training", "training", "s8_g1"),
+    ]:
+        expected = PCA(3, svd_solver="full").fit(means[known][gallery])
+        scores = np.where(gallery[:, None], expected.transform(means[known]), expected.transform(means[asked]))
+        up_to_sign(vectors(outputs[name]), scores)
+
+
+def test_a_control_keeps_the_length_of_its_vectors(tmp_path, plan, features):
+    rows = tables.read(features["mean_colour", "training"], "features").to_pylist()
+    of = {r["picture"]: np.array(r["vector"]) for r in rows}
+    X = np.array([np.mean([of[p] for p in lora["pictures"]], 0) for lora in plan.to_pylist()])
+    pca = PCA(3, svd_solver="full").fit(X[is_gallery(plan)])
+    found = vectors(run_pictures(tmp_path, features, plan)["mean_colour_training"])
+    up_to_sign(found, pca.transform(X))
+
+
+# --- one budget for all
+
+
+@pytest.mark.parametrize("dimensions", [3, 100])
+def test_all_descriptors_have_the_same_number_of_dimensions(tmp_path, plan, grams, features, dimensions):
+    embedding = EMBEDDING | {"dimensions": dimensions}
+    real = {name: extractor for name, extractor in EXTRACTORS.items() if name != "mean_colour"}  # a colour has three
+    outputs = run_weights(tmp_path, grams, plan, embedding=embedding)
+    pictures = {key: path for key, path in features.items() if key[0] in real}
+    outputs |= run_pictures(tmp_path, pictures, plan, real, embedding)
+    found = {name: tables.read(path, "embeddings") for name, path in outputs.items()}
+    assert len(found) == 18
+    # 12 LoRAs of the gallery in 4 folds: a fold's basis is fitted on 9, which span 8 directions
+    assert {tables.metadata(table)["dimensions"] for table in found.values()} == {min(dimensions, 8)}
+    for table in found.values():
+        known = [row["vector"] for row in table.to_pylist() if row["scenario"] == KNOWN]
+        assert {len(vector) for vector in known} == {min(dimensions, 8)}
+
+
+def test_all_descriptors_divide_the_gallery_into_the_same_folds(tmp_path, plan, features):
+    twins = {"clip": EXTRACTORS["clip"], "twin": EXTRACTORS["clip"]}
+    both = {(name, source): features["clip", source] for name in twins for source in ("training", *SETTINGS)}
+    outputs = run_pictures(tmp_path / "first", both, plan, twins)
+    for scenario, calibration in [(KNOWN, "crossfit"), (UNSEEN, "none")]:
+        one, other = (vectors(outputs[f"{name}_training"], scenario, calibration) for name in twins)
+        assert (one == other).all()
+    other = run_pictures(tmp_path / "other", both, plan, twins, seed=1)["clip_training"]
+    assert (vectors(other) == vectors(outputs["clip_training"])).all()
+    assert not np.allclose(
+        vectors(other, calibration="crossfit"), vectors(outputs["clip_training"], calibration="crossfit")
+    )
+
+
+def test_the_same_tables_give_the_same_bytes(tmp_path, plan, grams, features):
+    first = run_weights(tmp_path / "a", grams, plan) | run_pictures(tmp_path / "a", features, plan)
+    again = run_weights(tmp_path / "b", grams, plan) | run_pictures(tmp_path / "b", features, plan)
+    assert all(first[name].read_bytes() == again[name].read_bytes() for name in first)
+
+
+# --- studies that are too small
+
+
+def small_study(folder: Path, artists, per_artist: int, d: int = 8) -> tuple[pa.Table, dict]:
+    plan, found = make_plan(artists, per_artist), {}
+    for source in ("training", *SETTINGS):
+        found["clip", source] = folder / "features" / f"{source}.parquet"
+        tables.write(found["clip", source], "features", make_features(plan, source, d, 0))
+    return plan, found
+
+
+CLIP = {"clip": EXTRACTORS["clip"]}
+
+
+def test_fewer_than_four_artists_have_no_basis_without_the_artist_in_question(tmp_path):
+    plan, features = small_study(tmp_path, ARTISTS[:3], 4)
+    for path in run_pictures(tmp_path / "out", features, plan, CLIP).values():
+        rows = tables.read(path, "embeddings").to_pylist()
+        assert {(r["scenario"], r["calibration"]) for r in rows} == set(SPACES[:-1])
+        assert len(rows) == 4 * plan.num_rows
+
+
+def test_a_gallery_too_small_for_a_basis_names_the_descriptor(tmp_path):
+    plan, features = small_study(tmp_path, ARTISTS[:3], 2)
+    with pytest.raises(DescriptorError, match=r"clip_training: .*at least 4 gallery LoRAs; there are 3"):
+        run_pictures(tmp_path / "out", features, plan, CLIP)
+
+
+def test_pictures_that_are_all_alike_name_the_descriptor(tmp_path, plan, features):
+    rows = tables.read(features["clip", "s8_g1"], "features").to_pylist()
+    alike = [r | {"vector": [0.0, 1.0, 0.0]} for r in rows]
+    path = tmp_path / "alike.parquet"
+    tables.write(path, "features", alike)
+    with pytest.raises(DescriptorError, match="clip_s8_g1: .*LoRAs are all alike"):
+        run_pictures(tmp_path / "out", {**features, ("clip", "s8_g1"): path}, plan)

@@ -1,0 +1,533 @@
+"""LoRA files: every spelling read to the same factors, one way of writing them, and nothing unsound let in."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from lora_atlas.weights.files import (
+    MAX_HEADER,
+    LoraFileError,
+    Update,
+    block,
+    component,
+    layout,
+    read_lora,
+    read_opened,
+    write_lora,
+)
+from lora_atlas.weights.gram import gram
+
+ROOT = Path(__file__).parents[3]
+REAL = ROOT / "../shared/data/loras"
+Q = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+K = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+A = np.arange(6, dtype=np.float32).reshape(2, 3) - 2
+B = np.arange(8, dtype=np.float32).reshape(4, 2) / 4
+
+
+def store(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> Path:
+    save_file(tensors, path, metadata)
+    return path
+
+
+def pair(module: str = Q, a: np.ndarray = A, b: np.ndarray = B) -> dict[str, np.ndarray]:
+    return {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
+
+
+def build(path: Path, header: dict | str, data: bytes = b"", claimed: int | None = None) -> Path:
+    """A safetensors file byte by byte, sound or not."""
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    path.write_bytes((len(text) if claimed is None else claimed).to_bytes(8, "little") + text + data)
+    return path
+
+
+def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+def refusal(path: Path) -> str:
+    """What both readers say against a file; each names it."""
+    with pytest.raises(LoraFileError) as whole:
+        read_lora(path)
+    with pytest.raises(LoraFileError) as header:
+        layout(path)
+    assert str(whole.value) == str(header.value) and str(path) in str(whole.value)
+    return str(whole.value).replace(str(path), "FILE")
+
+
+@contextlib.contextmanager
+def allocating_less_than(limit: int):
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
+
+
+# --- reading
+
+
+@pytest.mark.parametrize(
+    ("down", "up"),
+    [
+        ("lora_A.weight", "lora_B.weight"),
+        ("lora_A.default.weight", "lora_B.default.weight"),
+        ("lora.down.weight", "lora.up.weight"),
+        ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight"),
+    ],
+)
+@pytest.mark.parametrize("module", [Q, "text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj"])
+def test_every_spelling_of_a_pair_is_the_same_update(tmp_path, module, down, up):
+    path = store(tmp_path / "x.safetensors", {f"{module}.{down}": A, f"{module}.{up}": B})
+    (update,) = read_lora(path).updates.values()
+    assert update.module == module
+    assert (update.A == A).all() and (update.B == B).all()
+    assert layout(path) == {module: {"A": f"{module}.{down}", "B": f"{module}.{up}"}}
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    rank=st.integers(1, 6),
+    alpha=st.floats(0.125, 64, width=32),
+    shape=st.sampled_from([(), (1,), (1, 1)]),
+    seed=st.integers(0, 99),
+)
+def test_alpha_over_rank_is_folded_into_b(tmp_path_factory, rank, alpha, shape, seed):
+    rng = np.random.default_rng(seed)
+    a, b = (rng.normal(size=size).astype(np.float32) for size in ((rank, 5), (3, rank)))
+    path = tmp_path_factory.getbasetemp() / "alpha.safetensors"
+    store(path, pair(Q, a, b) | {f"{Q}.alpha": np.full(shape, alpha, np.float32)})
+    update = read_lora(path).updates[Q]
+    np.testing.assert_array_equal(update.A, a)
+    np.testing.assert_allclose(update.B, alpha / rank * b, rtol=1e-6)
+
+
+def test_no_alpha_and_an_alpha_of_zero_are_a_scale_of_one(tmp_path):
+    none = store(tmp_path / "none.safetensors", pair())
+    zero = store(tmp_path / "zero.safetensors", pair() | {f"{Q}.alpha": np.zeros((), np.float32)})
+    rank = store(tmp_path / "rank.safetensors", pair() | {f"{Q}.alpha": np.array(2, np.float32)})
+    assert all((read_lora(path).updates[Q].B == B).all() for path in (none, zero, rank))
+
+
+def test_each_module_has_its_own_alpha(tmp_path):
+    tensors = pair(Q) | pair(K) | {f"{Q}.alpha": np.array(4, np.float32), f"{K}.alpha": np.array(1, np.float32)}
+    updates = read_lora(store(tmp_path / "x.safetensors", tensors)).updates
+    assert (updates[Q].B == 2 * B).all() and (updates[K].B == B / 2).all()
+
+
+def test_half_and_double_precision_are_read_as_float32(tmp_path):
+    for dtype in (np.float16, np.float64):
+        update = read_lora(store(tmp_path / "x.safetensors", pair(Q, A.astype(dtype), B.astype(dtype)))).updates[Q]
+        assert update.A.dtype == update.B.dtype == np.float32
+        assert (update.A == A).all() and (update.B == B).all()
+
+
+def test_bfloat16_is_read_exactly(tmp_path):
+    values = np.random.default_rng(0).normal(size=14).astype(np.float32)
+    upper = (values.view(np.uint32) >> 16).astype(np.uint16)  # a bfloat16 is the upper half of a float32
+    header = {
+        f"{Q}.lora_A.weight": entry([2, 3], 0, 12, "BF16"),
+        f"{Q}.lora_B.weight": entry([4, 2], 12, 28, "BF16"),
+        f"{Q}.alpha": entry([], 28, 30, "BF16"),
+    }
+    four = np.array([0x4080], np.uint16)
+    path = build(tmp_path / "x.safetensors", header, upper.tobytes() + four.tobytes())
+    update = read_lora(path).updates[Q]
+    expected = (upper.astype(np.uint32) << 16).view(np.float32)
+    assert update.A.dtype == update.B.dtype == np.float32
+    np.testing.assert_array_equal(update.A, expected[:6].reshape(2, 3))
+    np.testing.assert_array_equal(update.B, 2 * expected[6:].reshape(4, 2))
+
+
+def test_a_lora_knows_its_digest_and_its_header(tmp_path):
+    path = store(tmp_path / "x.safetensors", pair(), {"ss_base_model_version": "sd_v1"})
+    lora = read_lora(path)
+    assert lora.path == path and lora.metadata == {"ss_base_model_version": "sd_v1"}
+    assert lora.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert read_lora(store(path, pair())).metadata == {}
+
+
+def test_module_by_module_gives_what_the_whole_file_gives(tmp_path):
+    tensors = pair(Q) | pair(K, A.astype(np.float16), B) | {f"{Q}.alpha": np.array([8.0])}
+    path = store(tmp_path / "x.safetensors", tensors)
+    whole = read_lora(path).updates
+    assert list(whole) == list(layout(path)) == sorted([Q, K])
+    with safe_open(path, "np") as file:
+        for module, parts in layout(path).items():
+            update = read_opened(file, path, module, parts)
+            assert (update.A == whole[module].A).all() and (update.B == whole[module].B).all()
+
+
+# --- writing
+
+
+def test_what_is_written_is_read_back_and_any_safetensors_reader_opens_it(tmp_path):
+    path = tmp_path / "new" / "x.safetensors"
+    updates = {K: Update(K, A, B), Q: Update(Q, A[:1] * np.float64(3), np.asfortranarray(B[:, 1:]))}
+    write_lora(path, updates, {"base": "x", "lora_atlas.recipe": "\u00e9"})
+    lora = read_lora(path)
+    assert lora.metadata == {"format": "pt", "base": "x", "lora_atlas.recipe": "\u00e9"}
+    for module, update in updates.items():
+        assert (lora.updates[module].A == update.A).all() and (lora.updates[module].B == update.B).all()
+    plain = load_file(path)
+    assert set(plain) == {f"{m}.{part}.weight" for m in (Q, K) for part in ("lora_A", "lora_B")}
+    assert {tensor.dtype for tensor in plain.values()} == {np.dtype(np.float32)}
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0  # the tensors are aligned
+    assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"]
+
+
+def test_a_folded_scale_survives_writing_and_reading(tmp_path):
+    first = store(tmp_path / "first.safetensors", pair() | {f"{Q}.alpha": np.array(16.0)})
+    write_lora(tmp_path / "second.safetensors", read_lora(first).updates, {})
+    again = read_lora(tmp_path / "second.safetensors").updates[Q]
+    assert (again.B @ again.A == 8 * (B @ A)).all()
+
+
+def test_bytes_depend_on_the_input_alone(tmp_path):
+    """Not on the hash seed of the process, and not on the order in which modules and metadata come."""
+    code = (
+        "import sys; import numpy as np; from lora_atlas.weights.files import Update, write_lora\n"
+        "names = {'unet.' + c for c in 'abcdefgh'}; keys = {'k' + c for c in 'abcdefgh'}\n"
+        "write_lora(sys.argv[1], {n: Update(n, np.ones((1, 3)), np.ones((2, 1))) for n in names}, {k: k for k in keys})"
+    )
+    found = []
+    for seed in ("1", "2"):
+        path = tmp_path / f"{seed}.safetensors"
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=True)
+        found.append(path.read_bytes())
+    for n in range(5):  # safetensors shuffles metadata anew in every call
+        names = ["unet." + c for c in "hgfedcba"[n:] + "hgfedcba"[:n]]
+        updates = {name: Update(name, np.ones((1, 3)), np.ones((2, 1))) for name in names}
+        write_lora(tmp_path / "x.safetensors", updates, {"k" + c: "k" + c for c in "hgfedcba"})
+        found.append((tmp_path / "x.safetensors").read_bytes())
+    assert len(set(found)) == 1
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_lora(path, {Q: Update(Q, A, B)}, {})
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        write_lora(path, {K: Update(K, A, B)}, {"rank": object()})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_header_of_any_length_is_read(tmp_path):
+    """Its length comes first in the file, and must not be taken for the first bytes of a pickle or an archive."""
+    path = tmp_path / "x.safetensors"
+    lengths = set()
+    for spaces in range(0, 512, 8):
+        write_lora(path, {Q: Update(Q, A, B)}, {"n": " " * spaces})
+        lengths.add(path.read_bytes()[0])
+        assert list(read_lora(path).updates) == [Q]
+    assert lengths == set(range(0, 256, 8))
+    text = json.dumps({f"{Q}.lora_A.weight": entry([2, 3], 0, 24), f"{Q}.lora_B.weight": entry([4, 2], 24, 56)})
+    build(path, text.ljust(int.from_bytes(b"PK\0", "little")), A.tobytes() + B.tobytes())
+    assert path.read_bytes()[:2] == b"PK" and list(read_lora(path).updates) == [Q]
+
+
+# --- files that are not whole
+
+
+def test_an_absent_file_and_a_folder_are_named(tmp_path):
+    (tmp_path / "folder.safetensors").mkdir()
+    for name in ("absent.safetensors", "folder.safetensors"):
+        assert refusal(tmp_path / name) == "FILE: no such file"
+
+
+@pytest.mark.parametrize("length", [0, 4, 8, 40, -8, -1])
+def test_a_file_cut_short_is_refused(tmp_path, length):
+    path = store(tmp_path / "x.safetensors", pair())
+    path.write_bytes(path.read_bytes()[:length])
+    assert "cut short" in refusal(path) or "damaged" in refusal(path)
+
+
+def test_trailing_bytes_are_refused(tmp_path):
+    path = store(tmp_path / "x.safetensors", pair())
+    path.write_bytes(path.read_bytes() + b"\0" * 8)
+    assert "damaged" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "length"),
+    [
+        (entry([2, 3], 0, 24), entry([4, 2], 16, 48), 48),  # overlap
+        (entry([2, 3], 0, 24), entry([4, 2], 32, 64), 64),  # a hole
+        (entry([2, 3], 0, 24), entry([4, 2], 24, 56), 48),  # beyond the end
+        (entry([2, 3], 0, 32), entry([4, 2], 32, 64), 64),  # a shape that is not the size
+        (entry([2, 3], 0, 24), entry([4, 2], 24, 56, "F99"), 56),  # an unknown type
+        (entry([2, -3], 0, 24), entry([4, 2], 24, 56), 56),  # a negative side
+    ],
+)
+def test_offsets_that_lie_are_refused(tmp_path, a, b, length):
+    header = {f"{Q}.lora_A.weight": a, f"{Q}.lora_B.weight": b}
+    assert "damaged" in refusal(build(tmp_path / "x.safetensors", header, bytes(length)))
+
+
+def test_keys_that_come_twice_are_refused_by_name(tmp_path):
+    a = json.dumps(entry([2, 3], 0, 24))
+    b = json.dumps(entry([4, 2], 24, 56))
+    keys = f'"{Q}.lora_A.weight":{a},"{Q}.lora_A.weight":{a},"{Q}.lora_B.weight":{b}'
+    assert f"twice: ['{Q}.lora_A.weight']" in refusal(build(tmp_path / "x.safetensors", f"{{{keys}}}", bytes(56)))
+    for inner in ('{"base":"a","base":"b"}', '{"a":"1","a":"1"}'):
+        text = f'{{"__metadata__":{inner},"{Q}.lora_A.weight":{a},"{Q}.lora_B.weight":{b}}}'
+        assert "twice" in refusal(build(tmp_path / "y.safetensors", text, bytes(56)))
+
+
+def test_a_bloated_header_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with path.open("wb") as file:
+        file.write((MAX_HEADER + 1).to_bytes(8, "little") + b"{")
+        file.truncate(MAX_HEADER + 100)  # a sparse file: it fills no disk
+    with allocating_less_than(2**20):
+        assert "not a safetensors file" in refusal(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", '{"x": 3}', "\0" * 16, '{"__metadata__": {"rank": 4}}'])
+def test_a_header_of_another_form_is_refused(tmp_path, text):
+    assert "damaged" in refusal(build(tmp_path / "x.safetensors", text))
+
+
+# --- numbers that are not sound
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused_and_all_their_keys_listed(tmp_path, bad):
+    a, b = A.copy(), B.astype(np.float16)
+    a[1, 2], b[0, 0] = bad, bad
+    path = store(tmp_path / "x.safetensors", pair(Q, a) | pair(K, A, b) | {f"{Q}.alpha": np.array(bad)})
+    with pytest.raises(LoraFileError) as caught:
+        read_lora(path)
+    expected = sorted([f"{Q}.alpha", f"{Q}.lora_A.weight", f"{K}.lora_B.weight"])
+    assert str(caught.value) == f"{path}: not finite: {expected}"
+    with safe_open(path, "np") as file, pytest.raises(LoraFileError, match=r"lora_B\.weight") as caught:
+        read_opened(file, path, K, layout(path)[K])
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 1e30])
+def test_a_negative_or_huge_alpha_is_refused_by_name(tmp_path, alpha):
+    path = store(tmp_path / "x.safetensors", pair() | pair(K) | {f"{Q}.alpha": np.array(alpha)})
+    with pytest.raises(LoraFileError, match=r"attn1\.to_q\.alpha") as caught:
+        read_lora(path)
+    assert str(path) in str(caught.value)
+
+
+def test_numbers_too_large_for_float32_are_refused_by_name(tmp_path):
+    path = store(tmp_path / "x.safetensors", pair(Q, A * np.float64(1e300)))
+    with pytest.raises(LoraFileError, match=r"attn1\.to_q\.lora_A\.weight") as caught:
+        read_lora(path)
+    assert str(path) in str(caught.value)
+
+
+# --- pairs that are not sound
+
+
+def test_one_error_names_all_that_is_wrong(tmp_path):
+    v, o = Q.replace("to_q", "to_v"), Q.replace("to_q", "to_out.0")
+    tensors = {
+        f"{Q}.lora_A.weight": A,  # half a pair
+        f"{K}.lora_B.weight": B,  # the other half
+        **pair(v, A, B[:, :1]),  # ranks differ
+        **pair(o),
+        f"{o}.lora.down.weight": A,  # a second A
+        f"{o}.alpha": np.ones(2, np.float32),
+        "lora_unet_mid_block.lokr_w1": A,  # another format
+        "position_ids": A,
+    }
+    said = refusal(store(tmp_path / "x.safetensors", tensors)).splitlines()
+    assert said[0] == "FILE: not a LoRA that can be read here:"
+    assert sorted(line.strip() for line in said[1:]) == sorted(
+        [
+            f"{Q}: half a pair, B missing",
+            f"{K}: half a pair, A missing",
+            f"{v}: A [2, 3] and B [4, 1] do not multiply",
+            f"{o}.lora_A.weight: a second A of {o}",
+            f"{o}.alpha: not one number",
+            "lora_unet_mid_block.lokr_w1: not a key of a format that is known here",
+            "position_ids: not a key of a format that is known here",
+        ]
+    )
+
+
+def test_an_alpha_alone_is_half_a_pair(tmp_path):
+    path = store(tmp_path / "x.safetensors", pair() | {f"{K}.alpha": np.ones(1)})
+    assert f"{K}: half a pair, A and B missing" in refusal(path)
+
+
+def test_convolutions_do_not_pass_for_matrices(tmp_path):
+    path = store(tmp_path / "x.safetensors", pair(Q, np.ones((2, 3, 3, 3), np.float32), np.ones((4, 2, 1, 1))))
+    assert f"{Q}: A [2, 3, 3, 3] and B [4, 2, 1, 1] do not multiply" in refusal(path)
+
+
+def test_a_file_without_tensors_is_refused(tmp_path):
+    assert "no tensors" in refusal(store(tmp_path / "x.safetensors", {}, {"format": "pt"}))
+
+
+@pytest.mark.parametrize("alpha", [{}, {f"{Q}.alpha": np.ones(1, np.float32)}])
+def test_a_rank_of_zero_is_refused_by_name(tmp_path, alpha):
+    path = store(tmp_path / "x.safetensors", pair(Q, A[:0], B[:, :0]) | alpha)
+    assert Q in refusal(path)
+
+
+def test_a_small_file_of_a_huge_module_never_becomes_the_module(tmp_path):
+    side = 10**5  # ΔW would be 40 GB
+    a, b = np.ones((1, side), np.float32), np.ones((side, 1), np.float32)
+    path = store(tmp_path / "x.safetensors", pair(Q, a, b))
+    with allocating_less_than(20 * path.stat().st_size):
+        update = read_lora(path).updates[Q]
+        (K_delta,) = gram([path, path], "delta").values()
+    assert update.A.shape == (1, side) and (K_delta == float(side) ** 2).all()
+
+
+def test_a_header_that_claims_a_huge_tensor_is_refused_and_allocates_nothing(tmp_path):
+    header = {f"{Q}.lora_A.weight": entry([10**6, 10**6], 0, 4 * 10**12), f"{Q}.lora_B.weight": entry([1, 1], 0, 4)}
+    with allocating_less_than(2**20):
+        assert "damaged" in refusal(build(tmp_path / "x.safetensors", header, bytes(64)))
+
+
+# --- pickles
+
+
+class Evil:
+    """Its pickle makes a folder when it is opened."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def archive(data: bytes) -> bytes:
+    """What torch.save writes: a zip with the pickle inside."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("archive/data.pkl", data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["x.bin", "x.pt", "x.ckpt", "x.safetensors"])
+def test_a_pickle_of_any_name_is_refused_unopened_with_the_way_to_convert_it(tmp_path, name):
+    mark, path = tmp_path / "mark", tmp_path / name
+    for protocol in (2, 3, 4, 5):
+        data = pickle.dumps(Evil(mark), protocol)
+        for content in (data, archive(data)):
+            path.write_bytes(content)
+            said = refusal(path)
+            assert "pickle" in said and "weights_only=True" in said
+    path.write_bytes(pickle.dumps(Evil(mark), 0))  # text: it begins with no mark of its own
+    refusal(path)
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Evil(mark)))  # noqa: S301
+    assert mark.exists()  # the bait works
+
+
+def test_a_damaged_file_is_no_reason_to_open_the_pickle_beside_it(tmp_path):
+    mark = tmp_path / "mark"
+    for name in ("x.bin", "x.pt", "pytorch_lora_weights.bin"):
+        (tmp_path / name).write_bytes(pickle.dumps(Evil(mark)))
+    assert "damaged" in refusal(build(tmp_path / "x.safetensors", "not json"))
+    assert not mark.exists()
+
+
+# --- hostile names
+
+
+HOSTILE = ["../../etc/passwd", "<script>alert(1)</script>", "\x1b[31mred", "a\nb", "\u202eabc", "北斎"]
+
+
+def test_hostile_keys_are_refused_and_touch_no_path(tmp_path):
+    path = store(tmp_path / "x.safetensors", {f"{prefix}{name}": A for name in HOSTILE for prefix in ("", "unet.")})
+    said = refusal(path)
+    assert said.count("not a key of a format") == 2 * len(HOSTILE) and "../../etc/passwd" in said
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_about_hostile_keys_holds_no_control_characters(tmp_path):
+    said = refusal(store(tmp_path / "x.safetensors", dict.fromkeys(HOSTILE, A)))
+    assert all(line.isprintable() for line in said.splitlines())
+    assert len(said.splitlines()) == 1 + len(HOSTILE)
+
+
+def test_hostile_metadata_is_text_and_nothing_more(tmp_path):
+    hostile = {name: name for name in HOSTILE}
+    path = store(tmp_path / "x.safetensors", pair(), hostile)
+    assert read_lora(path).metadata == hostile
+    write_lora(tmp_path / "y.safetensors", read_lora(path).updates, hostile)
+    assert read_lora(tmp_path / "y.safetensors").metadata == {"format": "pt", **hostile}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.safetensors", "y.safetensors"]
+
+
+# --- where a module sits
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        # SD1.5
+        ("unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q", ("self_attention", "down")),
+        ("unet.down_blocks.2.attentions.0.transformer_blocks.0.attn2.to_out.0", ("cross_attention", "down")),
+        ("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_v", ("self_attention", "mid")),
+        ("unet.mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj", ("feed_forward", "mid")),
+        ("unet.up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_k", ("cross_attention", "up")),
+        ("unet.up_blocks.1.attentions.0.transformer_blocks.0.ff.net.2", ("feed_forward", "up")),
+        ("unet.up_blocks.1.attentions.0.proj_in", ("projection", "up")),
+        ("unet.mid_block.attentions.0.proj_out", ("projection", "mid")),
+        ("unet.conv_in", ("convolution", "other")),
+        ("unet.conv_out", ("convolution", "other")),
+        ("unet.down_blocks.0.downsamplers.0.conv", ("convolution", "down")),
+        ("unet.up_blocks.0.upsamplers.0.conv", ("convolution", "up")),
+        ("unet.mid_block.resnets.1.conv2", ("convolution", "mid")),
+        ("unet.down_blocks.1.resnets.0.conv_shortcut", ("convolution", "down")),
+        ("unet.up_blocks.0.resnets.0.time_emb_proj", ("other", "up")),
+        ("unet.time_embedding.linear_1", ("other", "other")),
+        ("text_encoder.text_model.encoder.layers.11.self_attn.q_proj", ("text_encoder", "other")),
+        ("text_encoder.text_model.encoder.layers.0.mlp.fc1", ("text_encoder", "other")),
+        # SDXL
+        ("unet.down_blocks.1.attentions.1.transformer_blocks.1.attn1.to_out.0", ("self_attention", "down")),
+        ("unet.mid_block.attentions.0.transformer_blocks.9.attn2.to_v", ("cross_attention", "mid")),
+        ("unet.up_blocks.0.attentions.2.transformer_blocks.9.ff.net.0.proj", ("feed_forward", "up")),
+        ("unet.down_blocks.2.attentions.0.proj_in", ("projection", "down")),
+        ("unet.add_embedding.linear_2", ("other", "other")),
+        ("text_encoder_2.text_model.encoder.layers.31.self_attn.out_proj", ("text_encoder", "other")),
+        # neither
+        ("transformer.transformer_blocks.0.attn.to_q", ("other", "other")),
+    ],
+)
+def test_components_and_blocks_of_unets(module, expected):
+    assert (component(module), block(module)) == expected
+
+
+# --- files of other people
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for p in REAL.glob("*") if p.suffix != ".tsv"), ids=lambda path: path.name.replace("__", "/")
+)
+def test_a_real_file_is_read_whole_or_refused_by_name(path):
+    try:
+        lora = read_lora(path)
+    except LoraFileError as error:
+        assert str(path) in str(error)  # noqa: PT017
+    else:
+        assert lora.updates
+        assert all(np.isfinite(u.A).all() and np.isfinite(u.B).all() for u in lora.updates.values())
+        assert all(u.A.shape[0] == u.B.shape[1] > 0 for u in lora.updates.values())

@@ -1,0 +1,123 @@
+"""The whole chain on a tiny study: it ends in sound tables, reruns what it must, and the same bytes come twice."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lora_atlas import tables
+
+pytestmark = pytest.mark.slow
+
+ARTISTS = ["berthe", "joris", "maren", "odile"]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file of a study but logs and times."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if not (name := str(path.relative_to(folder))).startswith(("logs/", "cost/", "state/"))
+        and not name.endswith(("log.parquet", "tables/cost.parquet"))
+    }
+
+
+def test_it_ends_in_tables_and_charts(tiny):
+    results = tiny.root / "results/tiny"
+    for name in ("clustering", "retrieval", "cost"):
+        assert len(tables.read(results / f"tables/{name}.parquet", name)) > 0
+    for chart in ("weight_map", "comparison"):
+        assert (results / f"charts/{chart}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (results / f"charts/{chart}.svg").read_bytes()[:200]
+    assert not (results / "state").exists() or not any((results / "state").rglob("*.pt"))
+
+
+def test_every_descriptor_is_embedded_alike(tiny):
+    found = {}
+    for path in (tiny.root / "results/tiny/embeddings").glob("*.parquet"):
+        table = tables.read(path, "embeddings")
+        rows = [row for row in table.to_pylist() if (row["scenario"], row["calibration"]) == (tables.KNOWN, "none")]
+        assert sorted({row["artist"] for row in rows}) == ARTISTS
+        assert len(rows) == 12
+        assert np.isfinite([row["vector"] for row in rows]).all()
+        found[path.stem] = len(rows[0]["vector"])
+    assert {"delta", "factors", "clip_training", "dino_s2_g1", "mean_colour_training"} <= set(found)
+    assert max(found.values()) == 4
+    assert {name for name, size in found.items() if size < 4} <= {"mean_colour_training"}  # a colour has three
+
+
+def test_no_file_of_a_lora_tells_the_artist_or_the_caption(tiny):
+    for path in (tiny.root / "results/tiny/loras").rglob("*.safetensors"):
+        data = path.read_bytes()
+        header = data[8 : 8 + int.from_bytes(data[:8], "little")].decode()
+        assert not any(word in header for word in (*ARTISTS, "painting", str(tiny.root)))
+
+
+def test_the_cost_of_every_route_is_measured(tiny):
+    rows = tables.read(tiny.root / "results/tiny/tables/cost.parquet", "cost").to_pylist()
+    counts = {(row["stage"], row["item"]): row["count"] for row in rows}
+    assert counts["train", "odile"] == counts["generate", "odile"] == 3
+    assert counts["features", "clip"] == 4 * 12 + 12
+    assert counts["gram", "delta"] == 12
+    assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_a_second_run_has_nothing_to_do(tiny):
+    assert "Nothing to be done" in tiny.make()
+
+
+def test_touching_the_library_reruns_nothing_and_editing_it_reruns_what_uses_it(tiny):
+    library = tiny.root / "workflow/lora_atlas"
+    for path in library.rglob("*.py"):
+        path.touch()
+    assert tiny.planned() == {}
+    for file, expected in {
+        "metrics/retrieval.py": {"retrieval", "draw_charts"},
+        "atlas/charts.py": {"draw_charts"},
+        "weights/embed.py": {"embed_weights", "embed_pictures", "clustering", "retrieval", "draw_charts"},
+    }.items():
+        path = library / file
+        before = path.read_text()
+        path.write_text(before + "\n# a remark\n")
+        assert set(tiny.planned()) == expected, file
+        path.write_text(before)
+        assert tiny.planned() == {}
+
+
+def test_a_stage_alone_is_forced_with_what_follows(tiny):
+    planned = tiny.planned("--forcerun", "embed_weights")
+    assert set(planned) == {"embed_weights", "clustering", "retrieval", "draw_charts"}
+
+
+def test_one_lora_is_made_by_its_name(tiny):
+    lora = "results/tiny/loras/odile/02.safetensors"
+    before = (tiny.root / lora).read_bytes()
+    (tiny.root / lora).unlink()
+    assert tiny.planned(lora) == {"train_loras": 1}
+    tiny.make(lora)
+    assert (tiny.root / lora).read_bytes() == before
+
+
+def test_every_stage_has_a_name(tiny):
+    for stage in ("pictures", "plan", "loras", "generated", "features", "weights", "embeddings", "tables", "charts"):
+        assert "Nothing to be done" in tiny.make(stage), stage
+
+
+def test_memory_and_threads_rerun_nothing(tiny):
+    assert tiny.planned("--config", "resources={threads: 2, mem_mb: 5000, runtime: 90}") == {}
+
+
+def test_another_recipe_of_training_keeps_the_pictures_and_the_plan(tiny):
+    planned = tiny.planned("--config", "training={learning_rate: 0.001}")
+    assert planned["train_loras"] == 4
+    assert not {"collect_pictures", "plan"} & set(planned)
+
+
+def test_the_same_study_twice_gives_the_same_bytes(tiny):
+    results = tiny.root / "results/tiny"
+    first = digests(results)
+    assert any(name.startswith("loras/") for name in first)
+    tiny.make("--forceall")
+    assert digests(results) == first

@@ -1,0 +1,156 @@
+"""The result of a study in a few lines: how well each description of a LoRA tells artists, and what it costs.
+
+``python -m lora_atlas.summary results/demo`` prints it; ``--readme README.md`` puts it between that file's marks.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import tables
+from .embeddings import KINDS
+from .tables import KNOWN
+
+
+@dataclass(frozen=True)
+class Line:
+    """One descriptor at artist level; `mAP` is (value, low, high), `seconds` per LoRA."""
+
+    descriptor: str
+    kind: str
+    mAP: tuple[float, float, float]
+    recall: float
+    ari: float
+    chance: float
+    seconds: float | None
+
+
+def lines(retrieval: Any, clustering: Any, cost: Any) -> list[Line]:
+    """Lines of a study's tables, best first within a kind; descriptors that compare across sources are left out."""
+    described = tables.metadata(retrieval)
+    kinds, calibration = described["kinds"], described["calibration"]
+    scores = {
+        (row["descriptor"], row["metric"]): row
+        for row in retrieval.to_pylist()
+        if (row["scenario"], row["calibration"], row["distance"], row["level"]) == (KNOWN, calibration, "L2", "artist")
+    }
+    ward = {
+        row["descriptor"]: row["value"]
+        for row in clustering.to_pylist()
+        if (row["level"], row["algorithm"], row["metric"]) == ("artist", "Ward", "ARI")
+    }
+    seconds = seconds_per_lora(cost, kinds)
+    found = []
+    for descriptor, kind in kinds.items():
+        row = scores[descriptor, "mAP"]
+        found.append(
+            Line(
+                descriptor,
+                kind,
+                (row["value"], row["low"], row["high"]),
+                scores[descriptor, "R@1"]["value"],
+                ward[descriptor],
+                row["chance"],
+                seconds[descriptor],
+            )
+        )
+    return sorted(found, key=lambda line: (KINDS.index(line.kind), -line.mAP[0]))
+
+
+def seconds_per_lora(cost: Any, kinds: Mapping[str, str]) -> dict[str, float | None]:
+    """Descriptor → seconds that describing one LoRA takes, the LoRA being there; None where it was not measured.
+
+    By weights: the Gram matrix. By generated pictures: painting them and looking at them, process start included,
+    as a share of the pictures of one setting. Training pictures are not known of a LoRA that is found somewhere.
+    """
+    rows = {(row["stage"], row["item"]): row for row in cost.to_pylist()}
+    loras = sum(row["count"] for (stage, _), row in rows.items() if stage == "train")
+    painted = [row for (stage, _), row in rows.items() if stage == "generate"]
+    pictures = sum(row["count"] for row in painted)
+    settings = {d.split("_", 1)[1] for d, kind in kinds.items() if kind == "generated pictures"}
+    found: dict[str, float | None] = dict.fromkeys(kinds)
+    for descriptor, kind in kinds.items():
+        gram = rows.get(("gram", descriptor.removesuffix("_raw")))
+        seen = rows.get(("features", descriptor.split("_", 1)[0]))
+        if kind == "weights" and gram:
+            found[descriptor] = gram["seconds"] / gram["count"]
+        elif kind == "generated pictures" and pictures and seen:
+            each = sum(row["seconds"] for row in painted) / pictures + seen["seconds"] / seen["count"]
+            found[descriptor] = each * pictures / len(settings) / loras
+    return found
+
+
+def _columns(found: list[Line]) -> list[list[str]]:
+    return [
+        [
+            line.descriptor,
+            line.kind,
+            f"{line.mAP[0]:.2f} ({line.mAP[1]:.2f}–{line.mAP[2]:.2f})",
+            f"{line.recall:.2f}",
+            f"{line.ari:.2f}",
+            "" if line.seconds is None else f"{line.seconds:.2g}",
+        ]
+        for line in found
+    ]
+
+
+HEADER = ["descriptor", "looks at", "mAP (interval)", "R@1", "Ward ARI", "seconds a LoRA"]
+
+
+def markdown(found: list[Line]) -> str:
+    """The summary as a Markdown table."""
+    rows = [HEADER, ["---", "---", *["---:"] * 4], *_columns(found)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def marked(text: str, table: str) -> str:
+    """The text with the table between its marks; ValueError where there are no marks."""
+    start, end = "<!-- results: written by `make readme` -->", "<!-- /results -->"
+    before, opening, rest = text.partition(start)
+    _, closing, after = rest.partition(end)
+    if not (opening and closing):
+        raise ValueError(f"the text lacks the marks {start} and {end}")
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="lora_atlas.summary", description=__doc__.splitlines()[0])
+    parser.add_argument("study", type=Path, help="the study's folder, such as results/demo")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="write the table into FILE instead of printing it")
+    asked = parser.parse_args(arguments)
+    try:
+        parts = [tables.read(asked.study / "tables" / f"{t}.parquet", t) for t in ("retrieval", "clustering", "cost")]
+    except tables.TableError as error:
+        sys.exit(f"{error}\nrun `snakemake tables` first")
+    found = lines(*parts)
+    if asked.readme:
+        asked.readme.write_text(marked(asked.readme.read_text(), markdown(found)))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(
+        title="Telling artists apart: a query LoRA among the gallery's", title_justify="left", box=SIMPLE_HEAD
+    )
+    for number, name in enumerate(HEADER[:1] + HEADER[2:]):
+        shown.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for kind in KINDS:
+        part = [line for line in found if line.kind == kind]
+        if part:
+            shown.add_row(f"[bold]{kind}[/bold]")
+        for name, _, *scores in _columns(part):
+            shown.add_row("  " + name, *scores)
+        shown.add_section()
+    console = Console()
+    console.print(shown)
+    console.print(f"Chance: mAP {found[0].chance:.2f}, ARI 0.  Tables: {asked.study / 'tables'}", soft_wrap=True)
+    for chart in sorted((asked.study / "charts").glob("*.png")):
+        console.print(f"Chart: {chart}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

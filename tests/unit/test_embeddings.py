@@ -20,7 +20,8 @@ from lora_atlas.embeddings import (
     weight_descriptors,
 )
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN
-from lora_atlas.weights.files import Update, read_lora, write_lora
+from lora_atlas.weights.factors import Update
+from lora_atlas.weights.files import read_lora, write_lora
 from lora_atlas.weights.gram import gram, write_gram
 
 ARTISTS = ("ada", "bea", "cyd", "dot")

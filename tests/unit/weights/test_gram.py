@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from lora_atlas.weights.files import LoraFileError, Update, read_lora, write_lora
+from lora_atlas.weights.factors import Update
+from lora_atlas.weights.files import LoraFileError, read_lora, write_lora
 from lora_atlas.weights.gram import KERNELS, GramError, gram, read_gram, write_gram
 
 SIDES = {  # module: (in, out)

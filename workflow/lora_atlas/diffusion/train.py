@@ -26,7 +26,8 @@ from rich.progress import Progress
 from .. import __version__, tables
 from ..pictures.decode import crop_square, decode, to_array
 from ..seeds import derive_seed
-from ..weights.files import Update, write_lora
+from ..weights.factors import Update
+from ..weights.files import write_lora
 from . import base as bases
 from . import stacked
 

@@ -19,21 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..tables import replacing
+from .factors import Update
 
 MAX_HEADER = 16 * 2**20  # bytes; 200,000 tensors make 13 MB, a LoRA has a few thousand
 
 
 class LoraFileError(ValueError):
     """A file that cannot be used as a LoRA; the message names the file and everything that is wrong."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """ΔW = B A of one module, float32: A (r, in), B (out, r)."""
-
-    module: str
-    A: np.ndarray
-    B: np.ndarray
 
 
 @dataclass(frozen=True)

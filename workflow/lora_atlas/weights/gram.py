@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..tables import replacing
-from .files import Update, block, component, layout, read_opened
+from .factors import Update
+from .files import block, component, layout, read_opened
 
 Grams = dict[tuple[str, str], np.ndarray]
 

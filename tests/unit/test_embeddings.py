@@ -401,5 +401,5 @@ def test_pictures_that_are_all_alike_name_the_descriptor(tmp_path, plan, feature
     alike = [r | {"vector": [0.0, 1.0, 0.0]} for r in rows]
     path = tmp_path / "alike.parquet"
     tables.write(path, "features", alike)
-    with pytest.raises(DescriptorError, match="clip_s8_g1: .*LoRAs are all alike"):
+    with pytest.raises(DescriptorError, match=r"clip_s8_g1: .*LoRAs are all alike"):
         run_pictures(tmp_path / "out", {**features, ("clip", "s8_g1"): path}, plan)

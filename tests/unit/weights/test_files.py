@@ -202,7 +202,8 @@ def test_a_folded_scale_survives_writing_and_reading(tmp_path):
 def test_bytes_depend_on_the_input_alone(tmp_path):
     """Not on the hash seed of the process, and not on the order in which modules and metadata come."""
     code = (
-        "import sys; import numpy as np; from lora_atlas.weights.factors import Update; from lora_atlas.weights.files import write_lora\n"
+        "import sys; import numpy as np; from lora_atlas.weights.factors import Update\n"
+        "from lora_atlas.weights.files import write_lora\n"
         "names = {'unet.' + c for c in 'abcdefgh'}; keys = {'k' + c for c in 'abcdefgh'}\n"
         "write_lora(sys.argv[1], {n: Update(n, np.ones((1, 3)), np.ones((2, 1))) for n in names}, {k: k for k in keys})"
     )

@@ -42,12 +42,12 @@ readme: demo
 slurm-test: .venv/installed
 	tests/slurm/run.sh
 
-# Made once, and again when the lock changes.
+# Made once, and again when the lock changes. Compiled, since every job imports its libraries anew.
 .venv/installed: envs/requirements.lock | $(UV)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "LoRA Atlas needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes envs/requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes envs/requirements.lock
 	@touch $@
 
 # uv, where the machine has none.

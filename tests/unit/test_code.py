@@ -46,13 +46,8 @@ STAGES = [rule for rule, (_, named) in RULES.items() if named]
 
 
 def test_transitive_imports_and_every_package_on_the_way_are_in_it():
-    assert names("weights.gram") == [
-        "__init__.py",
-        "tables.py",
-        "weights/__init__.py",
-        "weights/files.py",
-        "weights/gram.py",
-    ]
+    assert names("mini.loop") == ["__init__.py", "mini/__init__.py", "mini/loop.py", "seeds.py", "tables.py"]
+    assert {"weights/__init__.py", "weights/files.py", "tables.py"} <= set(names("weights.gram"))
 
 
 def test_imports_within_functions_are_in_it():

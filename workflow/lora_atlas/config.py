@@ -13,12 +13,13 @@ from typing import Any
 
 import yaml
 
+from .features import CONTROLS
 from .pictures import sources
 from .study import StudyError, too_few
 
 
 def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """The resolved configuration; raises StudyError with all that is wrong. Relative paths are seen from `root`."""
+    """The resolved configuration; raises StudyError with all that is wrong. Relative models are seen from `root`."""
     config = resolve(config, schema)
     problems = list(_schema_problems(config, schema))
     if not problems:  # what is said below takes keys and types for granted
@@ -46,6 +47,9 @@ def _typed(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> An
         if types and ("string" not in types or (value == "null" and "null" in types)):
             with contextlib.suppress(yaml.YAMLError):
                 value = yaml.safe_load(value)
+        if "number" in types and isinstance(value, str):  # YAML 1.1 takes 1e-4 for text, since it has no point
+            with contextlib.suppress(ValueError):
+                value = float(value)
     if isinstance(value, Mapping):
         known, others = schema.get("properties", {}), schema.get("additionalProperties")
         others = others if isinstance(others, Mapping) else {}
@@ -63,7 +67,7 @@ def _schema_problems(config: Mapping[str, Any], schema: Mapping[str, Any]) -> It
         place = ".".join(str(part) for part in error.absolute_path)
         if error.validator == "additionalProperties":
             known = list(error.schema.get("properties", {}))
-            for key in sorted(set(error.instance) - set(known)):
+            for key in sorted(set(error.instance) - set(known), key=str):
                 name = f"{place}.{key}" if place else str(key)
                 yield f"{name}: no such key; {_near(str(key), known)}"
         elif error.validator == "required":
@@ -84,19 +88,22 @@ def _near(name: str, known: Sequence[Any]) -> str:
 
 def _path_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
     base, revision = config["base"]["model"], config["base"]["revision"]
-    if not (root / base / "model_index.json").is_file() and not _is_hub_id(base):
+    if not (root / base / "model_index.json").is_file() and ((root / base).is_dir() or not _is_hub_id(base)):
         yield (
             f"base.model: there is no diffusers model at {base!r}; expected a folder with model_index.json, unet/, "
             "vae/, text_encoder/, tokenizer/ and scheduler/, or a hub id such as 'owner/name' with base.revision"
         )
-    elif _is_hub_id(base) and not (root / base).is_dir() and revision is None:
+    elif not (root / base).is_dir() and revision is None:
         yield f"base.revision: {base!r} is a hub id, and the commit to use must be pinned"
     for name, extractor in config["extractors"].items():
         if not re.fullmatch(r"[a-z0-9_]+", name):
             yield f"extractors.{name}: names are lower-case letters, digits and _, since they become file names"
         model = extractor["model"]
-        if extractor["library"] != "control" and "/" in model and model.count("/") > 1 and not (root / model).is_dir():
-            yield f"extractors.{name}.model: there is no folder {model!r}"
+        if extractor["library"] == "control":
+            if model not in CONTROLS:
+                yield f"extractors.{name}.model: {model!r} is no control; {_near(model, list(CONTROLS))}"
+        elif "/" in model and not model.startswith("hf-hub:") and not (root / model).is_dir():
+            yield f"extractors.{name}.model: there is no folder {model!r}; of a hub write 'hf-hub:owner/name'"
     headline = config["embedding"]["calibration"]
     if headline not in config["embedding"]["calibrations"]:
         yield f"embedding.calibration: {headline!r} is not among embedding.calibrations"

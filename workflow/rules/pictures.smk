@@ -14,7 +14,7 @@ rule pictures:
 # One artist, so that a new one costs only itself. A picture that cannot be used is a row with a reason.
 rule collect_pictures:
     input:
-        code=code("pictures.sources", "pictures.synthetic", "pictures.decode"),
+        code=code("pictures.sources", "pictures.synthetic", "pictures.decode", "tables"),
     output:
         "results/{study}/pictures/{artist}.parquet",
     log:

@@ -71,7 +71,7 @@ def weight_map(embeddings: pa.Table, descriptor: str, painters: Mapping[str, str
                     title=None, orient="bottom", symbolFillColor=GREY, symbolStrokeWidth=0, symbolSize=110
                 ),
             ),
-            size=alt.Size("split:N", scale=alt.Scale(domain=["gallery", "query"], range=[110, 150]), legend=None),
+            size=alt.Size("split:N", scale=alt.Scale(domain=["gallery", "query"], range=[110, 150])),
             tooltip=["lora", "artist", "genre", "split"],
         )
     )
@@ -239,6 +239,8 @@ def _vectors(embeddings: pa.Table, descriptor: str) -> Sequence[dict[str, Any]]:
 def _layout(X: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
 
+    if X.shape[1] < 2:  # the start needs two
+        X = np.pad(X, ((0, 0), (0, 2 - X.shape[1])))
     perplexity = min(15.0, (len(X) - 1) / 3)
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed % 2**32).fit_transform(X.astype(np.float32))
 

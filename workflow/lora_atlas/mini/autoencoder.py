@@ -45,7 +45,16 @@ def pretrain(pictures: np.ndarray, *, steps: int, seed: int, state: Path, crop: 
         return (y - x).square().mean() + 0.05 * (y - x).abs().mean() + 1e-3 * z.square().mean()
 
     model, log = fit(
-        "autoencoder", model, loss, steps=steps, learning_rate=2e-3, seed=seed, state=state, average=0.998, every=250
+        "autoencoder",
+        model,
+        loss,
+        steps=steps,
+        learning_rate=2e-3,
+        seed=seed,
+        state=state,
+        average=0.998,
+        every=250,
+        data=pictures,
     )
     z = encode(model, pictures[:1024])
     model.register_to_config(scaling_factor=1 / float(z.std()))
@@ -81,3 +90,4 @@ def build(corpus: str | Path, folder: str | Path, log: str | Path, *, steps: int
     )
     model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
     write_log(log, losses)
+    Path(state).unlink(missing_ok=True)

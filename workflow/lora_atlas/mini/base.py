@@ -23,7 +23,11 @@ GENERIC = "a painting"
 
 
 def tokenizer(contents: tuple[str, ...]) -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges make one token of every word that the corpus uses; others fall to letters."""
+    """A CLIP tokenizer with the merges of the words that the corpus uses, in alphabetical order.
+
+    Most are one token; a word whose beginning an earlier word has merged otherwise falls into several ("landscape").
+    Captions stay within MAX_TOKENS.
+    """
     alphabet = _byte_alphabet()
     text = " ".join([*contents, *MANNER.values(), *HUES, "a an the in of and painting picture dark dim bright with"])
     words = sorted(set(text.split()))
@@ -130,7 +134,9 @@ def pretrain(
         text = model.text(tokens).last_hidden_state[caption]
         return (model.unet(noisy, t, text).sample - epsilon).square().mean()
 
-    mean, log = fit("base", model, loss, steps=steps, learning_rate=1.5e-3, seed=seed, state=state)
+    mean, log = fit(
+        "base", model, loss, steps=steps, learning_rate=1.5e-3, seed=seed, state=state, data=latents.numpy()
+    )
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=mean.text,
@@ -185,3 +191,4 @@ def build(
     pipeline.unet.half()  # as stored; loaders give float32 back unless told otherwise
     pipeline.save_pretrained(folder)
     write_log(log, losses)
+    Path(state).unlink(missing_ok=True)

@@ -49,7 +49,16 @@ def pretrain(pictures: np.ndarray, captions: tuple[str, ...], *, steps: int, see
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     return fit(
-        "clip", model, loss, steps=steps, learning_rate=1e-3, weight_decay=0.05, seed=seed, state=state, every=50
+        "clip",
+        model,
+        loss,
+        steps=steps,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        seed=seed,
+        state=state,
+        every=50,
+        data=pictures,
     )
 
 
@@ -71,3 +80,4 @@ def build(corpus: str | Path, folder: str | Path, log: str | Path, *, steps: int
     )
     save(model, Path(folder), painted.pictures.shape[1])
     write_log(log, losses)
+    Path(state).unlink(missing_ok=True)

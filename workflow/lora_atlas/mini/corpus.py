@@ -57,7 +57,7 @@ def describe(picture: np.ndarray, genre: str, content: str) -> str:
         hue = np.where(top == r, (g - b) / c % 6, np.where(top == g, (b - r) / c + 2, (r - g) / c + 4)) / 6
         counts = np.bincount((hue * 12 + 0.5).astype(int) % 12, weights=c, minlength=12)
         first, second = np.argsort(-counts, kind="stable")[:2]
-        words.append(f"{HUES[first]} and {HUES[second]}")
+        words.append(f"{HUES[first]} and {HUES[second]}" if counts[second] > 0 else HUES[first])
     return ", ".join(words)
 
 

@@ -99,7 +99,7 @@ def pretrain(pictures: np.ndarray, *, steps: int, seed: int, state: Path, size: 
 
     mean, log = fit(
         "dino", student, loss, steps=steps, learning_rate=1e-3, weight_decay=0.04, seed=seed, state=state,
-        average=0.99, every=50,
+        average=0.99, every=50, data=pictures,
     )  # fmt: skip
     return mean.backbone, log
 
@@ -135,3 +135,4 @@ def build(corpus: str | Path, folder: str | Path, log: str | Path, *, steps: int
     model, losses = pretrain(painted.pictures, steps=steps, seed=stage_seed(seed, "dino"), state=Path(state))
     save(model, Path(folder), painted.pictures.shape[1])
     write_log(log, losses)
+    Path(state).unlink(missing_ok=True)

@@ -1,11 +1,13 @@
 """The one pretraining loop: AdamW, one-cycle learning rate, moving-average weights, checkpoints that survive a kill."""
 
 import copy
+import hashlib
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..seeds import derive_seed
@@ -24,20 +26,25 @@ def fit(
     weight_decay: float = 0.01,
     average: float = 0.999,
     every: int = 200,
+    data: np.ndarray | None = None,
 ) -> tuple[torch.nn.Module, list[dict]]:
     """Minimise ``loss(mean, generator)`` over the parameters of `module`, where `mean` is its moving average.
 
     Returns the moving average and a log of rows ``{step, loss, seconds}``. Every `every` steps all that is needed
-    to go on is written to `state`; a run that finds the file goes on from it.
+    to go on is written to `state`; a run that finds the file of its own recipe, and of `data`, goes on from it.
     """
+    work = [name, steps, learning_rate, weight_decay, average, seed]
+    recipe = json.dumps([*work, "" if data is None else hashlib.sha256(np.ascontiguousarray(data)).hexdigest()])
     module.train()
     optimizer = torch.optim.AdamW(module.parameters(), learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.08)
     mean = copy.deepcopy(module).requires_grad_(False).eval()
     generator = torch.Generator().manual_seed(seed)
     log, start, running, spent = [], 0, 0.0, 0.0
-    if state.exists():
-        kept = torch.load(state, weights_only=True)
+    kept = torch.load(state, weights_only=True) if state.exists() else None
+    if kept and kept["recipe"] != recipe:
+        print(f"{state} belongs to another recipe or other data; starting anew", flush=True)
+    elif kept:
         module.load_state_dict(kept["module"])
         mean.load_state_dict(kept["mean"])
         optimizer.load_state_dict(kept["optimizer"])
@@ -67,6 +74,7 @@ def fit(
             print(f"{name}: step {step + 1}/{steps}, loss {running / count:.4f}, {spent:.0f} s", flush=True)
             running = 0.0
             kept = {
+                "recipe": recipe,
                 "module": module.state_dict(),
                 "mean": mean.state_dict(),
                 "optimizer": optimizer.state_dict(),

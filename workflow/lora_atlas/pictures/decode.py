@@ -20,6 +20,7 @@ A canonical picture is an RGB image of 8 bits a channel in sRGB, upright, opaque
 import contextlib
 import io
 import struct
+import warnings
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
@@ -76,8 +77,9 @@ def decode(data: bytes, *, min_side: int) -> Image.Image:
         raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: some library fills truncated pictures with grey")
     _sniff(data)
     try:
+        # What Pillow warns of (odd metadata) costs no picture.
         # MPO is never named here: Pillow's JPEG plugin finds it by itself.
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, min_side)
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise PictureError("animated", "more than one frame or page")

@@ -168,7 +168,7 @@ def comparison(retrieval: pa.Table, clustering: pa.Table) -> alt.Chart:
         title=alt.Title(
             "How well each description of a LoRA tells artists",
             subtitle=[
-                "lines: intervals by bootstrap over artists; black ticks: chance; "
+                "lines: intervals over artists (mAP: bootstrap, ARI: jackknife); black ticks: chance; "
                 f"calibration {calibration}, L2 distance",
                 "descriptors of training pictures know what nobody knows who is handed a LoRA: an upper bound",
             ],

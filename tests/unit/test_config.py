@@ -283,7 +283,8 @@ def test_a_folder_that_holds_no_base_is_refused(model):
 
 def test_a_hub_id_needs_its_revision():
     assert problems({"base.model": "runwayml/stable-diffusion-v1-5"}) == [
-        "base.revision: 'runwayml/stable-diffusion-v1-5' is a hub id, and the commit to use must be pinned"
+        "base.model: there is no folder 'runwayml/stable-diffusion-v1-5' with a model_index.json here; if it is a hub "
+        "id, name the commit to use in base.revision"
     ]
 
 

@@ -94,7 +94,10 @@ def _path_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
             "vae/, text_encoder/, tokenizer/ and scheduler/, or a hub id such as 'owner/name' with base.revision"
         )
     elif not (root / base).is_dir() and revision is None:
-        yield f"base.revision: {base!r} is a hub id, and the commit to use must be pinned"
+        yield (
+            f"base.model: there is no folder {base!r} with a model_index.json here; if it is a hub id, name the commit "
+            "to use in base.revision"
+        )
     for name, extractor in config["extractors"].items():
         if not re.fullmatch(r"[a-z0-9_]+", name):
             yield f"extractors.{name}: names are lower-case letters, digits and _, since they become file names"

@@ -52,5 +52,7 @@ rule unpack_loras:
     log:
         "results/{study}/logs/unpack/{artist}.log",
     localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
     shell:
         "cp {input}/{wildcards.artist}/* results/{wildcards.study}/loras/{wildcards.artist}/ 2> {log}"

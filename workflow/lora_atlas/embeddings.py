@@ -160,6 +160,7 @@ def _write(
         "dimensions": first.vectors.shape[1],
         "explained": [round(float(v), 12) for v in first.explained],
         "held_out_ratio": [round(float(v), 12) for v in first.ratio],
+        "held_out_ratio_predicted": [round(float(v), 12) for v in first.predicted],
     }
     tables.write(path, "embeddings", rows, metadata)
 

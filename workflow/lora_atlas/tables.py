@@ -31,6 +31,7 @@ TOGETHER, KNOWN, UNSEEN = "together", "known artist", "unseen artist"
 _text, _real, _whole = pa.string(), pa.float64(), pa.int64()
 _image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the Hugging Face convention
 _vector = pa.list_(pa.float32())
+_part = pa.struct([("component", _text), ("norm", _real)])
 
 
 def _schema(*columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, str]) -> pa.Schema:
@@ -105,6 +106,64 @@ SCHEMAS: dict[str, pa.Schema] = {
         *_score,
         ("chance", _real, "optional"),
         ("queries", _whole),
+    ),
+    # one row a LoRA file that was found, imported or refused
+    "loras": _schema(
+        ("lora", _text),
+        ("file", _text),
+        ("artist", _text, "optional"),
+        ("genre", _text, "optional"),
+        ("sha256", _text, "optional"),
+        ("bytes", _whole, "optional"),
+        ("format", _text, "optional"),
+        ("kinds", pa.list_(_text)),
+        ("family", _text, "optional"),
+        ("header_family", _text, "optional"),
+        ("space", _text, "optional"),
+        ("modules", _whole),
+        ("parameters", _whole),
+        ("ranks", pa.list_(_whole)),
+        ("components", pa.list_(_part)),
+        ("norm", _real, "optional"),
+        ("zero_share", _real, "optional"),
+        ("tokens", _whole),
+        ("copy_of", _text, "optional"),
+        ("relation", _text, "optional"),
+        ("remark", _text, "optional"),
+        ("status", _text),
+        ("reason", _text, "optional"),
+    ),
+    # one row a LoRA × one of its nearest, within one space; distances are between updates at norm one
+    "neighbours": _schema(
+        ("space", _text),
+        ("lora", _text),
+        ("rank", _whole),
+        ("neighbour", _text),
+        ("artist", _text, "optional"),
+        ("genre", _text, "optional"),
+        ("distance", _real),
+        ("cosine", _real),
+        ("p", _real),
+    ),
+    # one row a query × one of the nearest known LoRAs, or one row that says why a query was refused
+    "query": _schema(
+        ("query", _text),
+        ("sha256", _text, "optional"),
+        ("space", _text, "optional"),
+        ("rank", _whole, "optional"),
+        ("lora", _text, "optional"),
+        ("artist", _text, "optional"),
+        ("genre", _text, "optional"),
+        ("distance", _real, "optional"),
+        ("cosine", _real, "optional"),
+        ("p", _real, "optional"),
+        ("relation", _text, "optional"),
+        ("artist_vote", _text, "optional"),
+        ("artist_share", _real, "optional"),
+        ("genre_vote", _text, "optional"),
+        ("genre_share", _real, "optional"),
+        ("status", _text),
+        ("reason", _text, "optional"),
     ),
     "cost": _schema(("stage", _text), ("item", _text), ("count", _whole), ("seconds", _real), ("device", _text)),
 }

@@ -5,7 +5,12 @@ too small (Lee, Zou & Wright 2010, Ann. Stat. 38:3605; Jung 2018, arXiv 1708.050
 LoRAs the factor is not small, and distances from a query to the gallery are then wrong in every direction.
 
 - ``none``: gallery scores as fitted, query scores as projected.
-- ``rescale``: query scores divided by the ratio of held-out to in-sample scores, component by component.
+- ``rescale``: query scores divided by the ratio of held-out to in-sample scores, component by component; the ratio is
+  measured by leaving gallery LoRAs out.
+- ``lzw``: the same with the ratio in closed form, from the eigenvalues alone (Lee, Zou & Wright 2010, in the limit of
+  far more parameters than LoRAs): (λ − τ²)/λ, where τ² is the noise that every sample eigenvalue holds.
+- ``split``: the basis is fitted on a seeded half of the gallery; the other half and the queries are held out alike, and
+  the half's own scores are brought down by its ratio.
 - ``crossfit``: every gallery score comes from a basis that never saw it: the basis of the other folds, twice as wide,
   turned onto the whole gallery's by Procrustes; a query's score is its mean over those bases. All scores are then held
   out. (Twice as wide, because two bases of k of more than k real directions keep different ones, and a rotation cannot
@@ -25,11 +30,13 @@ LEAVE_ONE_OUT_LIMIT = 128  # a larger gallery is left out in so many groups: n e
 
 @dataclass(frozen=True)
 class Embedding:
-    """`vectors` (N, k); `explained` (k,), shares of the gallery's variance; `ratio` (k,), held-out / in-sample."""
+    """`vectors` (N, k); `explained` (k,), shares of the gallery's variance; `ratio` (k,), held-out / in-sample as
+    measured, and `predicted` (k,), the same in closed form."""
 
     vectors: np.ndarray
     explained: np.ndarray
     ratio: np.ndarray
+    predicted: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -137,19 +144,68 @@ def drift(K: np.ndarray, full: _Basis, in_sample: np.ndarray, seed: int) -> np.n
     return np.sqrt(np.square(held).mean(0) / np.square(in_sample).mean(0))
 
 
-def _none(K, full, gallery_scores, query, ratio, folds, seed):
-    return gallery_scores, _scores(K, full, query, full.rows)
+def predicted_drift(K: np.ndarray, full: _Basis) -> np.ndarray:
+    """Held-out over in-sample scores, per component (k,), in closed form.
+
+    Of a spike of variance λ in noise of many directions, the sample eigenvalue is λ + τ², and the direction found has
+    cos² = λ/(λ + τ²) with the true one; a new LoRA's score on it then shrinks by λ/(λ + τ²) (Lee, Zou & Wright 2010;
+    Jung 2018, §3). τ² is estimated by the mean of the eigenvalues that the basis leaves out; with none left out it is
+    unknown, and the ratio one.
+    """
+    n, k = len(full.rows), len(full.variances)
+    rest = np.trace(_centre(K[np.ix_(full.rows, full.rows)])) / n - full.variances.sum()
+    noise = max(rest, 0.0) / (n - 1 - k) if n - 1 > k else 0.0
+    return ((full.variances - noise) / full.variances).clip(0)
 
 
-def _rescale(K, full, gallery_scores, query, ratio, folds, seed):
-    return gallery_scores, _scores(K, full, query, full.rows) / ratio.clip(1e-3)
+@dataclass(frozen=True)
+class _Fitted:
+    """What every calibration starts from: K, the gallery's basis and scores, the queries' rows, the settings."""
+
+    K: np.ndarray
+    full: _Basis
+    scores: np.ndarray
+    query: np.ndarray
+    ratio: np.ndarray
+    predicted: np.ndarray
+    folds: int
+    seed: int
 
 
-def _crossfit(K, full, gallery_scores, query, ratio, folds, seed):
-    return _held_out(K, full, _folds(len(full.rows), folds, seed), query)
+def _none(f: _Fitted) -> tuple[np.ndarray, np.ndarray]:
+    return f.scores, _scores(f.K, f.full, f.query, f.full.rows)
 
 
-CALIBRATIONS: dict[str, Callable] = {"none": _none, "rescale": _rescale, "crossfit": _crossfit}
+def _rescale(f: _Fitted) -> tuple[np.ndarray, np.ndarray]:
+    return f.scores, _scores(f.K, f.full, f.query, f.full.rows) / f.ratio.clip(1e-3)
+
+
+def _lzw(f: _Fitted) -> tuple[np.ndarray, np.ndarray]:
+    return f.scores, _scores(f.K, f.full, f.query, f.full.rows) / f.predicted.clip(1e-3)
+
+
+def _crossfit(f: _Fitted) -> tuple[np.ndarray, np.ndarray]:
+    return _held_out(f.K, f.full, _folds(len(f.full.rows), f.folds, f.seed), f.query)
+
+
+def _split(f: _Fitted) -> tuple[np.ndarray, np.ndarray]:
+    gallery, k = f.full.rows, f.full.C.shape[1]
+    half = _folds(len(gallery), 2, f.seed)[0]
+    basis = _fit(f.K, gallery[half], min(2 * k, len(half) - 1))
+    R = _align(f.K, basis, f.full)
+    scores = _scores(f.K, basis, gallery, gallery)
+    scores[half] *= drift(f.K, basis, _scores(f.K, basis, basis.rows, basis.rows), f.seed)
+    return scores @ R, _scores(f.K, basis, f.query, gallery) @ R
+
+
+# Calibration → scores of the gallery (n, k) and of the queries (m, k).
+CALIBRATIONS: dict[str, Callable[[_Fitted], tuple[np.ndarray, np.ndarray]]] = {
+    "none": _none,
+    "rescale": _rescale,
+    "lzw": _lzw,
+    "crossfit": _crossfit,
+    "split": _split,
+}
 
 
 def embed(
@@ -173,13 +229,13 @@ def embed(
     smallest = n - -(-n // min(folds, n))
     full = _fit(K, inside, min(dimensions, smallest - 1))
     scores = _scores(K, full, inside, inside)
-    ratio = drift(K, full, scores, seed)
+    fitted = _Fitted(K, full, scores, query, drift(K, full, scores, seed), predicted_drift(K, full), folds, seed)
     found = {}
     for name in calibrations:
-        of_gallery, of_query = CALIBRATIONS[name](K, full, scores, query, ratio, folds, seed)
+        of_gallery, of_query = CALIBRATIONS[name](fitted)
         vectors = np.zeros((len(K), full.C.shape[1]))
         vectors[inside], vectors[query] = of_gallery, of_query
-        found[name] = Embedding(vectors, full.variances / total, ratio)
+        found[name] = Embedding(vectors, full.variances / total, fitted.ratio, fitted.predicted)
     return found
 
 

@@ -1,15 +1,21 @@
 """Updates of one weight matrix in factored form: the only form in which they exist here.
 
-A dense ΔW is never formed, since a file of a few kilobytes can name a matrix of 10⁶ × 10⁶. Everything that is asked of
-an update goes through two products with thin matrices, ``left`` (BᵀX) and ``right`` (AX), so that plain LoRAs and
-Kronecker products (LoKr) serve the Gram and the sketch engine alike:
+A dense ΔW is never formed, since a file of a few kilobytes can name a matrix of 10⁶ × 10⁶. Three kinds:
 
-    ⟨B₁A₁, B₂A₂⟩ = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ)          SΔWTᵀ = (BᵀSᵀ)ᵀ (ATᵀ)
+    plain      ΔW = B A                            LoRA, LoCon, Tucker, a full difference (one factor the identity)
+    Kronecker  ΔW = (B₁A₁) ⊗ (B₂A₂)                LoKr
+    Hadamard   ΔW = (B₁A₁) ∘ (B₂A₂)                LoHa; of rank r₁r₂ by row-wise Khatri-Rao products of the factors
 
-Convolutions are matrices too: in = channels × height × width.
+Whatever is asked of an update goes through products with thin matrices: ``left`` (BᵀX) and ``right`` (AX), where the
+rows of both belong to the same rank-one terms, and ``pieces``, plain updates of small rank whose sum it is. So
+
+    ⟨ΔW, BA⟩ = Σ left(B) ∘ right(Aᵀ)               SΔWTᵀ = left(Sᵀ)ᵀ right(Tᵀ)
+
+serve the Gram and the sketch engine alike. Convolutions are matrices too: in = channels × height × width.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +44,17 @@ class Update:
         """AX (r, c) of X (in, c)."""
         return self.A @ X
 
+    def pieces(self) -> Iterator["Update"]:
+        """Plain updates whose sum this is."""
+        yield self
+
+    def rows(self, start: int, stop: int) -> "Update":
+        """The update of the rows start:stop of the matrix."""
+        return replace(self, B=self.B[start:stop])
+
+    def scaled(self, factor: float) -> "Update":
+        return replace(self, B=self.B * np.float32(factor))
+
 
 @dataclass(frozen=True)
 class KroneckerUpdate:
@@ -64,15 +81,84 @@ class KroneckerUpdate:
         """(A₁⊗A₂)X (r₁r₂, c) of X (in, c)."""
         return _kronecker(self.first.A, self.second.A, X)
 
+    def pieces(self) -> Iterator[Update]:
+        """One plain update of rank r₂ for each rank of the first factor."""
+        for a, b in zip(self.first.A, self.first.B.T, strict=True):
+            yield Update(self.module, np.kron(a[None], self.second.A), np.kron(b[:, None], self.second.B))
 
-Factored = Update | KroneckerUpdate
+    def rows(self, start: int, stop: int) -> "KroneckerUpdate":
+        """Rows of the matrix; ValueError where they cut through a block of the second factor."""
+        block = self.second.shape[0]
+        if start % block or stop % block:
+            raise ValueError(f"rows {start} to {stop} cut a Kronecker block of {block} rows")
+        return replace(self, first=self.first.rows(start // block, stop // block))
+
+    def scaled(self, factor: float) -> "KroneckerUpdate":
+        return replace(self, first=self.first.scaled(factor))
 
 
-def _kronecker(P: np.ndarray, Q: np.ndarray, X: np.ndarray) -> np.ndarray:
-    """(P⊗Q)X without P⊗Q: rows of X are pairs of an index of P and one of Q."""
-    c = X.shape[1]
-    half = np.tensordot(Q, X.reshape(P.shape[1], Q.shape[1], c), (1, 1))  # (rows of Q, columns of P, c)
-    return np.tensordot(P, half, (1, 1)).reshape(len(P) * len(Q), c)
+@dataclass(frozen=True)
+class HadamardUpdate:
+    """ΔW = (B₁A₁) ∘ (B₂A₂) of one module, float32; rank-one terms are pairs (i, j) of one of each, i outermost."""
+
+    module: str
+    first: Update
+    second: Update
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.first.shape
+
+    @property
+    def rank(self) -> int:
+        return self.first.rank * self.second.rank
+
+    def left(self, X: np.ndarray) -> np.ndarray:
+        """(r₁r₂, c) of X (out, c): the products b₁ᵢ ∘ b₂ⱼ with X."""
+        return np.concatenate([piece.left(X) for piece in self.pieces()])
+
+    def right(self, X: np.ndarray) -> np.ndarray:
+        """(r₁r₂, c) of X (in, c)."""
+        return np.concatenate([piece.right(X) for piece in self.pieces()])
+
+    def pieces(self) -> Iterator[Update]:
+        """One plain update of rank r₂ for each rank of the first factor."""
+        for a, b in zip(self.first.A, self.first.B.T, strict=True):
+            yield Update(self.module, a * self.second.A, b[:, None] * self.second.B)
+
+    def rows(self, start: int, stop: int) -> "HadamardUpdate":
+        return replace(self, first=self.first.rows(start, stop), second=self.second.rows(start, stop))
+
+    def scaled(self, factor: float) -> "HadamardUpdate":
+        return replace(self, first=self.first.scaled(factor))
+
+
+Factored = Update | KroneckerUpdate | HadamardUpdate
+
+
+def inner(left: Factored, right: Factored) -> float:
+    """⟨ΔW₁, ΔW₂⟩ of two updates of one module, in float64, whatever kinds they are; nothing dense is formed.
+
+    Kronecker products of equal shapes need only ⟨C⊗D, E⊗F⟩ = ⟨C, E⟩⟨D, F⟩ (Van Loan 2000, §2).
+    """
+    kronecker = isinstance(left, KroneckerUpdate) and isinstance(right, KroneckerUpdate)
+    if kronecker and left.first.shape == right.first.shape and left.second.shape == right.second.shape:
+        return inner(left.first, right.first) * inner(left.second, right.second)
+    if right.rank > left.rank:
+        left, right = right, left
+    total = 0.0
+    for piece in right.pieces():
+        B, A = piece.B.astype(np.float64), piece.A.astype(np.float64)
+        total += float(sum(np.vdot(p.B.T @ B, p.A @ A.T) for p in left.pieces()))
+    return total
+
+
+def expanded(update: Factored) -> Update:
+    """The update as one plain pair of factors, of its full rank."""
+    if isinstance(update, Update):
+        return update
+    pieces = list(update.pieces())
+    return Update(update.module, np.concatenate([p.A for p in pieces]), np.concatenate([p.B for p in pieces], axis=1))
 
 
 def of_dense(module: str, W: np.ndarray) -> Update:
@@ -81,3 +167,10 @@ def of_dense(module: str, W: np.ndarray) -> Update:
     if out <= width:
         return Update(module, W, np.eye(out, dtype=W.dtype))
     return Update(module, np.eye(width, dtype=W.dtype), W)
+
+
+def _kronecker(P: np.ndarray, Q: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """(P⊗Q)X without P⊗Q: rows of X are pairs of an index of P and one of Q."""
+    c = X.shape[1]
+    half = np.tensordot(Q, X.reshape(P.shape[1], Q.shape[1], c), (1, 1))  # (rows of Q, columns of P, c)
+    return np.tensordot(P, half, (1, 1)).reshape(len(P) * len(Q), c)

@@ -4,17 +4,24 @@ For two updates of one module,
 
     ⟨ΔW₁, ΔW₂⟩ = tr(A₁ᵀB₁ᵀ B₂A₂) = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ),
 
-products of size r × r, and N LoRAs at once are two matrix products of stacked factors. Files are mapped, modules are
-streamed: memory holds one module of all LoRAs, never a ΔW and never a matrix of N × parameters. Everything is summed
-in float64. A module that a LoRA lacks is a zero update.
+products of size r × r, and N LoRAs at once are two matrix products of stacked factors. Modules are streamed and LoRAs
+tiled: memory holds one module of a tile of LoRAs, never a ΔW and never a matrix of N × parameters. A module that a LoRA
+lacks is a zero update; LoRAs of several ranks and kinds (LoHa, LoKr) are stacked side by side.
+
+Sums over modules are in float64. Products are in float64 where that costs next to nothing, else in float32: the error
+of an inner product is then some 10⁻⁷ of the norms, a thousandth of what rounding to float16 did to the file.
 
 Kernels: ``delta`` is invariant under A → M⁻¹A, B → BM; ``factors`` are the raw A and B side by side, as in
 arXiv 2412.12048 and comparable only between LoRAs of one initial A; ``down`` and ``up`` are its two halves.
+
+A cache keeps finished matrices by the content of the files (SHA-256): adding a file computes its own row and nothing
+else. A run that was killed goes on after the last module that it wrote down.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,102 +29,331 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..tables import replacing
-from .factors import Update
-from .files import block, component, layout, read_opened
+from .container import LoraFileError, digest
+from .factors import Factored, Update, expanded, inner
+from .files import LoraFile, open_lora
+from .names import block, component
 
 Grams = dict[tuple[str, str], np.ndarray]
+
+TILE_BYTES = 160 * 2**20  # of stacked float32 factors of one module
+TILE_RANK = 4096  # of all LoRAs of a tile together; their products are matrices of that size
+DOUBLE = 2**27  # multiplications up to which a product is in float64
+EXPAND = 2**22  # numbers up to which a LoHa or LoKr is stacked as a plain pair
+OPEN_FILES = 512
+SAVE_EVERY = 30  # seconds
 
 
 class GramError(ValueError):
     """A Gram file is damaged, or LoRAs have no inner product; the message names the files."""
 
 
-def _delta(updates: Sequence[Update]) -> np.ndarray:
-    A = np.concatenate([u.A for u in updates]).astype(np.float64)
-    B = np.concatenate([u.B for u in updates], axis=1).astype(np.float64)
-    starts = np.cumsum([0, *(len(u.A) for u in updates)])[:-1]
-    products = (A @ A.T) * (B.T @ B)
-    return np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
+# --- inner products of one module
 
 
-def _flat(factors: Sequence[np.ndarray], axis: int) -> np.ndarray:
-    """Inner products of raw factors; a smaller rank is padded with zeros."""
-    rank = max(f.shape[axis] for f in factors)
-    rows = [np.pad(f, [(0, rank - n if i == axis else 0) for i, n in enumerate(f.shape)]).ravel() for f in factors]
-    X = np.stack(rows).astype(np.float64)
-    return X @ X.T
+def delta(left: Sequence[Factored], right: Sequence[Factored] | None = None) -> np.ndarray:
+    """⟨ΔWᵢ, ΔWⱼ⟩ (n, m) float64 of two lists of updates of one module; of one with itself where `right` is None."""
+    same = right is None
+    right = left if right is None else right
+    K = np.zeros((len(left), len(right)))
+    plain_left, odd_left = _plain(left)
+    plain_right, odd_right = (plain_left, odd_left) if same else _plain(right)
+    if plain_left and plain_right:
+        K[np.ix_(list(plain_left), list(plain_right))] = _stacked(
+            list(plain_left.values()), None if same else list(plain_right.values())
+        )
+    for i in range(len(left)):
+        for j in odd_right if i not in odd_left else range(len(right)):
+            if same and j < i and i in odd_left and j in odd_left:
+                K[i, j] = K[j, i]
+            else:
+                K[i, j] = inner(left[i], right[j])
+    return K
 
 
-def _down(updates: Sequence[Update]) -> np.ndarray:
-    return _flat([u.A for u in updates], 0)
+def _plain(updates: Sequence[Factored]) -> tuple[dict[int, Update], set[int]]:
+    """Those that are plain, or small enough to be made so, by position; and the positions of the others."""
+    small = {i: u for i, u in enumerate(updates) if isinstance(u, Update) or u.rank * sum(u.shape) <= EXPAND}
+    return {i: expanded(u) for i, u in small.items()}, set(range(len(updates))) - set(small)
 
 
-def _up(updates: Sequence[Update]) -> np.ndarray:
-    return _flat([u.B for u in updates], 1)
+def _stacked(left: Sequence[Update], right: Sequence[Update] | None) -> np.ndarray:
+    ranks = [[u.rank for u in side] for side in (left, right or left)]
+    work = sum(ranks[0]) * sum(ranks[1]) * sum(left[0].shape)
+    kind = np.float64 if work <= DOUBLE else np.float32
+    A, B = _stack(left, kind)
+    if right is None:  # a matrix by its own transpose is half the work
+        products = A @ A.T
+        products *= B @ B.T
+    else:
+        C, D = _stack(right, kind)
+        products = A @ C.T
+        products *= B @ D.T
+    for axis, sizes in enumerate(ranks):
+        if len(set(sizes)) == 1:  # reduceat is slow along rows
+            shape = (len(sizes), sizes[0], -1) if axis == 0 else (len(products), len(sizes), sizes[0])
+            products = products.reshape(shape).sum(axis + 1, dtype=np.float64)
+        else:
+            starts = np.cumsum([0, *sizes])[:-1]
+            products = np.add.reduceat(products, starts, axis=axis, dtype=np.float64)
+    return products
 
 
-def _factors(updates: Sequence[Update]) -> np.ndarray:
-    return _down(updates) + _up(updates)
+def _stack(updates: Sequence[Update], kind: type) -> tuple[np.ndarray, np.ndarray]:
+    """A (R, in) and Bᵀ (R, out) of all updates, one below the other."""
+    out, width = updates[0].shape
+    R = sum(u.rank for u in updates)
+    A, B, row = np.empty((R, width), kind), np.empty((R, out), kind), 0
+    for u in updates:
+        A[row : row + u.rank], B[row : row + u.rank] = u.A, u.B.T
+        row += u.rank
+    return A, B
 
 
-KERNELS: dict[str, Callable[[Sequence[Update]], np.ndarray]] = {
-    "delta": _delta,
-    "factors": _factors,
-    "down": _down,
-    "up": _up,
-}
+def _flat(of: Callable[[Update], np.ndarray], axis: int) -> Callable[..., np.ndarray]:
+    def kernel(left: Sequence[Factored], right: Sequence[Factored] | None = None) -> np.ndarray:
+        """Inner products of raw factors; a smaller rank is padded with zeros."""
+        odd = next((u for u in [*left, *(right or [])] if not isinstance(u, Update)), None)
+        if odd is not None:
+            raise GramError(
+                f"{odd.module}: a {type(odd).__name__} has no raw A and B; only the kernel delta compares it"
+            )
+        size = max(of(u).shape[axis] for u in [*left, *(right or [])])
+        X = _padded([of(u) for u in left], axis, size)
+        Y = X if right is None else _padded([of(u) for u in right], axis, size)
+        return (X @ Y.T).astype(np.float64)
+
+    return kernel
 
 
-def gram(paths: Sequence[str | Path], kernel: str) -> Grams:
+def _padded(factors: Sequence[np.ndarray], axis: int, size: int) -> np.ndarray:
+    """Factors as rows (n, size × the other side)."""
+    other = factors[0].shape[1 - axis]
+    kind = np.float64 if len(factors) ** 2 * size * other <= DOUBLE else np.float32
+    X = np.zeros((len(factors), size, other), kind)  # both factors with the rank first
+    for row, factor in zip(X, factors, strict=True):
+        thin = factor if axis == 0 else factor.T
+        row[: len(thin)] = thin
+    return X.reshape(len(factors), -1)
+
+
+down = _flat(lambda update: update.A, 0)
+up = _flat(lambda update: update.B, 1)
+
+
+def factors(left: Sequence[Factored], right: Sequence[Factored] | None = None) -> np.ndarray:
+    """Inner products of A and B laid end to end (n, m) float64."""
+    return down(left, right) + up(left, right)
+
+
+KERNELS: dict[str, Callable[..., np.ndarray]] = {"delta": delta, "factors": factors, "down": down, "up": up}
+
+
+# --- of all modules of many files
+
+
+def gram(
+    paths: Sequence[str | Path],
+    kernel: str,
+    *,
+    ids: Sequence[str] | None = None,
+    cache: str | Path | None = None,
+    pickles: bool = False,
+    base: str | None = None,
+) -> Grams:
     """Gram matrices (N, N) float64, symmetric, of N files, by (component, block).
 
-    Raises LoraFileError for a file that cannot be read, GramError where files are of different base models, KeyError
-    for an unknown kernel.
+    `cache`: a file that keeps matrices for the next call, and the state of one that is killed; `ids`: the files'
+    SHA-256, which are computed where it needs them. Raises LoraFileError for a file that cannot be read, GramError
+    where files are of different base models, KeyError for an unknown kernel.
     """
-    inner = KERNELS[kernel]
-    layouts = [layout(path) for path in paths]
-    grams: Grams = {}
+    KERNELS[kernel]
+    files = [open_lora(path, pickles=pickles, base=base) for path in paths]
+    check_one_base(files)
+    if cache is None:
+        return dict(sorted(_fresh(files, kernel, np.zeros(len(files), bool), {}, None).items()))
+    ids = [digest(file.path) for file in files] if ids is None else list(ids)
+    grams, old = _cached(Path(cache), ids, kernel)
+    if not old.all():
+        grams = _fresh(files, kernel, old, grams, _Progress(Path(cache), kernel, ids, old))
+    grams = dict(sorted(grams.items()))
+    write_gram(cache, ids, grams, kernel)
+    return grams
+
+
+def extended(files: Sequence[LoraFile], kernel: str, known: Grams) -> Grams:
+    """Gram matrices (N + m) of files of which the first N have the `known` ones: their factors are read once, and no
+    known pair is computed again. Raises GramError where files are of different base models."""
+    check_one_base(files)
+    n = next(iter(known.values())).shape[0] if known else 0
+    padded = {key: np.pad(K, (0, len(files) - n)) for key, K in known.items()}
+    return dict(sorted(_fresh(files, kernel, np.arange(len(files)) < n, padded, None).items()))
+
+
+def check_one_base(files: Sequence[LoraFile]) -> None:
+    """Raise GramError where two files give one module different shapes, naming both."""
+    first: dict[str, LoraFile] = {}
+    for file in files:
+        for module, spec in file.layout.specs.items():
+            other = first.setdefault(module, file)
+            shape = other.layout.specs[module].shape
+            if shape != spec.shape:
+                raise GramError(
+                    f"{module} is {shape[0]} × {shape[1]} in {other.path} and {spec.shape[0]} × {spec.shape[1]} in "
+                    f"{file.path}: LoRAs of different base models cannot be compared"
+                )
+
+
+def _fresh(
+    files: Sequence[LoraFile], kernel: str, old: np.ndarray, known: Grams, progress: "_Progress | None"
+) -> Grams:
+    """All inner products of which one side at least is not `old` (N,), added to the `known` ones."""
+    modules = sorted(set().union(*(file.layout.specs for file in files)))
+    grams = {key: K.copy() for key, K in known.items()}
+    done = 0
+    if progress is not None:
+        done, saved = progress.resume(modules)
+        grams |= saved
     with ExitStack() as stack:
-        files = [stack.enter_context(safe_open(path, "np")) for path in paths]
-        for module in sorted(set().union(*layouts)):
-            holders = [i for i, known in enumerate(layouts) if module in known]
-            updates = [read_opened(files[i], paths[i], module, layouts[i][module]) for i in holders]
-            _check_one_base(module, updates, [paths[i] for i in holders])
-            total = grams.setdefault((component(module), block(module)), np.zeros((len(paths), len(paths))))
-            K = inner(updates)
-            total[np.ix_(holders, holders)] += (K + K.T) / 2
-    return dict(sorted(grams.items()))
+        descriptors: list[int | None] = [None] * len(files)
+        if len(files) <= OPEN_FILES:
+            descriptors = [stack.enter_context(file.reading()) for file in files]
+        for number, module in enumerate(modules[done:], done + 1):
+            total = grams.setdefault((component(module), block(module)), np.zeros((len(files), len(files))))
+            _add(total, files, descriptors, module, kernel, old)
+            if progress is not None:
+                progress.save(number, modules, grams)
+    return grams
 
 
-def _check_one_base(module: str, updates: Sequence[Update], paths: Sequence[str | Path]) -> None:
-    shapes = [(len(u.B), u.A.shape[1]) for u in updates]
-    other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
-    if other is not None:
-        raise GramError(
-            f"{module} is {shapes[0][0]} × {shapes[0][1]} in {paths[0]} and {shapes[other][0]} × {shapes[other][1]} in "
-            f"{paths[other]}: LoRAs of different base models cannot be compared"
-        )
+def _add(
+    total: np.ndarray, files: Sequence[LoraFile], descriptors: Sequence[int | None], module: str, kernel: str,
+    old: np.ndarray,
+) -> None:  # fmt: skip
+    holders = [i for i, file in enumerate(files) if module in file.layout.specs]
+    sizes = {i: _weight(files[i], module) for i in holders}
+
+    def read(tile: Sequence[int]) -> list[Factored]:
+        return [files[i].update(module, descriptors[i]) for i in tile]
+
+    new = list(_tiles([i for i in holders if not old[i]], sizes))
+    for number, tile in enumerate(new):
+        updates = read(tile)
+        for other in [*new[number:], *_tiles([i for i in holders if old[i]], sizes)]:
+            K = KERNELS[kernel](updates) if other is tile else KERNELS[kernel](updates, read(other))
+            if not np.isfinite(K).all():
+                raise _too_large(module, [files[i] for i in [*tile, *other]])
+            if other is tile:
+                total[np.ix_(tile, tile)] += (K + K.T) / 2
+            else:
+                total[np.ix_(tile, other)] += K
+                total[np.ix_(other, tile)] += K.T
+
+
+def _weight(file: LoraFile, module: str) -> tuple[int, int]:
+    """Bytes and rank that a module of a file takes in a tile."""
+    spec = file.layout.specs[module]
+    rank = spec.rank**2 if spec.kind in ("LoHa", "LoKr") else spec.rank
+    return 4 * rank * sum(spec.shape), rank
+
+
+def _tiles(members: Sequence[int], sizes: Mapping[int, tuple[int, int]]) -> Iterator[list[int]]:
+    tile: list[int] = []
+    room, rank = TILE_BYTES, TILE_RANK
+    for i in members:
+        if tile and (sizes[i][0] > room or sizes[i][1] > rank):
+            yield tile
+            tile, room, rank = [], TILE_BYTES, TILE_RANK
+        tile.append(i)
+        room, rank = room - sizes[i][0], rank - sizes[i][1]
+    if tile:
+        yield tile
+
+
+def _too_large(module: str, files: Sequence[LoraFile]) -> LoraFileError:
+    for file in files:
+        update = file.update(module)  # names keys that are not finite
+        if not np.isfinite(KERNELS["delta"]([update])).all():
+            return LoraFileError(f"{file.path}: the update of {module} is too large for float32")
+    return LoraFileError(f"{module}: inner products too large for float32, in one of {[str(f.path) for f in files]}")
+
+
+# --- on disk
+
+
+class _Progress:
+    """What a killed run leaves: sums over the modules that are done, beside the cache and for these very files."""
+
+    def __init__(self, cache: Path, kernel: str, ids: Sequence[str], old: np.ndarray):
+        self.path = cache.with_name(f"{cache.name}.part")
+        self.task = json.dumps([kernel, list(ids), old.tolist()])
+        self.saved = time.monotonic()
+
+    def resume(self, modules: Sequence[str]) -> tuple[int, Grams]:
+        """The number of modules that are done, and the sums; nothing where the state is of other work."""
+        try:
+            with safe_open(self.path, "np") as file:
+                header = json.loads((file.metadata() or {})["lora_atlas"])
+                if header["task"] != self.task or header["modules"] != list(modules):
+                    return 0, {}
+                print(f"going on after {header['done']} of {len(modules)} modules", flush=True)
+                return header["done"], {tuple(key.split("/", 1)): file.get_tensor(key) for key in sorted(file.keys())}
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            return 0, {}
+
+    def save(self, done: int, modules: Sequence[str], grams: Grams) -> None:
+        if done == len(modules):
+            with suppress(FileNotFoundError):
+                self.path.unlink()
+        elif time.monotonic() - self.saved > SAVE_EVERY:
+            header = json.dumps({"task": self.task, "modules": list(modules), "done": done})
+            with replacing(self.path) as temporary:
+                save_file({f"{c}/{b}": K for (c, b), K in grams.items()}, temporary, metadata={"lora_atlas": header})
+            self.saved = time.monotonic()
+
+
+def _cached(cache: Path, ids: Sequence[str], kernel: str) -> tuple[Grams, np.ndarray]:
+    """Known matrices laid out for these ids, and which of the ids they hold (N,)."""
+    nothing: tuple[Grams, np.ndarray] = {}, np.zeros(len(ids), bool)
+    if not cache.is_file():
+        return nothing
+    try:
+        have, grams = read_gram(cache, kernel)
+    except GramError as error:
+        print(f"{error}; computed anew", flush=True)
+        return nothing
+    place = {identity: i for i, identity in enumerate(have)}
+    rows = np.array([place.get(identity, -1) for identity in ids])
+    old = rows >= 0
+    found = {}
+    for key, K in grams.items():
+        found[key] = np.zeros((len(ids), len(ids)))
+        found[key][np.ix_(old, old)] = K[np.ix_(rows[old], rows[old])]
+    return found, old
 
 
 def write_gram(path: str | Path, ids: Sequence[str], grams: Grams, kernel: str) -> None:
     """One tensor ``component/block`` each; ids and kernel in the header."""
-    tensors = {f"{component}/{block}": K for (component, block), K in sorted(grams.items())}
+    tensors = {f"{component}/{block}": np.ascontiguousarray(K) for (component, block), K in sorted(grams.items())}
     # One metadata entry: the order of several is not stable in safetensors.
     header = json.dumps({"ids": list(ids), "kernel": kernel})
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"lora_atlas": header})
 
 
-def read_gram(path: str | Path) -> tuple[list[str], Grams]:
-    """Ids and Gram matrices of a file; raises GramError naming it."""
+def read_gram(path: str | Path, kernel: str | None = None) -> tuple[list[str], Grams]:
+    """Ids and Gram matrices of a file, of `kernel` where one is named; raises GramError naming the file."""
     try:
         with safe_open(path, "np") as file:
-            ids = list(json.loads((file.metadata() or {})["lora_atlas"])["ids"])
+            header = json.loads((file.metadata() or {})["lora_atlas"])
+            ids = list(header["ids"])
             grams = {tuple(key.split("/", 1)): file.get_tensor(key) for key in sorted(file.keys())}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise GramError(
             f"{path}: not a Gram file of this project, or damaged ({error}); delete it and rerun"
         ) from error
+    if kernel is not None and header.get("kernel") != kernel:
+        raise GramError(f"{path}: of kernel {header.get('kernel')!r}, not {kernel!r}; delete it and rerun")
     bad = [
         key for key, K in grams.items() if len(key) != 2 or K.shape != (len(ids), len(ids)) or not np.isfinite(K).all()
     ]

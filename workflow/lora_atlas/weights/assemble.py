@@ -1,0 +1,110 @@
+"""From a module's tensors to its update: the scale folded in, every kind in factored form.
+
+The algebra of LoHa, LoKr and Tucker is that of LyCORIS and PEFT (`rebuild_tucker`, `make_kron`), written on factors
+instead of dense matrices; tests hold the two against each other.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from .container import Container, LoraFileError, NotFiniteError
+from .factors import Factored, HadamardUpdate, KroneckerUpdate, Update, expanded, of_dense
+from .formats import Spec
+
+
+def read_update(
+    container: Container, spec: Spec, descriptor: int | None = None, base: np.ndarray | None = None
+) -> Factored:
+    """One module's update, the scale folded in; raises LoraFileError naming every key that is not a finite number.
+
+    `base`: the module's own weight (out, …), which DoRA needs.
+    """
+    parts = {part: container.read(key, descriptor) for part, key in spec.keys.items()}
+    wrong = [spec.keys[part] for part, value in parts.items() if not np.isfinite(value).all()]
+    if "alpha" in parts and not wrong and not 0 <= parts["alpha"].item() <= 1e6:
+        wrong = [spec.keys["alpha"]]
+    if wrong:
+        raise NotFiniteError(container.path, wrong)
+    update = _build(spec, parts)
+    if spec.kind == "DoRA":
+        update = _dora(container, spec, update, parts["magnitude"], base)
+    if spec.swapped:
+        half = update.shape[0] // 2
+        update = expanded(update)
+        update = Update(update.module, update.A, np.concatenate([update.B[half:], update.B[:half]]))
+    if spec.rows is not None:
+        try:
+            update = update.rows(*spec.rows)
+        except ValueError:
+            update = expanded(update).rows(*spec.rows)
+    return update
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), -1)
+
+
+def _tucker(t: np.ndarray, a: np.ndarray, b: np.ndarray, module: str) -> Update:
+    """W[p, (r, …)] = Σᵢⱼ t[i, j, …] a[i, p] b[j, r] as factors of rank i."""
+    core = np.tensordot(t, b, (1, 0))  # (i, …, r)
+    return Update(module, _flat(np.moveaxis(core, -1, 1)), np.ascontiguousarray(a.T))
+
+
+def _build(spec: Spec, p: Mapping[str, np.ndarray]) -> Factored:
+    module = spec.module
+    if "diff" in p:
+        return of_dense(module, _flat(p["diff"]) if p["diff"].ndim > 1 else p["diff"][:, None])
+    alpha = float(p["alpha"].item()) if "alpha" in p else 0.0
+    scale = alpha / spec.rank if alpha else 1.0 if spec.scale is None else spec.scale
+    if "A" in p:
+        B = p["B"].reshape(p["B"].shape[:2])
+        if "mid" in p:
+            update: Factored = _tucker(p["mid"], B.T, _flat(p["A"]), module)
+        else:
+            update = Update(module, _flat(p["A"]), B)
+    elif "w1_a" in p:
+        halves = [
+            _tucker(p[f"t{n}"], p[f"w{n}_a"], p[f"w{n}_b"], module) if f"t{n}" in p
+            else Update(module, _flat(p[f"w{n}_b"]), p[f"w{n}_a"])
+            for n in "12"
+        ]  # fmt: skip
+        update = HadamardUpdate(module, *halves)
+    else:
+        sides = []
+        for n in "12":
+            if f"kw{n}" in p:
+                sides.append(of_dense(module, _flat(p[f"kw{n}"])))
+            elif n == "2" and "kt2" in p:
+                sides.append(_tucker(p["kt2"], p["kw2_a"], p["kw2_b"], module))
+            else:
+                sides.append(Update(module, _flat(p[f"kw{n}_b"]), p[f"kw{n}_a"]))
+        update = KroneckerUpdate(module, *sides)
+        if "kw1" in p and "kw2" in p and spec.scale is None:
+            scale = 1.0  # LyCORIS has no rank to divide by, and writes an α that means nothing
+    return update if scale == 1.0 else update.scaled(scale)
+
+
+def _dora(container: Container, spec: Spec, update: Factored, magnitude: np.ndarray, base: np.ndarray | None) -> Update:
+    """m ∘ (W + sBA)/‖W + sBA‖ − W: norms over rows, or over columns where the magnitude lies along the columns."""
+    if base is None:
+        raise LoraFileError(f"{container.path}: DoRA: the update of {spec.module} is relative to the base's weight; X")
+    W = _flat(base).astype(np.float64)
+    if W.shape != spec.shape:
+        raise LoraFileError(
+            f"{container.path}: {spec.module} is {spec.shape[0]} × {spec.shape[1]} here and {W.shape[0]} × "
+            f"{W.shape[1]} in the base: weights.base is not the base that this was trained on"
+        )
+    plain_update = expanded(update)
+    V = W + plain_update.B.astype(np.float64) @ plain_update.A.astype(np.float64)
+    m = magnitude.astype(np.float64)
+    along_columns = m.ndim > 1 and m.shape[0] == 1 and m.shape[1] != 1
+    if along_columns:  # one norm an input channel, over outputs and the kernel (older LyCORIS)
+        channels = V.reshape(len(V), m.size, -1)
+        turned = channels * (m.reshape(1, -1, 1) / np.linalg.norm(channels, axis=(0, 2), keepdims=True))
+        turned = turned.reshape(V.shape)
+    else:
+        if m.size != len(V):
+            raise LoraFileError(f"{container.path}: DoRA: {m.size} magnitudes for {len(V)} rows of {spec.module}")
+        turned = V * (m.reshape(-1, 1) / np.linalg.norm(V, axis=1, keepdims=True).clip(1e-30))
+    return of_dense(spec.module, (turned - W).astype(np.float32))

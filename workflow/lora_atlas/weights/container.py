@@ -1,0 +1,209 @@
+"""Containers of tensors: safetensors checked before anything is allocated, pickles only where a person asks for them.
+
+- A header is bounded in bytes and in tensors before it is parsed; keys that come twice are refused; offsets, overlaps,
+  holes and trailing bytes are checked by safetensors itself.
+- Tensors are read one at a time by position, not mapped: pages of a mapped file count as resident memory for as long
+  as they are cached, and a file that is cut short under a map ends the process instead of raising.
+- A pickle can run any code when it is opened. It is refused with the way to convert it, unless the caller allows
+  pickles: then torch's restricted unpickler reads it, which builds tensors and plain containers only.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+MAX_HEADER = 16 * 2**20  # bytes; 200,000 tensors make 13 MB, a LoRA has a few thousand
+MAX_TENSORS = 50_000
+MAX_DIMENSIONS = 8
+
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "u1",
+}  # fmt: skip
+
+
+class LoraFileError(ValueError):
+    """A file that cannot be used as a LoRA; the message names the file and everything that is wrong."""
+
+
+class NotFiniteError(LoraFileError):
+    """Tensors that hold what is no number, or too large for float32; `keys` names them all."""
+
+    def __init__(self, path: Path, keys: Iterable[str]):
+        self.keys = sorted(set(keys))
+        super().__init__(f"{path}: not finite: {self.keys}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: its shape, its type as safetensors names it, and where its bytes begin and end."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Container:
+    """A file of tensors whose header is checked. `arrays` holds them where the file had to be read whole."""
+
+    path: Path
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def read(self, key: str, descriptor: int | None = None) -> np.ndarray:
+        """A tensor as float32, whatever it is stored as; `descriptor`: of the file where the caller has it open."""
+        if key in self.arrays:
+            return self.arrays[key]
+        entry = self.entries[key]
+        if descriptor is None:
+            with opened(self.path) as descriptor:
+                data = os.pread(descriptor, entry.end - entry.start, entry.start)
+        else:
+            data = os.pread(descriptor, entry.end - entry.start, entry.start)
+        if len(data) != entry.end - entry.start:
+            raise LoraFileError(f"{self.path}: cut short while it was read; copy it again")
+        return _float32(data, entry)
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[int]:
+    """A file descriptor for reading by position; raises LoraFileError naming the file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise LoraFileError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes; raises LoraFileError naming it."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise LoraFileError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def open_container(path: str | Path, *, pickles: bool = False) -> Container:
+    """A file's tensors by name; raises LoraFileError for what is no sound container."""
+    path = Path(path)
+    if not path.is_file():
+        raise LoraFileError(f"{path}: no such file")
+    with opened(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        start = os.pread(descriptor, 9, 0)
+        length = int.from_bytes(start[:8], "little")
+        brace = start[8:] == b"{"  # of a header; the length before it can begin with any byte
+        if not brace and (start[:2] == b"PK" or start[:1] == b"\x80"):
+            if pickles:
+                return _unpickled(path)
+            raise LoraFileError(
+                f"{path}: a pickle, which can run any code when it is opened. Convert it where you trust it: "
+                "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'FILE.safetensors'); "
+                "or set weights.pickles to load, which reads tensors alone"
+            )
+        if len(start) < 8 or length > MAX_HEADER or length > size - 8:
+            raise LoraFileError(f"{path}: not a safetensors file, or cut short (its header claims {length} bytes)")
+        raw = os.pread(descriptor, length, 8)
+    if raw.count(b'"data_offsets"') > MAX_TENSORS:
+        raise LoraFileError(f"{path}: more than {MAX_TENSORS:,} tensors; no LoRA has so many")
+    try:
+        header = json.loads(raw, object_pairs_hook=_no_twins)
+        with safe_open(path, "np"):  # offsets, overlaps, holes and trailing bytes are its business
+            pass
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise LoraFileError(f"{path}: damaged ({plain(str(error))})") from error
+    metadata = header.pop("__metadata__", None) or {}
+    entries = {
+        key: Entry(tuple(e["shape"]), e["dtype"], *(8 + length + offset for offset in e["data_offsets"]))
+        for key, e in sorted(header.items())
+    }
+    unread = sorted(key for key, e in entries.items() if e.dtype not in _DTYPES or len(e.shape) > MAX_DIMENSIONS)
+    if unread:
+        raise LoraFileError(
+            f"{path}: tensors of a type or a number of dimensions that no LoRA has: "
+            + ", ".join(f"{plain(key)} ({entries[key].dtype})" for key in unread)
+        )
+    return Container(path, entries, metadata)
+
+
+def plain(text: str) -> str:
+    """Foreign text as it may be printed: no control characters."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _float32(data: bytes, entry: Entry) -> np.ndarray:
+    values = np.frombuffer(data, _DTYPES[entry.dtype]).reshape(entry.shape)
+    if entry.dtype == "BF16":  # the upper half of a float32
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    if entry.dtype.startswith("F8"):
+        import torch  # which knows these types; worth its start-up only then
+
+        kind = torch.float8_e4m3fn if entry.dtype == "F8_E4M3" else torch.float8_e5m2
+        return torch.from_numpy(values.copy()).view(kind).float().numpy()
+    if entry.dtype == "F16":
+        return _single(values)
+    with np.errstate(over="ignore"):  # infinite is refused by name
+        return values.astype(np.float32)
+
+
+def _single(half: np.ndarray) -> np.ndarray:
+    """float16 → float32, exactly; three times as fast as numpy, and most of what reading a LoRA costs."""
+    bits = half.view("<i2")
+    if ((bits & 0x7C00) == 0x7C00).any():  # infinities and NaN, which the shift would turn into numbers
+        return half.astype(np.float32)
+    # Sign to the top, exponent and mantissa to their new place; then the exponent's bias is made good.
+    wide = bits.astype(np.int32)
+    wide <<= 13
+    wide &= np.int32(-0x70002000)
+    single = wide.view(np.float32)
+    single *= np.float32(2.0**112)
+    return single
+
+
+def _no_twins(pairs: Iterable[tuple[str, object]]) -> dict:
+    pairs = list(pairs)
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"keys that come twice: {sorted({n for n in names if names.count(n) > 1})}")
+    return found
+
+
+def _unpickled(path: Path) -> Container:
+    import pickle
+
+    import torch
+
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        reason = plain(str(error).strip().split("\n")[0])[:300]
+        raise LoraFileError(f"{path}: a pickle that holds more than tensors, or is damaged ({reason})") from error
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if isinstance(loaded, list | tuple):  # cloneofsimo's first format: up, down, up, down … of the UNet
+        loaded = {f"unet:{i // 2}:{('up', 'down')[i % 2]}": tensor for i, tensor in enumerate(loaded)}
+    wrong = not isinstance(loaded, Mapping) or [
+        str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, torch.Tensor))
+    ]
+    if wrong or not loaded:
+        named = f": {', '.join(plain(key) for key in wrong[:8])}" if isinstance(wrong, list) else ""
+        raise LoraFileError(f"{path}: a pickle that is no mapping of names to tensors{named}")
+    arrays = {key: value.detach().float().numpy() for key, value in sorted(loaded.items())}
+    entries = {key: Entry(array.shape, "F32", 0, array.nbytes) for key, array in arrays.items()}
+    return Container(path, entries, {}, arrays)

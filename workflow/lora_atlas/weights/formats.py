@@ -1,0 +1,322 @@
+"""What the keys of a LoRA file mean: which module each part belongs to, and how the parts make up its update.
+
+A key is a module's name, in one of many conventions (``names``), and the name of a part, in one of the spellings of
+``_PARTS``. The parts that a module has decide its kind:
+
+    A, B                    LoRA       s·BA; LoCon where A has a kernel
+    A, B, mid               Tucker     s·B(mid ×₂ A), as in LyCORIS' LoCon
+    w1_a … w2_b, t1, t2     LoHa       s·(w1a w1b) ∘ (w2a w2b)                Hyeon-Woo et al. 2022, arXiv 2108.06098
+    lokr_w1 …, lokr_w2 …    LoKr       s·(w1 ⊗ w2); both whole: s = 1         Yeh et al. 2024, arXiv 2309.14859
+    diff, diff_b            full       the difference itself, of a weight or a bias
+    … and magnitude         DoRA       needs the base weight                  Liu et al. 2024, arXiv 2402.09353
+
+s = α/r (α/√r for rsLoRA); a missing α, or kohya's α = 0, means s = 1. A file is read only if every key is understood
+and every update is whole: the error lists all that is not.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any
+
+from .container import Container, Entry, LoraFileError, plain
+from .names import Place, place, positional
+from .shapes import grown, incomplete, kind_of, mismatch, rank_of, shape_of
+
+_END = {name: re.compile(rf"(?P<module>.+?)\.{pattern}") for name, pattern in {
+    "A": r"(lora_A(\.[\w-]+)?\.weight|lora\.down\.weight|lora_linear_layer\.down\.weight|lora_down\.weight)",
+    "B": r"(lora_B(\.[\w-]+)?\.weight|lora\.up\.weight|lora_linear_layer\.up\.weight|lora_up\.weight)",
+    "mid": r"lora_mid\.weight",
+    "alpha": r"alpha",
+    "magnitude": r"(dora_scale|lora_magnitude_vector(\.[\w-]+)?(\.weight)?)",
+    "bias": r"(diff_b|b_norm|lora_B(\.[\w-]+)?\.bias|lora_up\.bias|lora\.up\.bias)",
+    "diff": r"(diff|w_norm)",
+    **{part: rf"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{f"k{part}": rf"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+}.items()}  # fmt: skip
+_PROCESSOR = re.compile(
+    r"(?P<module>.+)\.(?P<hold>processor|self_attn)\.to_(?P<to>q|k|v|out)_lora\.(?P<way>down|up)\.weight"
+)
+_XLABS = re.compile(r"(?P<module>.+\.processor\.(qkv|proj)_lora[12]?)\.(?P<way>down|up)\.weight")
+_NUMBERED = re.compile(r"(?P<model>unet|text_encoder):(?P<number>\d{1,4}):(?P<way>down|up)")
+# Tokens learnt beside a LoRA: no update of a weight, and no reason to refuse the updates.
+_TOKENS = re.compile(r"bundle_emb\..+|emb_params|clip_[lg]|t5xxl")
+_FOREIGN = (  # what else is met, and why it cannot be an update by itself
+    (r".+\.[ob]?oft_\w+(\.weight)?", "OFT turns the base's weights: the update needs the base"),
+    (r".+\.([ab][12]|bm[12]|c[12])(\.weight)?", "GLoRA scales the base's weights: the update needs the base"),
+    (r".+\.(on_input|ia3_l.*)", "IA³ scales the base's weights: the update needs the base"),
+    (r".+\.vera_.*", "VeRA's matrices are not in the file"),
+)
+_WAY = {"down": "A", "up": "B"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How to read one module's update from a file: part → key, and what is done with them.
+
+    `shape` (out, in) of ΔW; `rows`: of a fused layer's; `swapped`: its halves stand in the other order; `scale`: from
+    a configuration beside the tensors, where α is none of them.
+    """
+
+    module: str
+    kind: str
+    keys: Mapping[str, str]
+    shape: tuple[int, int]
+    rank: int
+    rows: tuple[int, int] | None = None
+    swapped: bool = False
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All that a file's header tells: module → Spec, sorted; the naming convention; keys of learnt tokens."""
+
+    specs: Mapping[str, Spec]
+    naming: str
+    tokens: tuple[str, ...] = ()
+
+
+@dataclass
+class _Found:
+    """Parts by the module as the file names it, and everything that is wrong."""
+
+    places: dict[str, Place] = field(default_factory=dict)
+    parts: dict[str, dict[str, str]] = field(default_factory=dict)
+    tokens: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def layout(container: Container, config: Mapping[str, Any] | None = None) -> Layout:
+    """What the file's tensors are, from names and shapes alone; raises LoraFileError that lists all that is wrong.
+
+    `config`: the adapter_config.json beside the file, where there is one.
+    """
+    found = _sorted_keys(container)
+    scales = _scales(container, config)
+    specs: dict[str, Spec] = {}
+    for name, parts in sorted(found.parts.items()):
+        for spec in _specs(container, name, parts, found.places[name], scales, found.wrong):
+            if spec.module in specs:
+                found.wrong.append(f"{plain(name)}: a second update of {spec.module}")
+            specs[spec.module] = spec
+    if not specs and not found.wrong:
+        found.wrong.append("no tensors" if not container.entries else "no update of a weight")
+    if found.wrong:
+        raise LoraFileError(
+            f"{container.path}: not a LoRA that can be read here:\n  " + "\n  ".join(sorted(found.wrong))
+        )
+    namings = sorted({place.naming for place in found.places.values()})
+    if namings == ["kohya", "kohya-sgm"]:  # its text encoder has one spelling only
+        namings = ["kohya-sgm"]
+    return Layout(_named_models(specs), "+".join(namings), tuple(found.tokens))
+
+
+# --- keys
+
+
+def _sorted_keys(container: Container) -> _Found:
+    found = _Found()
+    numbered: dict[str, set[int]] = {"unet": set(), "text_encoder": set()}
+    for key in container.entries:
+        if match := _NUMBERED.fullmatch(key):
+            numbered[match["model"]].add(int(match["number"]))
+    at = positional({model: len(numbers) for model, numbers in numbered.items()}) if any(numbered.values()) else None
+    if at is not None and any(numbers != set(range(len(numbers))) for numbers in numbered.values()):
+        at = None
+    for key in sorted(container.entries):
+        if match := _NUMBERED.fullmatch(key):
+            if at is None:
+                found.wrong.append(f"{key}: numbered modules, not as many as a Stable Diffusion 1 or 2 has")
+                continue
+            name = at(match["model"], int(match["number"]))
+            _put(found, key, name, _WAY[match["way"]], Place((name,), "cloneofsimo"))
+        elif _TOKENS.fullmatch(key) or container.metadata.get(key) == "<embed>":
+            found.tokens.append(key)
+        else:
+            _put_named(found, key)
+    return found
+
+
+def _put_named(found: _Found, key: str) -> None:
+    name, part, naming = _split(key)
+    where = place(name) if name else None
+    if where is None:
+        reason = next((why for pattern, why in _FOREIGN if re.fullmatch(pattern, key)), None)
+        found.wrong.append(f"{plain(key)}: {reason or 'not a key of a format that is known here'}")
+        return
+    if naming:
+        where = Place(where.modules, naming, where.widths, where.swapped)
+    _put(found, key, name, part, where)
+
+
+def _split(key: str) -> tuple[str, str, str | None]:
+    """Module's name, part, and the convention where the part shows it; an empty name where there is no known part."""
+    if match := _PROCESSOR.fullmatch(key):
+        to = match["to"]
+        leaf = f"{to}_proj" if match["hold"] == "self_attn" else "to_out.0" if to == "out" else f"to_{to}"
+        kept = f"{match['module']}.self_attn" if match["hold"] == "self_attn" else match["module"]
+        return f"{kept}.{leaf}", _WAY[match["way"]], "diffusers-processor"
+    if match := _XLABS.fullmatch(key):
+        return match["module"], _WAY[match["way"]], "xlabs"
+    for part, pattern in _END.items():
+        if match := pattern.fullmatch(key):
+            return match["module"], part, None
+    return "", "", None
+
+
+def _put(found: _Found, key: str, name: str, part: str, where: Place) -> None:
+    parts = found.parts.setdefault(name, {})
+    found.places.setdefault(name, where)
+    if part in parts:
+        found.wrong.append(f"{plain(key)}: a second {part} of {plain(name)}")
+    parts[part] = key
+
+
+def _named_models(specs: Mapping[str, Spec]) -> dict[str, Spec]:
+    """Specs by module, the text encoders told apart where the file does not: by width (SDXL's second has 1280), and
+    FLUX's T5, which some call the third, is its second."""
+    widths = {spec.shape[1] for module, spec in specs.items() if re.match(r"text_encoder\..*\.self_attn\.", module)}
+    moved = {"text_encoder": "text_encoder_2"} if widths == {1280} else {}
+    if any(module.startswith("transformer.single_transformer_blocks.") for module in specs):
+        moved["text_encoder_3"] = "text_encoder_2"
+    named = {}
+    for module, spec in specs.items():
+        model, _, rest = module.partition(".")
+        module = f"{moved.get(model, model)}.{rest}"
+        named[module] = replace(spec, module=module)
+    return dict(sorted(named.items())) if len(named) == len(specs) else dict(sorted(specs.items()))
+
+
+# --- scales that stand beside the tensors
+
+
+def _scales(container: Container, config: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """Model ("" for a PEFT folder) → its PEFT configuration."""
+    if config is not None:
+        return {"": config}
+    text = container.metadata.get("lora_adapter_metadata")
+    if not text:
+        return {}
+    try:
+        flat = json.loads(text)
+        if not isinstance(flat, dict):
+            raise ValueError("not a mapping")
+    except (ValueError, RecursionError):
+        raise LoraFileError(
+            f"{container.path}: the header's lora_adapter_metadata is not JSON, and it would hold the scale"
+        ) from None
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        model, dot, name = key.partition(".")
+        if dot:
+            found.setdefault(model, {})[name] = value
+    return found
+
+
+def _config_scale(
+    container: Container, module: str, kind: str, rank: int, scales: Mapping[str, Mapping[str, Any]]
+) -> float | None:
+    """s = α/r or α/√r as a PEFT configuration says; None where there is none for this model."""
+    model, _, name = module.partition(".")
+    config = scales.get(model, scales.get(""))
+    if config is None:
+        return None
+    alpha = _configured(container, config, "alpha_pattern", name, config.get("lora_alpha", config.get("alpha")))
+    if kind == "LoKr":  # whole factors do not show it
+        rank = _configured(container, config, "rank_pattern", name, config.get("r", rank))
+    if alpha is None:
+        return None
+    sound = all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1e6 for v in (alpha, rank))
+    if not sound or not rank:
+        raise LoraFileError(
+            f"{container.path}: the scale of {module} is no sound number: α {alpha!r:.40}, r {rank!r:.40}"
+        )
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _configured(container: Container, config: Mapping[str, Any], patterns: str, name: str, default: Any) -> Any:
+    """The value of the first of PEFT's patterns that ends the module's name, or the default."""
+    for pattern, value in (config.get(patterns) or {}).items():
+        # A foreign regular expression can run for ever; what PEFT and diffusers write is names, ".*" and "\\d+".
+        tokens = re.findall(r"\\\.|\.\*|\\d\+|[\w.]|.", pattern.removeprefix("^").removesuffix("$"), re.DOTALL)
+        if (
+            len(pattern) > 300
+            or any(len(t) == 1 and not re.match(r"[\w.]", t) for t in tokens)
+            or tokens.count(".*") > 3
+        ):
+            raise LoraFileError(
+                f"{container.path}: {patterns} has a pattern that is not read here: {plain(pattern)[:80]!r}"
+            )
+        if re.fullmatch(r"(?:.*\.)?" + "".join(re.escape(t) if len(t) == 1 else t for t in tokens), name):
+            return value
+    return default
+
+
+# --- shapes
+
+
+def _specs(
+    container: Container, name: str, parts: Mapping[str, str], where: Place,
+    scales: Mapping[str, Mapping[str, Any]], wrong: list[str],
+) -> Iterator[Spec]:  # fmt: skip
+    """The specs of one named module: its weight's, its bias's, or those of the modules that it fuses."""
+    parts = dict(parts)
+    shapes = {part: container.entries[key].shape for part, key in parts.items()}
+    said = plain(name)
+    bias = parts.pop("bias", None)
+    if bias is not None:
+        yield from _bias(container.entries[bias], bias, where, said, wrong)
+    if not parts:
+        return
+    if "alpha" in parts and math.prod(shapes["alpha"]) != 1:
+        wrong.append(f"{plain(parts['alpha'])}: not one number")
+        return
+    kind = kind_of(parts)
+    problem = incomplete(kind, parts) or mismatch(kind, shapes)
+    if problem is None and grown(kind, shapes):
+        problem = "its factors grow beyond reason when they are laid flat"
+    if problem is not None:
+        wrong.append(f"{said}: {problem}")
+        return
+    shape, rank = shape_of(kind, shapes), rank_of(shapes)
+    if min(shape) < 1:
+        wrong.append(f"{said}: of size zero")
+        return
+    spec = Spec(where.modules[0], kind, parts, shape, rank, swapped=where.swapped)
+    if "alpha" not in parts:
+        spec = replace(spec, scale=_config_scale(container, where.modules[0], kind, rank, scales))
+    if where.widths is None:
+        if where.swapped and shape[0] % 2:
+            wrong.append(f"{said}: {shape[0]} rows have no two halves")
+            return
+        yield spec
+        return
+    cuts = _cuts(where.widths, shape)
+    if cuts is None or kind == "DoRA":
+        wrong.append(f"{said}: {shape[0]} × {shape[1]} is not the fused layer of {', '.join(where.modules)}")
+        return
+    for module, rows in zip(where.modules, cuts, strict=True):
+        yield replace(spec, module=module, shape=(rows[1] - rows[0], shape[1]), rows=rows)
+
+
+def _cuts(widths: tuple[int, ...], shape: tuple[int, int]) -> list[tuple[int, int]] | None:
+    out, width = shape
+    if -1 not in widths:
+        each, rest = divmod(out, len(widths))
+        return None if rest or not each else [(i * each, (i + 1) * each) for i in range(len(widths))]
+    stops = list(accumulate(width if w > 0 else out - width * (len(widths) - 1) for w in widths))
+    if out <= width * (len(widths) - 1):
+        return None
+    return list(zip([0, *stops[:-1]], stops, strict=True))
+
+
+def _bias(entry: Entry, key: str, where: Place, said: str, wrong: list[str]) -> Iterator[Spec]:
+    """A bias is a matrix of one column; that of a fused layer has no name of its own."""
+    if len(where.modules) > 1 or len(entry.shape) != 1 or entry.shape[0] < 1:
+        wrong.append(f"{plain(key)}: not the bias of one module")
+        return
+    yield Spec(f"{where.modules[0]}.bias", "bias", {"diff": key}, (entry.shape[0], 1), 1)

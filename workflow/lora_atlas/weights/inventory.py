@@ -1,0 +1,293 @@
+"""The inventory of a folder of LoRA files: what each is, whether it can be used, and which are copies of which.
+
+One pass reads every file once, for its hash, its norms and its sketch; the sketches are kept by content, so the next
+pass reads only what is new. A file that cannot be used is a row with the reason, and costs no other file anything.
+
+A space is a set of files that can be compared: of one base family, and of equal shapes wherever two have a module in
+common. Families never share a space.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .container import LoraFileError, digest, plain
+from .families import claimed, family
+from .files import LoraFile, open_lora
+from .names import component
+from .sketch import NUMBERS, Hashes, Sketch, folded, read_sketch, sketches, write_sketch
+
+CANDIDATES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".sft")
+PARALLEL = 1e-5  # 1 − |cos| of two updates that are one: rounding to bfloat16 alone makes some 10⁻⁶
+ALIKE = 5e-3  # of the norms of two such updates, before one is called rescaled
+FOLD = 64  # numbers a module by which copies are looked for, before they are confirmed on whole sketches
+
+
+class FolderError(ValueError):
+    """A folder of LoRA files cannot be used; the message says what was expected."""
+
+
+@dataclass
+class _Space:
+    """Files that can be compared: the shapes of all modules that they have."""
+
+    name: str
+    family: str
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A candidate: `lora` its id (the path below the folder, without its ending), `artist` and `genre` its folders."""
+
+    lora: str
+    path: Path
+    artist: str | None = None
+    genre: str | None = None
+
+
+def find(folder: str | Path) -> list[Found]:
+    """Candidates below a folder, sorted: files by their ending, and PEFT's folders; FolderError where there are none.
+
+    Of ``genre/artist/file``, ``artist/file`` and ``file`` the folders are labels; deeper ones count from the file.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FolderError(
+            f"{folder}: {'is not a folder' if root.exists() else 'is absent'}; expected a folder of LoRA files"
+        )
+    paths = sorted(_walk(root), key=lambda path: path.as_posix())
+    if not paths:
+        raise FolderError(f"{folder}: no LoRA files in it; looked for {', '.join(CANDIDATES)}, and folders of PEFT")
+    found, taken = [], {}
+    for path in paths:
+        below = path.relative_to(root)
+        taken.setdefault(printable(below.with_suffix("").as_posix()), []).append(path)
+    for path in paths:
+        below = path.relative_to(root)
+        short = printable(below.with_suffix("").as_posix())
+        name = short if len(taken[short]) == 1 else printable(below.as_posix())
+        parents = [printable(part) for part in below.parent.parts]
+        found.append(Found(name, path, parents[-1] if parents else None, parents[-2] if len(parents) > 1 else None))
+    return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise FolderError(f"{printable(str(folder))}: cannot be listed ({error.strerror})") from error
+    for entry in entries:
+        if entry.name.startswith((".", "@", "__")):  # hidden, or left by a NAS or an archiver
+            continue
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            if (path / "adapter_config.json").is_file():
+                yield path
+            else:
+                yield from _walk(path)
+        elif path.suffix.lower() in CANDIDATES:
+            yield path
+
+
+def printable(name: str) -> str:
+    """A name for tables: without control characters, and valid UTF-8 whatever bytes the file system holds."""
+    return plain(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+
+
+def inventory(
+    candidates: Sequence[Found],
+    cache: str | Path,
+    *,
+    numbers: int = NUMBERS,
+    pickles: bool = False,
+    base: str | None = None,
+    threads: int = 1,
+) -> list[dict[str, Any]]:
+    """Rows of the table "loras", in the order of the candidates; sketches are kept in the folder `cache`."""
+    rows = [_row(candidate) for candidate in candidates]
+    files: dict[int, LoraFile] = {}
+    first: dict[str, int] = {}
+    for i, candidate in enumerate(candidates):
+        row = rows[i]
+        try:
+            file = open_lora(candidate.path, pickles=pickles, base=base)
+            row |= {"sha256": digest(file.path), "bytes": file.path.stat().st_size}
+        except LoraFileError as error:
+            _refuse(row, error, candidate.path)
+            continue
+        _describe(row, file)
+        files[i] = file
+        twin = first.setdefault(row["sha256"], i)
+        if twin != i:
+            row |= {"copy_of": rows[twin]["lora"], "relation": "same bytes"}
+    known = _sketched(files, rows, Path(cache), numbers, threads)
+    for i, found in known.items():
+        if isinstance(found, LoraFileError):
+            _refuse(rows[i], found, candidates[i].path)
+            continue
+        _measure(rows[i], found)
+        if not rows[i]["norm"]:
+            _refuse(rows[i], "every update is zero: an adapter that was never trained, or whose second factor was not")
+    usable = [i for i in known if rows[i]["status"] == "imported"]
+    _place(rows, files, usable)
+    _copies(rows, {i: sketch_path(cache, rows[i]["sha256"], numbers) for i in usable}, known)
+    return rows
+
+
+def sketch_path(cache: str | Path, sha256: str, numbers: int) -> Path:
+    """Where the sketch of a file of these contents is kept."""
+    return Path(cache) / f"{sha256}.{numbers}.safetensors"
+
+
+def _row(candidate: Found) -> dict[str, Any]:
+    try:
+        size = candidate.path.stat().st_size
+    except OSError:
+        size = None
+    return {
+        "lora": candidate.lora, "file": printable(str(candidate.path)), "artist": candidate.artist,
+        "genre": candidate.genre, "sha256": None, "bytes": size, "format": None, "kinds": [], "family": None,
+        "header_family": None, "space": None, "modules": 0, "parameters": 0, "ranks": [], "components": [],
+        "norm": None, "zero_share": None, "tokens": 0, "copy_of": None, "relation": None, "remark": None,
+        "status": "imported", "reason": None,
+    }  # fmt: skip
+
+
+def _refuse(row: dict[str, Any], why: LoraFileError | str, path: Path | None = None) -> None:
+    reason = str(why)
+    for prefix in (f"{path / 'adapter_model.safetensors'}: ", f"{path}: ") if path else ():
+        reason = reason.removeprefix(prefix)
+    if row["sha256"] is None and path is not None and path.is_file():
+        row["sha256"] = digest(path)
+    row |= {"status": "refused", "reason": plain(reason.replace("\n", " · ")), "space": None}
+
+
+def _describe(row: dict[str, Any], file: LoraFile) -> None:
+    """What the header tells."""
+    specs = file.layout.specs
+    shapes = {module: spec.shape for module, spec in specs.items()}
+    belongs, remark = family(shapes)
+    keys = {key for spec in specs.values() for part, key in spec.keys.items() if part != "alpha"}
+    remarks = [remark] if remark else []
+    if file.layout.naming == "peft" and all(spec.scale is None for spec in specs.values()):
+        remarks.append("its scale α/r is taken to be 1: there is no adapter_config.json beside it")
+    if file.layout.tokens:
+        remarks.append(f"holds {len(file.layout.tokens)} learnt tokens besides, which are left out")
+    row |= {
+        "format": file.layout.naming,
+        "kinds": sorted({spec.kind for spec in specs.values()}),
+        "family": belongs,
+        "header_family": claimed(file.container.metadata),
+        "modules": len(specs),
+        "parameters": sum(int(np.prod(file.container.entries[key].shape)) for key in keys),
+        "ranks": sorted({spec.rank for spec in specs.values()}),
+        "tokens": len(file.layout.tokens),
+        "remark": "; ".join(remarks) or None,
+    }
+
+
+def _measure(row: dict[str, Any], found: Sketch) -> None:
+    squares: dict[str, float] = {}
+    for module, norm in found.norms.items():
+        squares[component(module)] = squares.get(component(module), 0.0) + norm**2
+    row |= {
+        "components": [{"component": name, "norm": float(np.sqrt(squares[name]))} for name in sorted(squares)],
+        "norm": float(np.sqrt(sum(squares.values()))),
+        "zero_share": float(np.mean([norm == 0 for norm in found.norms.values()])),
+    }
+
+
+def _sketched(
+    files: Mapping[int, LoraFile], rows: Sequence[Mapping[str, Any]], cache: Path, numbers: int, threads: int
+) -> dict[int, Sketch | LoraFileError]:
+    """Sketches folded to FOLD numbers a module, whole ones being kept on disk; an error for a file that has none."""
+    found: dict[int, Sketch | LoraFileError] = {}
+    for i in files:
+        path = sketch_path(cache, rows[i]["sha256"], numbers)
+        if path.is_file():
+            try:
+                found[i] = folded(read_sketch(path), FOLD)
+            except LoraFileError as error:
+                print(f"{error}; made anew", flush=True)
+    waiting = [i for i in files if i not in found]
+    made = sketches([files[i] for i in waiting], numbers=numbers, hashes=Hashes(), threads=threads)
+    for i, result in zip(waiting, made, strict=True):
+        if isinstance(result, Sketch):
+            write_sketch(sketch_path(cache, rows[i]["sha256"], numbers), result)
+            result = folded(result, FOLD)
+        found[i] = result
+    return {i: found[i] for i in files}
+
+
+def _place(rows: Sequence[dict[str, Any]], files: Mapping[int, LoraFile], usable: Iterable[int]) -> None:
+    """Give every file the first space of its family in which no module has another shape."""
+    spaces: list[_Space] = []
+    for i in usable:
+        belongs = rows[i]["family"]
+        shapes = {module: spec.shape for module, spec in files[i].layout.specs.items()}
+        space = next((s for s in spaces if s.family == belongs and fits(shapes, s.shapes, belongs)), None)
+        if space is None:
+            number = 1 + sum(s.family == belongs for s in spaces)
+            stem = belongs.lower().replace(".x", "")
+            space = _Space(stem if number == 1 and belongs != "other" else f"{stem}-{number}", belongs)
+            spaces.append(space)
+        space.shapes |= shapes
+        rows[i]["space"] = space.name
+
+
+def fits(shapes: Mapping[str, tuple[int, int]], known: Mapping[str, tuple[int, int]], belongs: str) -> bool:
+    """Whether a file of these shapes can be compared with files of the `known` ones of its family."""
+    common = shapes.keys() & known.keys()
+    return all(shapes[module] == known[module] for module in common) and (bool(common) or belongs != "other")
+
+
+def _copies(rows: Sequence[dict[str, Any]], paths: Mapping[int, Path], small: Mapping[int, Any]) -> None:
+    """Name the first file of which a later one is a copy: the same update, rescaled or not, in whatever format."""
+    for space in sorted({rows[i]["space"] for i in paths}):
+        members = [i for i in paths if rows[i]["space"] == space]
+        X = _unit_rows([small[i] for i in members])
+        for n, i in enumerate(members):
+            if rows[i]["copy_of"] is not None:
+                continue
+            # Rounding error of a folded sketch is no more than that of the whole one.
+            near = [j for j, cos in zip(members[:n], X[:n] @ X[n], strict=True) if abs(cos) > 1 - 100 * PARALLEL]
+            for j in near:
+                found = relation(read_sketch(paths[i]), read_sketch(paths[j]))
+                if found is not None:
+                    rows[i] |= {"copy_of": rows[j]["copy_of"] or rows[j]["lora"], "relation": found}
+                    break
+
+
+def relation(one: Sketch, other: Sketch) -> str | None:
+    """How `one` is a copy of the `other`, as in `parallel`; None where it is none."""
+    D = min(one.D, other.D)
+    a, b = folded(one, D).parts, folded(other, D).parts
+    product = sum(float(np.vdot(a[module], b[module])) for module in a.keys() & b.keys())
+    squares = [sum(float(np.vdot(x, x)) for x in parts.values()) for parts in (a, b)]
+    return parallel(product, squares[0], squares[1])
+
+
+def parallel(product: float, square: float, other: float) -> str | None:
+    """How an update is a copy of another, from their inner product and squares: "same update", "same update × 0.5"."""
+    if not (square > 0 and other > 0) or 1 - abs(product) / np.sqrt(square * other) > PARALLEL:
+        return None
+    ratio = product / other
+    return "same update" if abs(ratio - 1) < ALIKE else f"same update × {ratio:.3g}"
+
+
+def _unit_rows(found: Sequence[Sketch]) -> np.ndarray:
+    """Folded sketches as rows of norm one (n, modules × FOLD)."""
+    modules = sorted(set().union(*(s.parts for s in found)))
+    place = {module: n for n, module in enumerate(modules)}
+    D = min((s.D for s in found), default=FOLD)
+    X = np.zeros((len(found), len(modules), D), np.float32)
+    for row, s in zip(X, found, strict=True):
+        for module, part in folded(s, D).parts.items():
+            row[place[module]] = part
+    X = X.reshape(len(found), -1)
+    return X / np.linalg.norm(X, axis=1, keepdims=True).clip(1e-30)

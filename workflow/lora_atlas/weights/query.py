@@ -1,0 +1,217 @@
+"""Queries and neighbours: which known LoRAs is this one near, how near is that, and would chance do as well?
+
+Distances are between whole updates at norm one, √(2 − 2 cos): no basis is fitted, so nothing drifts, and a copy in
+another format is at distance zero. (Principal components with a calibration describe style for clustering and for the
+study's tables; a query does not need them, and finds its artist as well without.)
+
+The p-value of a neighbour g asks how often an unrelated LoRA is as near to g as the query is: among the known LoRAs of
+other artists than g's, the share that is at least as near, counting the query itself (a conformal p-value: Vovk,
+Gammerman & Shafer 2005, §2; valid if the query is exchangeable with them). Where artists are not known, all other LoRAs
+count, related or not, and p is conservative. It cannot be smaller than 1/(1 + their number).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .container import LoraFileError, digest
+from .embed import combine, normalise
+from .families import family
+from .files import LoraFile, open_lora
+from .gram import Grams, extended
+from .inventory import find, fits, parallel, printable
+from .names import block, component
+from .sketch import NUMBERS, folded, read_sketch, sketch
+
+VOTERS = 5  # nearest LoRAs that vote on artist and genre
+NEAREST = 10
+
+Shapes = dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A collection that can be asked: LoRAs of one space, their files, and the Gram matrices between them.
+
+    `sketches`: their paths, in the same order, where the matrices are of sketches; None where they are exact.
+    """
+
+    space: str
+    loras: Sequence[str]
+    files: Sequence[LoraFile]
+    artists: Sequence[str | None]
+    genres: Sequence[str | None]
+    grams: Grams
+    sketches: Sequence[str | Path] | None = None
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """Module → (out, in), of all its files."""
+        return {module: spec.shape for file in self.files for module, spec in file.layout.specs.items()}
+
+
+def distances(cosine: np.ndarray) -> np.ndarray:
+    """Distances between vectors of norm one from their cosines."""
+    return np.sqrt((2 - 2 * cosine).clip(0))
+
+
+def p_values(near: np.ndarray, known: np.ndarray, artists: Sequence[str | None]) -> np.ndarray:
+    """p (m, N) of distances `near` (m, N) of queries to known LoRAs, `known` (N, N) being those between them.
+
+    Of a known LoRA itself (m = N and the same order), its own row is `near`, and it does not count among the others.
+    """
+    names = np.array([f"\0{i}" if artist is None else artist for i, artist in enumerate(artists)])
+    unrelated = names[:, None] != names[None, :]  # (h, g)
+    p = np.empty_like(near)
+    for g in range(len(names)):
+        null = np.sort(known[unrelated[:, g], g])
+        p[:, g] = (1 + np.searchsorted(null, near[:, g], side="right")) / (1 + len(null))
+    return p
+
+
+def neighbours(known: Known, *, nearest: int = NEAREST, components=None, blocks=None) -> list[dict[str, Any]]:
+    """Rows of the table "neighbours": of each known LoRA the nearest others, leaving it out of its own null."""
+    cosine = normalise(combine(known.grams, components, blocks), "unit")
+    D = distances(cosine)
+    rows = []
+    for i, lora in enumerate(known.loras):
+        others = np.delete(np.arange(len(known.loras)), i)
+        if not len(others):
+            continue
+        rest = [known.artists[j] for j in others]
+        p = p_values(D[i, others][None], D[np.ix_(others, others)], rest)[0]
+        order = np.argsort(D[i, others], kind="stable")[:nearest]
+        rows += [
+            {
+                "space": known.space, "lora": lora, "rank": rank, "neighbour": known.loras[others[n]],
+                "artist": known.artists[others[n]], "genre": known.genres[others[n]],
+                "distance": float(D[i, others[n]]), "cosine": float(cosine[i, others[n]]), "p": float(p[n]),
+            }
+            for rank, n in enumerate(order, 1)
+        ]  # fmt: skip
+    return rows
+
+
+def query(
+    paths: Sequence[str | Path],
+    collections: Sequence[Known],
+    *,
+    nearest: int = NEAREST,
+    components: Sequence[str] | None = None,
+    blocks: Sequence[str] | None = None,
+    numbers: int = NUMBERS,
+    pickles: bool = False,
+    base: str | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of the table "query" for files, folders of PEFT, or folders of files: the nearest known LoRAs of each.
+
+    A file that cannot be compared is one row with the reason. `components`, `blocks`: a subset, as in `combine`.
+    `numbers`: of the collections' sketches, where they have some.
+    """
+    rows = []
+    among: dict[str, np.ndarray] = {}
+    for name, path in _files(paths):
+        row = _blank() | {"query": name, "sha256": None, "space": None, "status": "answered", "reason": None}
+        try:
+            file = open_lora(path, pickles=pickles, base=base)
+            row["sha256"] = digest(file.path)
+            known = _collection(file, collections)
+            products, square = _products(file, known, components, blocks, numbers)
+        except LoraFileError as error:
+            rows.append(row | {"status": "refused", "reason": str(error)})
+            continue
+        K = combine(known.grams, components, blocks)
+        if known.space not in among:
+            among[known.space] = distances(normalise(K, "unit"))
+        squares = np.diag(K)
+        cosine = products / np.sqrt(squares * square).clip(1e-300)
+        near = distances(cosine)
+        p = p_values(near[None], among[known.space], known.artists)[0]
+        order = np.argsort(near, kind="stable")
+        row |= {"space": known.space}
+        row |= _vote("artist", known.artists, order) | _vote("genre", known.genres, order)
+        rows += [
+            row | {
+                "rank": rank, "lora": known.loras[n], "artist": known.artists[n], "genre": known.genres[n],
+                "distance": float(near[n]), "cosine": float(cosine[n]), "p": float(p[n]),
+                "relation": parallel(products[n], square, squares[n]),
+            }
+            for rank, n in enumerate(order[:nearest], 1)
+        ]  # fmt: skip
+    return rows
+
+
+def _files(paths: Sequence[str | Path]) -> list[tuple[str, Path]]:
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir() and not (path / "adapter_config.json").is_file():
+            found += [(candidate.lora, candidate.path) for candidate in find(path)]
+        else:
+            found.append((printable(path.stem), path))
+    return found
+
+
+def _blank() -> dict[str, Any]:
+    names = ("rank", "lora", "artist", "genre", "distance", "cosine", "p", "relation")
+    return dict.fromkeys((*names, "artist_vote", "artist_share", "genre_vote", "genre_share"))
+
+
+def _collection(file: LoraFile, collections: Sequence[Known]) -> Known:
+    """The collection that a file can be compared with; raises LoraFileError that says what it is and what there is."""
+    shapes = {module: spec.shape for module, spec in file.layout.specs.items()}
+    belongs, _ = family(shapes)
+    there = {known.space: family(known.shapes)[0] for known in collections}
+    for known in collections:
+        alike = there[known.space] == belongs and fits(shapes, known.shapes, belongs)
+        if alike and shapes.keys() & known.shapes.keys():
+            return known
+    what = f"a LoRA of {belongs}" if belongs != "other" else "a LoRA of no family that is known here"
+    spaces = ", ".join(f"{space} ({kind})" for space, kind in there.items()) or "none"
+    raise LoraFileError(
+        f"{file.path}: {what}, and the known LoRAs are of: {spaces}. They have no modules in common, or modules of other "
+        "shapes: LoRAs of different bases cannot be compared"
+    )
+
+
+def _products(
+    file: LoraFile, known: Known, components: Sequence[str] | None, blocks: Sequence[str] | None, numbers: int
+) -> tuple[np.ndarray, float]:
+    """Inner products (N,) of a file with the known ones, and its square; LoraFileError for an update of zero."""
+    if known.sketches is None:
+        grams = extended([*known.files, file], "delta", known.grams)
+        chosen = {key: K for key, K in grams.items() if _wanted(*key, components, blocks)}
+        total = np.sum(list(chosen.values()), axis=0)[-1] if chosen else np.zeros(len(known.files) + 1)
+        products, square = total[:-1], float(total[-1])
+    else:
+        mine = sketch(file, numbers=numbers)
+        names = [m for m in mine.parts if _wanted(component(m), block(m), components, blocks)]
+        products = np.zeros(len(known.sketches))
+        for n, path in enumerate(known.sketches):
+            other = read_sketch(path)
+            D = min(mine.D, other.D)
+            a, b = folded(mine, D).parts, folded(other, D).parts
+            products[n] = sum(float(np.vdot(a[m], b[m])) for m in names if m in b)
+        square = sum(float(np.vdot(mine.parts[m], mine.parts[m])) for m in names)
+    if not square > 0:
+        raise LoraFileError(
+            f"{file.path}: its update is zero (in the components and blocks asked for): nothing to compare"
+        )
+    return products, square
+
+
+def _wanted(of: str, where: str, components: Sequence[str] | None, blocks: Sequence[str] | None) -> bool:
+    return (components is None or of in components) and (blocks is None or where in blocks)
+
+
+def _vote(name: str, labels: Sequence[str | None], order: np.ndarray) -> dict[str, Any]:
+    """The label that most of the nearest have, the nearest first among equals, and its share."""
+    voters = [labels[n] for n in order[:VOTERS] if labels[n] is not None]
+    if not voters:
+        return {f"{name}_vote": None, f"{name}_share": None}
+    winner, votes = Counter(voters).most_common(1)[0]
+    return {f"{name}_vote": winner, f"{name}_share": votes / len(voters)}

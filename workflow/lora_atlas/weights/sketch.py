@@ -1,0 +1,159 @@
+"""Sketches: one small vector of each LoRA, by itself, whose inner products are those of the updates.
+
+A module's update is a sum of outer products bᵢaᵢᵀ. TensorSketch (Pham & Pagh 2013) projects it onto D numbers without
+forming it: a and b are each scattered over D places with random signs (CountSketch), and the two are convolved,
+
+    s = Σᵢ ℱ⁻¹( ℱ(C₁bᵢ) ∘ ℱ(C₂aᵢ) ),        E⟨s, s′⟩ = ⟨ΔW, ΔW′⟩,
+
+with an error near √(2/D) of the norms whatever the rank is. S ΔW Tᵀ with random S and T of k rows, D = k², is cheaper
+by a half, but its error falls only with √k where the rank is low, as that of LoRAs is (benchmarks/RESULTS.md has both).
+Sketches of modules stand side by side, so their errors average out, and any subset of components or blocks is a sum
+over some of them. Sketches are linear: copies of one update, rescaled or not, have parallel sketches whatever D is.
+
+D is the largest power of two for which a file's sketch has no more than a given count of numbers. Places are hashes
+modulo D, so a sketch of 2D folds into that of D: files of different D are compared at the smaller.
+
+A sketch depends on its file and that count alone: N files are N sketches, in one loop or in N jobs, and a new file
+costs one. Exact Gram matrices cost N² instead.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.fft
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from scipy.sparse import csr_matrix
+
+from ..tables import replacing
+from .container import LoraFileError
+from .factors import Factored
+from .files import LoraFile
+from .gram import Grams, delta
+from .names import block, component
+
+NUMBERS = 600_000  # of a sketch: 1024 for each of the 560 attention layers of an SDXL
+SMALLEST, LARGEST = 64, 2**16  # D
+SEED = 0  # one for all studies: sketches of one file are then the same everywhere, and can be kept
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """`parts`: module → (D,) float32; `norms`: module → ‖ΔW‖, which is exact."""
+
+    D: int
+    parts: Mapping[str, np.ndarray]
+    norms: Mapping[str, float]
+
+
+class Hashes:
+    """The random scatterings of modules, drawn once for a base: CountSketch matrices (D, length)."""
+
+    def __init__(self, seed: int = SEED):
+        self.seed = seed
+        self._drawn: dict[tuple[str, str, int, int], csr_matrix] = {}
+
+    def of(self, module: str, side: str, length: int, D: int) -> csr_matrix:
+        key = (module, side, length, D)
+        if key not in self._drawn:
+            # Bits of SHAKE-128: the same on every machine and with every version of numpy.
+            stream = hashlib.shake_128(json.dumps([self.seed, module, side]).encode()).digest(4 * length)
+            bits = np.frombuffer(stream, "<u4")
+            signs = np.where(bits >> 31, np.float32(1), np.float32(-1))
+            self._drawn[key] = csr_matrix((signs, (bits % np.uint32(D), np.arange(length))), shape=(D, length))
+        return self._drawn[key]
+
+
+def size(modules: int, numbers: int = NUMBERS) -> int:
+    """D: the largest power of two of which `modules` times is at most `numbers`, within SMALLEST and LARGEST."""
+    each = max(numbers // max(modules, 1), 1)
+    return min(max(2 ** (each.bit_length() - 1), SMALLEST), LARGEST)
+
+
+def sketch(file: LoraFile, *, numbers: int = NUMBERS, hashes: Hashes | None = None) -> Sketch:
+    """The sketch of a file; raises LoraFileError for what cannot be read."""
+    hashes, D = hashes or Hashes(), size(len(file.layout.specs), numbers)
+    parts, norms = {}, {}
+    with file.reading() as descriptor:
+        for module in file.layout.specs:
+            update = file.update(module, descriptor)
+            with np.errstate(over="ignore", invalid="ignore"):
+                parts[module], square = project(update, D, hashes), delta([update])[0, 0]
+            if not (np.isfinite(parts[module]).all() and np.isfinite(square)):
+                raise LoraFileError(f"{file.path}: the update of {module} is too large for float32")
+            norms[module] = float(np.sqrt(max(square, 0.0)))
+    return Sketch(D, parts, norms)
+
+
+def project(update: Factored, D: int, hashes: Hashes) -> np.ndarray:
+    """TensorSketch (D,) float32 of one update."""
+    out, width = update.shape
+    C1, C2 = hashes.of(update.module, "out", out, D), hashes.of(update.module, "in", width, D)
+    total = np.zeros(D // 2 + 1, np.complex64)
+    for piece in update.pieces():
+        spectrum = scipy.fft.rfft(C1 @ piece.B, axis=0)
+        spectrum *= scipy.fft.rfft(C2 @ np.ascontiguousarray(piece.A.T), axis=0)
+        total += spectrum.sum(1)
+    return scipy.fft.irfft(total, D).astype(np.float32)
+
+
+def sketches(
+    files: Sequence[LoraFile], *, numbers: int = NUMBERS, hashes: Hashes | None = None, threads: int = 1
+) -> Iterator[Sketch | LoraFileError]:
+    """Sketches of many files in their order; of one that cannot be read, its error."""
+    hashes = hashes or Hashes()
+
+    def one(file: LoraFile) -> Sketch | LoraFileError:
+        try:
+            return sketch(file, numbers=numbers, hashes=hashes)
+        except LoraFileError as error:
+            return error
+
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(one, files)
+
+
+def folded(found: Sketch, D: int) -> Sketch:
+    """The sketch of a smaller D, a power of two, from this one alone."""
+    if D >= found.D:
+        return found
+    return Sketch(D, {module: part.reshape(-1, D).sum(0) for module, part in found.parts.items()}, found.norms)
+
+
+def sketch_gram(found: Sequence[Sketch]) -> Grams:
+    """Estimated Gram matrices (N, N) float64 of sketches, by (component, block); an absent module is zero."""
+    D, n = min(s.D for s in found), len(found)
+    found = [folded(s, D) for s in found]
+    grams: Grams = {}
+    for module in sorted(set().union(*(s.parts for s in found))):
+        holders = [i for i, s in enumerate(found) if module in s.parts]
+        X = np.stack([found[i].parts[module] for i in holders])
+        K = (X @ X.T).astype(np.float64)
+        total = grams.setdefault((component(module), block(module)), np.zeros((n, n)))
+        total[np.ix_(holders, holders)] += (K + K.T) / 2
+    return dict(sorted(grams.items()))
+
+
+def write_sketch(path: str | Path, found: Sketch) -> None:
+    header = json.dumps({"D": found.D, "norms": dict(found.norms)})
+    with replacing(path) as temporary:
+        save_file(dict(found.parts), temporary, metadata={"lora_atlas": header})
+
+
+def read_sketch(path: str | Path) -> Sketch:
+    """A sketch that `write_sketch` wrote; raises LoraFileError naming a file that is damaged."""
+    try:
+        with safe_open(path, "np") as file:
+            header = json.loads((file.metadata() or {})["lora_atlas"])
+            parts = {module: file.get_tensor(module) for module in sorted(file.keys())}
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise LoraFileError(f"{path}: a sketch that is damaged ({error}); delete it and rerun") from error
+    D, norms = header.get("D"), header.get("norms", {})
+    if set(norms) != set(parts) or any(part.shape != (D,) for part in parts.values()):
+        raise LoraFileError(f"{path}: a sketch that is damaged (not {D} numbers a module); delete it and rerun")
+    return Sketch(D, parts, norms)

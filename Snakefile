@@ -10,12 +10,15 @@ Paths, under results/{study}/:
     features/{extractor}/{source}.parquet  image features; {source} is training, or a {setting}
     weights/{kernel}.safetensors           Gram matrices of all LoRAs, per component and block
     embeddings/{descriptor}.parquet        vectors of all LoRAs; {descriptor} is a kernel, or {extractor}_{source}
-    tables/{table}.parquet                 clustering, retrieval, cost
+    tables/{table}.parquet                 clustering, retrieval, cost; loras, where they are not trained here
     charts/{chart}.png, .svg               weight_map, comparison
+    spaces/{space}/                        of LoRAs that are not trained here: weights/, neighbours.parquet and the map of
+                                           those of one base
+    query/{name}.parquet                   the known LoRAs that a file is nearest to
     cost/{stage}/{item}.parquet            seconds of each costly job
 
 `snakemake` makes the tables and charts; a stage alone is made by its name: pictures, plan, loras, generated, features,
-weights, embeddings, tables, charts.
+weights, embeddings, tables, charts; and `snakemake query --config query=FILE` asks which LoRAs a file is near.
 """
 
 
@@ -25,19 +28,33 @@ configfile: "config.yaml"
 include: "workflow/rules/common.smk"
 
 
-rule all:
-    default_target: True
-    input:
-        rules_of("tables", "charts"),
+if TRAINED:
+
+    rule all:
+        default_target: True
+        input:
+            rules_of("tables", "charts"),
+
+    include: "workflow/rules/pictures.smk"
+    include: "workflow/rules/plan.smk"
+    include: "workflow/rules/loras.smk"
+    include: "workflow/rules/generated.smk"
+    include: "workflow/rules/features.smk"
+    include: "workflow/rules/weights.smk"
+    include: "workflow/rules/embeddings.smk"
+    include: "workflow/rules/tables.smk"
+    include: "workflow/rules/charts.smk"
+    include: "workflow/rules/pretrain.smk"
+
+else:
+
+    rule all:
+        default_target: True
+        input:
+            f"{RESULTS}/tables/loras.parquet",
+            spaces_of_folder,
+
+    include: "workflow/rules/inventory.smk"
 
 
-include: "workflow/rules/pictures.smk"
-include: "workflow/rules/plan.smk"
-include: "workflow/rules/loras.smk"
-include: "workflow/rules/generated.smk"
-include: "workflow/rules/features.smk"
-include: "workflow/rules/weights.smk"
-include: "workflow/rules/embeddings.smk"
-include: "workflow/rules/tables.smk"
-include: "workflow/rules/charts.smk"
-include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/query.smk"

@@ -5,6 +5,7 @@ these files as inputs: editing one reruns the stages that use it, touching one r
 """
 
 import ast
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,14 @@ def closure(*modules: str) -> list[Path]:
             found.add(file)
             waiting += _imports(file)
     return sorted(found)
+
+
+def digest(*modules: str) -> str:
+    """SHA-256 of the closure's files: what was computed by other code is not to be taken for this code's."""
+    found = hashlib.sha256()
+    for file in closure(*modules):
+        found.update(file.relative_to(PACKAGE).as_posix().encode() + b"\0" + file.read_bytes())
+    return found.hexdigest()
 
 
 @cache

@@ -16,6 +16,7 @@ import yaml
 from .features import CONTROLS
 from .pictures import sources
 from .study import StudyError, too_few
+from .weights.folder import find
 
 
 def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> dict[str, Any]:
@@ -23,7 +24,9 @@ def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> d
     config = resolve(config, schema)
     problems = list(_schema_problems(config, schema))
     if not problems:  # what is said below takes keys and types for granted
-        problems = [*_path_problems(config, root), *_picture_problems(config)]
+        trained = config["loras"]["source"] == "trained"
+        problems = [*(_model_problems(config, root) if trained else ()), *_weight_problems(config)]
+        problems += _picture_problems(config) if trained else _folder_problems(config["folder"])
     if problems:
         raise StudyError("the configuration cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems))
     return config
@@ -86,7 +89,7 @@ def _near(name: str, known: Sequence[Any]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
 
 
-def _path_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
+def _model_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
     base, revision = config["base"]["model"], config["base"]["revision"]
     if not (root / base / "model_index.json").is_file() and ((root / base).is_dir() or not _is_hub_id(base)):
         yield (
@@ -107,6 +110,14 @@ def _path_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
                 yield f"extractors.{name}.model: {model!r} is no control; {_near(model, list(CONTROLS))}"
         elif "/" in model and not model.startswith("hf-hub:") and not (root / model).is_dir():
             yield f"extractors.{name}.model: there is no folder {model!r}; of a hub write 'hf-hub:owner/name'"
+
+
+def _weight_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    asked, base = config["query"], config["weights"]["base"]
+    if asked is not None and not Path(asked).exists():
+        yield f"query: there is no file or folder {asked!r}; name a LoRA file, or a folder of them"
+    if base is not None and not (Path(base) / "unet").is_dir() and not (Path(base) / "transformer").is_dir():
+        yield f"weights.base: {base!r} is no diffusers folder (it has neither unet/ nor transformer/)"
     headline = config["embedding"]["calibration"]
     if headline not in config["embedding"]["calibrations"]:
         yield f"embedding.calibration: {headline!r} is not among embedding.calibrations"
@@ -114,6 +125,16 @@ def _path_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
 
 def _is_hub_id(model: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", model)) and not model.startswith(".")
+
+
+def _folder_problems(folder: str | None) -> Iterator[str]:
+    if folder is None:
+        yield "folder: not set; loras.source is folder, and `--config folder=PATH` names the folder of LoRA files"
+        return
+    try:
+        find(folder)
+    except ValueError as error:
+        yield f"folder: {error}"
 
 
 def _picture_problems(config: Mapping[str, Any]) -> Iterator[str]:

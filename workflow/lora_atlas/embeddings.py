@@ -86,6 +86,31 @@ def embed_weights(
         _write(outputs[descriptor], descriptor, K, plan, embedding, seed)
 
 
+def embed_collection(
+    rows: Sequence[Mapping[str, Any]],
+    grams: Mapping[tuple[str, str], np.ndarray],
+    dimensions: int,
+    output: str | Path,
+    *,
+    components: Sequence[str] | None = None,
+    blocks: Sequence[str] | None = None,
+) -> None:
+    """Write vectors of a collection as it is (rows of the table "loras", in the order of the Gram matrices).
+
+    There is no gallery and no query: all are of the scenario "together". Those that are all alike lie at one place.
+    """
+    K = normalise(combine(grams, components, blocks), "unit")
+    try:
+        vectors = together(K, dimensions)
+    except (ValueError, IndexError):
+        vectors = np.zeros((len(rows), 1))
+    loras = [
+        {"lora": row["lora"], "artist": row["artist"] or "", "genre": row["genre"], "split": "gallery"} for row in rows
+    ]
+    found = _rows(loras, TOGETHER, "none", np.zeros(len(rows), int), vectors)
+    tables.write(output, "embeddings", found, {"descriptor": "delta", "dimensions": vectors.shape[1]})
+
+
 def embed_pictures(
     features: Mapping[tuple[str, str], str | Path],
     plan: pa.Table,

@@ -21,8 +21,18 @@ try:
 except studies.StudyError as error:
     raise WorkflowError(str(error)) from None
 
+
+def listed_files(path):
+    """What a job reads of a file or a folder of people's own: names, sizes and times, so that a change is seen."""
+    files = [path] if Path(path).is_file() else sorted(file for file in Path(path).rglob("*") if file.is_file())
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in map(Path, files)]
+
+
 STUDY = config["study"]
-ARTISTS = picture_sources.artists(config["pictures"], config["folder"])
+# Either LoRAs are trained on artists' pictures, or they are there.
+TRAINED = config["loras"]["source"] == "trained"
+ARTISTS = picture_sources.artists(config["pictures"], config["folder"]) if TRAINED else {}
+LISTED = [] if TRAINED else listed_files(config["folder"])
 NUMBERS = studies.lora_numbers(config["plan"])
 # Artists whose LoRAs one job trains together, and has paint together; a pack is called by the first of them.
 PACKS = studies.packs(list(ARTISTS), config["resources"]["artists_per_job"])
@@ -39,6 +49,10 @@ WEIGHT_DESCRIPTORS = list(embeddings.weight_descriptors(config["weights"]))
 PICTURE_DESCRIPTORS = list(embeddings.picture_descriptors(config["extractors"], SETTINGS))
 KINDS = embeddings.kinds(config["weights"], config["extractors"], SETTINGS)
 RESULTS = f"results/{STUDY}"
+# How inner products are made, and which files may be opened for them.
+ENGINE = {key: config["weights"][key] for key in ("engine", "exact_limit", "sketch_numbers", "pickles", "base")}
+QUERY = picture_sources.slug(Path(config["query"] or "unset").stem)
+QUERIED = [] if config["query"] is None else listed_files(config["query"])
 
 
 wildcard_constraints:
@@ -47,6 +61,7 @@ wildcard_constraints:
     pack="[a-z0-9_-]+",
     extractor="[a-z0-9_]+",
     kernel="[a-z]+",
+    space="[a-z0-9-]+",
 
 
 def code(*modules):
@@ -93,6 +108,35 @@ def rules_of(*stages):
         "charts": expand("{r}/charts/{c}.{f}", r=RESULTS, c=charts, f=["png", "svg"]),
     }
     return [file for stage in stages for file in files[stage]]
+
+
+def cache_folder(results):
+    """Where a stage keeps what it knows of files by their content, apart for each version of the code that computes it."""
+    return f"{results}/cache/{library.digest('weights.gram', 'weights.sketch')[:12]}"
+
+
+def spaces_of_folder(wildcards):
+    """The maps of a folder of LoRAs: one a space, which are known after the inventory."""
+    from lora_atlas import tables
+
+    table = checkpoints.inventory.get(study=STUDY).output.table
+    spaces = sorted({row["space"] for row in tables.read(table, "loras").to_pylist() if row["space"]})
+    return expand(
+        "{r}/spaces/{s}/{f}", r=RESULTS, s=spaces, f=["atlas.html", "map.png", "map.svg", "neighbours.parquet"]
+    )
+
+
+def known_loras(wildcards):
+    """What a query is held against."""
+    if config["query"] is None:
+        raise WorkflowError("query: name a LoRA file, or a folder of them: --config query=PATH")
+    if TRAINED:
+        return [f"{RESULTS}/plan.parquet", f"{RESULTS}/weights/delta.safetensors", *rules_of("loras")]
+    return [f"{RESULTS}/tables/loras.parquet"] + [
+        f"{Path(file).parent}/weights/delta.safetensors"
+        for file in spaces_of_folder(wildcards)
+        if file.endswith("atlas.html")
+    ]
 
 
 def cost_files(wildcards):

@@ -11,10 +11,12 @@ rule weights:
     localrule: True
 
 
+# What is known of files by their content is kept in a folder that is not declared here: it would be deleted with the
+# outputs, and a new LoRA is to cost its own row.
 rule gram:
     input:
         loras=rules_of("loras"),
-        code=code("weights.gram"),
+        code=code("weights.engine"),
     output:
         gram="results/{study}/weights/{kernel}.safetensors",
         cost="results/{study}/cost/gram/{kernel}.parquet",
@@ -28,5 +30,7 @@ rule gram:
     params:
         ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
         kernel="{kernel}",
+        engine=ENGINE,
+        cache=cache_folder("results/{study}"),
     script:
         "../scripts/gram.py"

@@ -3,8 +3,18 @@
 from job import job
 
 with job(snakemake) as cost:
-    from lora_atlas.weights.gram import gram, write_gram
+    from lora_atlas.weights.engine import matrices, pick
 
     p = snakemake.params
-    write_gram(snakemake.output.gram, p.ids, gram(snakemake.input.loras, p.kernel), p.kernel)
+    matrices(
+        snakemake.input.loras,
+        p.ids,
+        p.kernel,
+        snakemake.output.gram,
+        engine=pick(p.engine["engine"], p.kernel, len(p.ids), p.engine["exact_limit"]),
+        cache=f"{p.cache}/{p.kernel}.safetensors",
+        sketched=f"{p.cache}/sketches",
+        numbers=p.engine["sketch_numbers"],
+        threads=snakemake.threads,
+    )
     cost.count = len(p.ids)

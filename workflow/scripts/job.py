@@ -20,7 +20,8 @@ def job(snakemake: Any) -> Iterator[SimpleNamespace]:
 
     The body imports what it needs: numeric libraries read the thread count when they are first imported. Where the
     rule has an output `cost`, the body sets ``count`` (and ``device``) of the yielded object, and the seconds are
-    written there. An error ends the job with one sentence on the terminal; the log has the rest.
+    written there; its ``say`` puts text on the terminal. An error ends the job with one sentence there; the log has the
+    rest.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(snakemake.threads)
@@ -34,7 +35,7 @@ def job(snakemake: Any) -> Iterator[SimpleNamespace]:
         sys.stderr.flush()
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
-        measured = SimpleNamespace(count=1, device="cpu")
+        measured = SimpleNamespace(count=1, device="cpu", say=lambda text: os.write(terminal, f"\n{text}\n\n".encode()))
         start = time.perf_counter()
         try:
             yield measured
@@ -53,5 +54,5 @@ def _write_cost(snakemake: Any, measured: SimpleNamespace, seconds: float) -> No
     from lora_atlas import tables
 
     path = Path(snakemake.output.cost)
-    row = {"stage": path.parent.name, "item": path.stem, "seconds": seconds, **vars(measured)}
-    tables.write(path, "cost", [row])
+    row = {"stage": path.parent.name, "item": path.stem, "seconds": seconds}
+    tables.write(path, "cost", [row | {"count": measured.count, "device": measured.device}])

@@ -6,6 +6,7 @@ the genre, the shade is the artist within it.
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def weight_map(embeddings: pa.Table, descriptor: str, painters: Mapping[str, str
     rows = _vectors(embeddings, descriptor)
     frame = pd.DataFrame([{k: row[k] for k in ("lora", "artist", "genre", "split")} for row in rows])
     frame["genre"] = frame["genre"].fillna("")
-    frame[["x", "y"]] = _layout(np.array([row["vector"] for row in rows], float), seed)
+    frame[["x", "y"]] = layout(np.array([row["vector"] for row in rows], float), seed)
     colours = artist_colours(frame)
     artist_scale = alt.Scale(domain=list(colours), range=list(colours.values()))
     span = max(np.ptp(frame["x"]), np.ptp(frame["y"])) * 0.58
@@ -84,7 +85,7 @@ def weight_map(embeddings: pa.Table, descriptor: str, painters: Mapping[str, str
             subtitle=[f"descriptor {descriptor}; t-SNE of {len(rows[0]['vector'])} principal components"],
         ),
     )
-    return _styled(
+    return styled(
         alt.hconcat(chart, _painters(frame, colours, painters), spacing=24).resolve_scale(color="independent")
     )
 
@@ -174,7 +175,7 @@ def comparison(retrieval: pa.Table, clustering: pa.Table) -> alt.Chart:
             ],
         )
     )
-    return _styled(chart)
+    return styled(chart)
 
 
 def _value(frame: pd.DataFrame, descriptor: str) -> float:
@@ -183,7 +184,7 @@ def _value(frame: pd.DataFrame, descriptor: str) -> float:
 
 
 def save(chart: alt.Chart, path: str | Path) -> None:
-    """Write a chart as .png (twice its size in pixels) or .svg, atomically."""
+    """Write a chart as .png (twice its size in pixels), .svg, or .html (one file that needs no network), atomically."""
     import vl_convert
 
     path = Path(path)
@@ -192,8 +193,12 @@ def save(chart: alt.Chart, path: str | Path) -> None:
         data = vl_convert.vegalite_to_svg(specification).encode()
     elif path.suffix == ".png":
         data = vl_convert.vegalite_to_png(specification, scale=2)
+    elif path.suffix == ".html":
+        # Names in the data are other people's: none may end the script that holds them.
+        text = json.dumps(specification).replace("<", "\\u003c")
+        data = vl_convert.vegalite_to_html(text, bundle=True).encode()
     else:
-        raise ValueError(f"{path}: charts are .png or .svg")
+        raise ValueError(f"{path}: charts are .png, .svg or .html")
     with tables.replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -236,11 +241,14 @@ def _vectors(embeddings: pa.Table, descriptor: str) -> Sequence[dict[str, Any]]:
     return rows
 
 
-def _layout(X: np.ndarray, seed: int) -> np.ndarray:
+def layout(X: np.ndarray, seed: int) -> np.ndarray:
+    """Places (n, 2) of vectors (n, d): t-SNE (van der Maaten & Hinton 2008); of fewer than 5, two coordinates."""
     from sklearn.manifold import TSNE
 
     if X.shape[1] < 2:  # the start needs two
         X = np.pad(X, ((0, 0), (0, 2 - X.shape[1])))
+    if len(X) < 5:
+        return X[:, :2]
     perplexity = min(15.0, (len(X) - 1) / 3)
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed % 2**32).fit_transform(X.astype(np.float32))
 
@@ -256,7 +264,7 @@ def _hull(points: np.ndarray, margin: float) -> np.ndarray:
         return wide
 
 
-def _styled(chart: alt.Chart) -> alt.Chart:
+def styled(chart: alt.Chart) -> alt.Chart:
     return (
         chart.configure(background=PAPER, font="Helvetica Neue, Helvetica, Arial, sans-serif", padding=18)
         .configure_view(stroke=None)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .container import Container, LoraFileError, NotFiniteError
-from .factors import Factored, HadamardUpdate, KroneckerUpdate, Update, expanded, of_dense
+from .factors import Factored, HadamardUpdate, KroneckerUpdate, Update, expanded, finite, of_dense
 from .formats import Spec
 
 
@@ -26,9 +26,12 @@ def read_update(
         wrong = [spec.keys["alpha"]]
     if wrong:
         raise NotFiniteError(container.path, wrong)
-    update = _build(spec, parts)
-    if spec.kind == "DoRA":
-        update = _dora(container, spec, update, parts["magnitude"], base)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite is refused by name
+        update = _build(spec, parts)
+        if spec.kind == "DoRA":
+            update = _dora(container, spec, update, parts["magnitude"], base)
+    if not finite(update):
+        raise LoraFileError(f"{container.path}: the update of {spec.module} is too large for float32")
     if spec.swapped:
         half = update.shape[0] // 2
         update = expanded(update)
@@ -53,16 +56,16 @@ def _tucker(t: np.ndarray, a: np.ndarray, b: np.ndarray, module: str) -> Update:
 
 def _build(spec: Spec, p: Mapping[str, np.ndarray]) -> Factored:
     module = spec.module
-    if "diff" in p:
-        return of_dense(module, _flat(p["diff"]) if p["diff"].ndim > 1 else p["diff"][:, None])
     alpha = float(p["alpha"].item()) if "alpha" in p else 0.0
     scale = alpha / spec.rank if alpha else 1.0 if spec.scale is None else spec.scale
-    if "A" in p:
+    if "diff" in p:
+        update: Factored = of_dense(module, _flat(p["diff"]) if p["diff"].ndim > 1 else p["diff"][:, None])
+        if spec.kind == "full":  # as it is; the bias of a LoRA has the scale of its weight
+            scale = 1.0
+    elif "A" in p:
         B = p["B"].reshape(p["B"].shape[:2])
-        if "mid" in p:
-            update: Factored = _tucker(p["mid"], B.T, _flat(p["A"]), module)
-        else:
-            update = Update(module, _flat(p["A"]), B)
+        A = _flat(p["A"])
+        update = _tucker(p["mid"], B.T, A, module) if "mid" in p else Update(module, A, B)
     elif "w1_a" in p:
         halves = [
             _tucker(p[f"t{n}"], p[f"w{n}_a"], p[f"w{n}_b"], module) if f"t{n}" in p
@@ -88,7 +91,10 @@ def _build(spec: Spec, p: Mapping[str, np.ndarray]) -> Factored:
 def _dora(container: Container, spec: Spec, update: Factored, magnitude: np.ndarray, base: np.ndarray | None) -> Update:
     """m ∘ (W + sBA)/‖W + sBA‖ − W: norms over rows, or over columns where the magnitude lies along the columns."""
     if base is None:
-        raise LoraFileError(f"{container.path}: DoRA: the update of {spec.module} is relative to the base's weight; X")
+        raise LoraFileError(
+            f"{container.path}: DoRA: the update of {spec.module} is relative to the base's weight; name a diffusers "
+            "folder of its base in weights.base"
+        )
     W = _flat(base).astype(np.float64)
     if W.shape != spec.shape:
         raise LoraFileError(
@@ -98,13 +104,14 @@ def _dora(container: Container, spec: Spec, update: Factored, magnitude: np.ndar
     plain_update = expanded(update)
     V = W + plain_update.B.astype(np.float64) @ plain_update.A.astype(np.float64)
     m = magnitude.astype(np.float64)
-    along_columns = m.ndim > 1 and m.shape[0] == 1 and m.shape[1] != 1
-    if along_columns:  # one norm an input channel, over outputs and the kernel (older LyCORIS)
+    # PEFT's are of the outputs, even where a convolution's lie along the second axis.
+    lying = m.ndim > 1 and m.shape[0] == 1 and "lora_magnitude_vector" not in spec.keys["magnitude"]
+    if lying and m.size == base.shape[1]:  # one norm an input channel, over outputs and the kernel (older LyCORIS)
         channels = V.reshape(len(V), m.size, -1)
-        turned = channels * (m.reshape(1, -1, 1) / np.linalg.norm(channels, axis=(0, 2), keepdims=True))
-        turned = turned.reshape(V.shape)
-    else:
-        if m.size != len(V):
-            raise LoraFileError(f"{container.path}: DoRA: {m.size} magnitudes for {len(V)} rows of {spec.module}")
+        norms = np.linalg.norm(channels, axis=(0, 2), keepdims=True)
+        turned = (channels * (m.reshape(1, -1, 1) / norms.clip(1e-30))).reshape(V.shape)
+    elif m.size == len(V):
         turned = V * (m.reshape(-1, 1) / np.linalg.norm(V, axis=1, keepdims=True).clip(1e-30))
+    else:
+        raise LoraFileError(f"{container.path}: DoRA: {m.size} magnitudes for {len(V)} rows of {spec.module}")
     return of_dense(spec.module, (turned - W).astype(np.float32))

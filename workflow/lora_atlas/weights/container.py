@@ -11,6 +11,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 MAX_HEADER = 16 * 2**20  # bytes; 200,000 tensors make 13 MB, a LoRA has a few thousand
 MAX_TENSORS = 50_000
+MAX_MARKS = 16 * MAX_TENSORS  # quotes and brackets; what Python builds of a header is fifty times as large as its text
 MAX_DIMENSIONS = 8
 
 _DTYPES = {
@@ -121,17 +123,17 @@ def open_container(path: str | Path, *, pickles: bool = False) -> Container:
         raw = os.pread(descriptor, length, 8)
     if raw.count(b'"data_offsets"') > MAX_TENSORS:
         raise LoraFileError(f"{path}: more than {MAX_TENSORS:,} tensors; no LoRA has so many")
+    # Within texts (metadata is full of JSON) quotes are escaped, and brackets are of no account.
+    if raw.count(b'"') - raw.count(b'\\"') + raw.count(b"[") + raw.count(b"{") > MAX_MARKS:
+        raise LoraFileError(f"{path}: a header of too many parts; no LoRA has so many")
     try:
         header = json.loads(raw, object_pairs_hook=_no_twins)
         with safe_open(path, "np"):  # offsets, overlaps, holes and trailing bytes are its business
             pass
+        metadata = header.pop("__metadata__", None) or {}
+        entries = {key: _entry(e, 8 + length) for key, e in sorted(header.items())}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise LoraFileError(f"{path}: damaged ({plain(str(error))})") from error
-    metadata = header.pop("__metadata__", None) or {}
-    entries = {
-        key: Entry(tuple(e["shape"]), e["dtype"], *(8 + length + offset for offset in e["data_offsets"]))
-        for key, e in sorted(header.items())
-    }
     unread = sorted(key for key, e in entries.items() if e.dtype not in _DTYPES or len(e.shape) > MAX_DIMENSIONS)
     if unread:
         raise LoraFileError(
@@ -139,6 +141,12 @@ def open_container(path: str | Path, *, pickles: bool = False) -> Container:
             + ", ".join(f"{plain(key)} ({entries[key].dtype})" for key in unread)
         )
     return Container(path, entries, metadata)
+
+
+def _entry(found: Any, start: int) -> Entry:
+    if not isinstance(found, Mapping):  # Rust, which safetensors is written in, takes a list for a mapping
+        raise ValueError("an entry of the header is no mapping")
+    return Entry(tuple(found["shape"]), found["dtype"], *(start + offset for offset in found["data_offsets"]))
 
 
 def plain(text: str) -> str:
@@ -157,7 +165,7 @@ def _float32(data: bytes, entry: Entry) -> np.ndarray:
         return torch.from_numpy(values.copy()).view(kind).float().numpy()
     if entry.dtype == "F16":
         return _single(values)
-    with np.errstate(over="ignore"):  # infinite is refused by name
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no finite number is refused by name
         return values.astype(np.float32)
 
 
@@ -185,13 +193,12 @@ def _no_twins(pairs: Iterable[tuple[str, object]]) -> dict:
 
 
 def _unpickled(path: Path) -> Container:
-    import pickle
-
     import torch
 
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        with warnings.catch_warnings(action="ignore"):  # of what is refused below
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - an unpickler that reads garbage raises anything
         reason = plain(str(error).strip().split("\n")[0])[:300]
         raise LoraFileError(f"{path}: a pickle that holds more than tensors, or is damaged ({reason})") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
@@ -199,7 +206,7 @@ def _unpickled(path: Path) -> Container:
     if isinstance(loaded, list | tuple):  # cloneofsimo's first format: up, down, up, down … of the UNet
         loaded = {f"unet:{i // 2}:{('up', 'down')[i % 2]}": tensor for i, tensor in enumerate(loaded)}
     wrong = not isinstance(loaded, Mapping) or [
-        str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, torch.Tensor))
+        str(key) for key, value in loaded.items() if not (isinstance(key, str) and _dense(value))
     ]
     if wrong or not loaded:
         named = f": {', '.join(plain(key) for key in wrong[:8])}" if isinstance(wrong, list) else ""
@@ -207,3 +214,14 @@ def _unpickled(path: Path) -> Container:
     arrays = {key: value.detach().float().numpy() for key, value in sorted(loaded.items())}
     entries = {key: Entry(array.shape, "F32", 0, array.nbytes) for key, array in arrays.items()}
     return Container(path, entries, {}, arrays)
+
+
+def _dense(value: Any) -> bool:
+    """Whether a pickled value is a tensor of real numbers that are all there: one may name more than its storage has,
+    or none."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    whole = value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    return whole and not value.is_complex() and not value.is_quantized

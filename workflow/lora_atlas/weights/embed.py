@@ -138,8 +138,13 @@ def _folds(n: int, folds: int, seed: int) -> list[np.ndarray]:
 
 
 def drift(K: np.ndarray, full: _Basis, in_sample: np.ndarray, seed: int) -> np.ndarray:
-    """Root mean square of held-out over in-sample gallery scores, per component (k,); leave-one-out."""
+    """Root mean square of held-out over in-sample gallery scores, per component (k,); leave-one-out.
+
+    Of two LoRAs nothing can be left out: the ratio is unknown then, and one.
+    """
     n = len(full.rows)
+    if n < 3:
+        return np.ones(in_sample.shape[1])
     held, _ = _held_out(K, full, _folds(n, min(n, LEAVE_ONE_OUT_LIMIT), seed), full.rows[:0])
     return np.sqrt(np.square(held).mean(0) / np.square(in_sample).mean(0))
 

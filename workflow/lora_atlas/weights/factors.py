@@ -161,6 +161,13 @@ def expanded(update: Factored) -> Update:
     return Update(update.module, np.concatenate([p.A for p in pieces]), np.concatenate([p.B for p in pieces], axis=1))
 
 
+def finite(update: Factored) -> bool:
+    """Whether all factors are numbers."""
+    if isinstance(update, Update):
+        return bool(np.isfinite(update.A).all() and np.isfinite(update.B).all())
+    return finite(update.first) and finite(update.second)
+
+
 def of_dense(module: str, W: np.ndarray) -> Update:
     """A matrix that is given whole, as factors of which one is the identity."""
     out, width = W.shape

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
-from .container import Container, Entry, LoraFileError, plain
+from .container import Container, LoraFileError, plain
 from .names import Place, place, positional
 from .shapes import grown, incomplete, kind_of, mismatch, rank_of, shape_of
 
@@ -32,7 +32,8 @@ _END = {name: re.compile(rf"(?P<module>.+?)\.{pattern}") for name, pattern in {
     "mid": r"lora_mid\.weight",
     "alpha": r"alpha",
     "magnitude": r"(dora_scale|lora_magnitude_vector(\.[\w-]+)?(\.weight)?)",
-    "bias": r"(diff_b|b_norm|lora_B(\.[\w-]+)?\.bias|lora_up\.bias|lora\.up\.bias)",
+    "bias": r"(diff_b|b_norm)",
+    "B_bias": r"(lora_B(\.[\w-]+)?\.bias|lora_up\.bias|lora\.up\.bias)",
     "diff": r"(diff|w_norm)",
     **{part: rf"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{f"k{part}": rf"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
@@ -240,7 +241,12 @@ def _config_scale(
 
 def _configured(container: Container, config: Mapping[str, Any], patterns: str, name: str, default: Any) -> Any:
     """The value of the first of PEFT's patterns that ends the module's name, or the default."""
-    for pattern, value in (config.get(patterns) or {}).items():
+    found = config.get(patterns) or {}
+    if not isinstance(found, Mapping):
+        raise LoraFileError(
+            f"{container.path}: {patterns} of its configuration is no mapping: {plain(str(found))[:80]}"
+        )
+    for pattern, value in found.items():
         # A foreign regular expression can run for ever; what PEFT and diffusers write is names, ".*" and "\\d+".
         tokens = re.findall(r"\\\.|\.\*|\\d\+|[\w.]|.", pattern.removeprefix("^").removesuffix("$"), re.DOTALL)
         if (
@@ -267,11 +273,11 @@ def _specs(
     parts = dict(parts)
     shapes = {part: container.entries[key].shape for part, key in parts.items()}
     said = plain(name)
-    bias = parts.pop("bias", None)
+    bias, of_pair = parts.pop("bias", None), parts.pop("B_bias", None)
     if bias is not None:
-        yield from _bias(container.entries[bias], bias, where, said, wrong)
-    if not parts:
-        return
+        yield from _bias(container, Spec("", "bias", {"diff": bias}, (0, 1), 1), where, wrong)
+        if not parts and of_pair is None:
+            return
     if "alpha" in parts and math.prod(shapes["alpha"]) != 1:
         wrong.append(f"{plain(parts['alpha'])}: not one number")
         return
@@ -289,6 +295,9 @@ def _specs(
     spec = Spec(where.modules[0], kind, parts, shape, rank, swapped=where.swapped)
     if "alpha" not in parts:
         spec = replace(spec, scale=_config_scale(container, where.modules[0], kind, rank, scales))
+    if of_pair is not None:  # of the layer B, so of its scale
+        keys = {"diff": of_pair, **({"alpha": parts["alpha"]} if "alpha" in parts else {})}
+        yield from _bias(container, Spec("", "bias", keys, (0, 1), rank, scale=spec.scale), where, wrong)
     if where.widths is None:
         if where.swapped and shape[0] % 2:
             wrong.append(f"{said}: {shape[0]} rows have no two halves")
@@ -314,9 +323,11 @@ def _cuts(widths: tuple[int, ...], shape: tuple[int, int]) -> list[tuple[int, in
     return list(zip([0, *stops[:-1]], stops, strict=True))
 
 
-def _bias(entry: Entry, key: str, where: Place, said: str, wrong: list[str]) -> Iterator[Spec]:
+def _bias(container: Container, spec: Spec, where: Place, wrong: list[str]) -> Iterator[Spec]:
     """A bias is a matrix of one column; that of a fused layer has no name of its own."""
-    if len(where.modules) > 1 or len(entry.shape) != 1 or entry.shape[0] < 1:
+    key = spec.keys["diff"]
+    shape = container.entries[key].shape
+    if len(where.modules) > 1 or len(shape) != 1 or shape[0] < 1 + where.swapped or (where.swapped and shape[0] % 2):
         wrong.append(f"{plain(key)}: not the bias of one module")
         return
-    yield Spec(f"{where.modules[0]}.bias", "bias", {"diff": key}, (entry.shape[0], 1), 1)
+    yield replace(spec, module=f"{where.modules[0]}.bias", shape=(shape[0], 1), swapped=where.swapped)

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -332,11 +333,13 @@ def _cached(cache: Path, ids: Sequence[str], kernel: str) -> tuple[Grams, np.nda
     return found, old
 
 
-def write_gram(path: str | Path, ids: Sequence[str], grams: Grams, kernel: str) -> None:
-    """One tensor ``component/block`` each; ids and kernel in the header."""
+def write_gram(
+    path: str | Path, ids: Sequence[str], grams: Grams, kernel: str, made: Mapping[str, Any] = {"engine": "exact"}
+) -> None:
+    """One tensor ``component/block`` each; ids, kernel and how they were `made` in the header."""
     tensors = {f"{component}/{block}": np.ascontiguousarray(K) for (component, block), K in sorted(grams.items())}
     # One metadata entry: the order of several is not stable in safetensors.
-    header = json.dumps({"ids": list(ids), "kernel": kernel})
+    header = json.dumps({**made, "ids": list(ids), "kernel": kernel})
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"lora_atlas": header})
 
@@ -360,3 +363,9 @@ def read_gram(path: str | Path, kernel: str | None = None) -> tuple[list[str], G
     if bad or not grams:
         raise GramError(f"{path}: Gram matrices {bad} are not finite {len(ids)} × {len(ids)}; delete it and rerun")
     return ids, grams
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """How the matrices of a file that `read_gram` reads were made."""
+    with safe_open(path, "np") as file:
+        return json.loads(file.metadata()["lora_atlas"])

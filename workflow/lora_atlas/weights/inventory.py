@@ -7,8 +7,8 @@ A space is a set of files that can be compared: of one base family, and of equal
 common. Families never share a space.
 """
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,13 @@ import numpy as np
 from .container import LoraFileError, digest, plain
 from .families import claimed, family
 from .files import LoraFile, open_lora
+from .folder import Found, printable
 from .names import component
-from .sketch import NUMBERS, Hashes, Sketch, folded, read_sketch, sketches, write_sketch
+from .sketch import NUMBERS, Hashes, Sketch, folded, read_sketch, sketch_path, sketches, write_sketch
 
-CANDIDATES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".sft")
 PARALLEL = 1e-5  # 1 − |cos| of two updates that are one: rounding to bfloat16 alone makes some 10⁻⁶
 ALIKE = 5e-3  # of the norms of two such updates, before one is called rescaled
 FOLD = 64  # numbers a module by which copies are looked for, before they are confirmed on whole sketches
-
-
-class FolderError(ValueError):
-    """A folder of LoRA files cannot be used; the message says what was expected."""
 
 
 @dataclass
@@ -38,65 +34,6 @@ class _Space:
     name: str
     family: str
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Found:
-    """A candidate: `lora` its id (the path below the folder, without its ending), `artist` and `genre` its folders."""
-
-    lora: str
-    path: Path
-    artist: str | None = None
-    genre: str | None = None
-
-
-def find(folder: str | Path) -> list[Found]:
-    """Candidates below a folder, sorted: files by their ending, and PEFT's folders; FolderError where there are none.
-
-    Of ``genre/artist/file``, ``artist/file`` and ``file`` the folders are labels; deeper ones count from the file.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise FolderError(
-            f"{folder}: {'is not a folder' if root.exists() else 'is absent'}; expected a folder of LoRA files"
-        )
-    paths = sorted(_walk(root), key=lambda path: path.as_posix())
-    if not paths:
-        raise FolderError(f"{folder}: no LoRA files in it; looked for {', '.join(CANDIDATES)}, and folders of PEFT")
-    found, taken = [], {}
-    for path in paths:
-        below = path.relative_to(root)
-        taken.setdefault(printable(below.with_suffix("").as_posix()), []).append(path)
-    for path in paths:
-        below = path.relative_to(root)
-        short = printable(below.with_suffix("").as_posix())
-        name = short if len(taken[short]) == 1 else printable(below.as_posix())
-        parents = [printable(part) for part in below.parent.parts]
-        found.append(Found(name, path, parents[-1] if parents else None, parents[-2] if len(parents) > 1 else None))
-    return found
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise FolderError(f"{printable(str(folder))}: cannot be listed ({error.strerror})") from error
-    for entry in entries:
-        if entry.name.startswith((".", "@", "__")):  # hidden, or left by a NAS or an archiver
-            continue
-        path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            if (path / "adapter_config.json").is_file():
-                yield path
-            else:
-                yield from _walk(path)
-        elif path.suffix.lower() in CANDIDATES:
-            yield path
-
-
-def printable(name: str) -> str:
-    """A name for tables: without control characters, and valid UTF-8 whatever bytes the file system holds."""
-    return plain(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
 def inventory(
@@ -137,11 +74,6 @@ def inventory(
     _place(rows, files, usable)
     _copies(rows, {i: sketch_path(cache, rows[i]["sha256"], numbers) for i in usable}, known)
     return rows
-
-
-def sketch_path(cache: str | Path, sha256: str, numbers: int) -> Path:
-    """Where the sketch of a file of these contents is kept."""
-    return Path(cache) / f"{sha256}.{numbers}.safetensors"
 
 
 def _row(candidate: Found) -> dict[str, Any]:
@@ -291,3 +223,14 @@ def _unit_rows(found: Sequence[Sketch]) -> np.ndarray:
             row[place[module]] = part
     X = X.reshape(len(found), -1)
     return X / np.linalg.norm(X, axis=1, keepdims=True).clip(1e-30)
+
+
+def told(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The inventory in a few lines: how many of which family, which are copies, which are refused and why."""
+    usable = [row for row in rows if row["status"] == "imported"]
+    counts = Counter((row["space"], row["family"]) for row in usable)
+    lines = [f"{len(rows)} LoRA files: {len(usable)} imported, {len(rows) - len(usable)} refused"]
+    lines += [f"  {space}: {count} of {family}" for (space, family), count in sorted(counts.items())]
+    lines += [f"  {row['lora']}: {row['relation']} as {row['copy_of']}" for row in usable if row["copy_of"]]
+    lines += [f"  refused {row['lora']}: {row['reason'][:300]}" for row in rows if row["status"] == "refused"]
+    return "\n".join(lines)

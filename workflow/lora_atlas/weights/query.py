@@ -12,8 +12,6 @@ count, related or not, and p is conservative. It cannot be smaller than 1/(1 + t
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +21,15 @@ from .container import LoraFileError, digest
 from .embed import combine, normalise
 from .families import family
 from .files import LoraFile, open_lora
-from .gram import Grams, extended
-from .inventory import find, fits, parallel, printable
+from .folder import find, printable
+from .gram import extended
+from .inventory import fits, parallel
+from .known import Known
 from .names import block, component
 from .sketch import NUMBERS, folded, read_sketch, sketch
 
 VOTERS = 5  # nearest LoRAs that vote on artist and genre
 NEAREST = 10
-
-Shapes = dict[str, tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Known:
-    """A collection that can be asked: LoRAs of one space, their files, and the Gram matrices between them.
-
-    `sketches`: their paths, in the same order, where the matrices are of sketches; None where they are exact.
-    """
-
-    space: str
-    loras: Sequence[str]
-    files: Sequence[LoraFile]
-    artists: Sequence[str | None]
-    genres: Sequence[str | None]
-    grams: Grams
-    sketches: Sequence[str | Path] | None = None
-
-    @cached_property
-    def shapes(self) -> Shapes:
-        """Module → (out, in), of all its files."""
-        return {module: spec.shape for file in self.files for module, spec in file.layout.specs.items()}
 
 
 def distances(cosine: np.ndarray) -> np.ndarray:
@@ -104,14 +81,12 @@ def query(
     nearest: int = NEAREST,
     components: Sequence[str] | None = None,
     blocks: Sequence[str] | None = None,
-    numbers: int = NUMBERS,
     pickles: bool = False,
     base: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of the table "query" for files, folders of PEFT, or folders of files: the nearest known LoRAs of each.
 
     A file that cannot be compared is one row with the reason. `components`, `blocks`: a subset, as in `combine`.
-    `numbers`: of the collections' sketches, where they have some.
     """
     rows = []
     among: dict[str, np.ndarray] = {}
@@ -121,7 +96,7 @@ def query(
             file = open_lora(path, pickles=pickles, base=base)
             row["sha256"] = digest(file.path)
             known = _collection(file, collections)
-            products, square = _products(file, known, components, blocks, numbers)
+            products, square = _products(file, known, components, blocks)
         except LoraFileError as error:
             rows.append(row | {"status": "refused", "reason": str(error)})
             continue
@@ -173,13 +148,13 @@ def _collection(file: LoraFile, collections: Sequence[Known]) -> Known:
     what = f"a LoRA of {belongs}" if belongs != "other" else "a LoRA of no family that is known here"
     spaces = ", ".join(f"{space} ({kind})" for space, kind in there.items()) or "none"
     raise LoraFileError(
-        f"{file.path}: {what}, and the known LoRAs are of: {spaces}. They have no modules in common, or modules of other "
-        "shapes: LoRAs of different bases cannot be compared"
+        f"{file.path}: {what}, and the known LoRAs are of: {spaces}. They have no modules in common, or modules of "
+        "other shapes: LoRAs of different bases cannot be compared"
     )
 
 
 def _products(
-    file: LoraFile, known: Known, components: Sequence[str] | None, blocks: Sequence[str] | None, numbers: int
+    file: LoraFile, known: Known, components: Sequence[str] | None, blocks: Sequence[str] | None
 ) -> tuple[np.ndarray, float]:
     """Inner products (N,) of a file with the known ones, and its square; LoraFileError for an update of zero."""
     if known.sketches is None:
@@ -188,7 +163,7 @@ def _products(
         total = np.sum(list(chosen.values()), axis=0)[-1] if chosen else np.zeros(len(known.files) + 1)
         products, square = total[:-1], float(total[-1])
     else:
-        mine = sketch(file, numbers=numbers)
+        mine = sketch(file, numbers=known.numbers or NUMBERS)
         names = [m for m in mine.parts if _wanted(component(m), block(m), components, blocks)]
         products = np.zeros(len(known.sketches))
         for n, path in enumerate(known.sketches):
@@ -215,3 +190,21 @@ def _vote(name: str, labels: Sequence[str | None], order: np.ndarray) -> dict[st
         return {f"{name}_vote": None, f"{name}_share": None}
     winner, votes = Counter(voters).most_common(1)[0]
     return {f"{name}_vote": winner, f"{name}_share": votes / len(voters)}
+
+
+def told(rows: Sequence[dict[str, Any]], nearest: int = 5) -> str:
+    """The answers in a few lines each."""
+    lines = []
+    for name in dict.fromkeys(row["query"] for row in rows):
+        found = [row for row in rows if row["query"] == name]
+        first = found[0]
+        if first["status"] == "refused":
+            lines.append(f"{name}: refused, {first['reason']}")
+            continue
+        voted = [f"{kind} {first[f'{kind}_vote']} ({first[f'{kind}_share']:.0%} of the nearest {VOTERS})"
+                 for kind in ("artist", "genre") if first[f"{kind}_vote"]]  # fmt: skip
+        lines.append(f"{name}, among {first['space']}" + (f": {', '.join(voted)}" if voted else ""))
+        for row in found[:nearest]:
+            copy = f"  {row['relation']}" if row["relation"] else ""
+            lines.append(f"  {row['rank']:2d}. {row['lora']}  distance {row['distance']:.3f}  p {row['p']:.3f}{copy}")
+    return "\n".join(lines)

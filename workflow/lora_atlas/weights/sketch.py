@@ -31,7 +31,7 @@ from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix
 
 from ..tables import replacing
-from .container import LoraFileError
+from .container import LoraFileError, open_container, opened
 from .factors import Factored
 from .files import LoraFile
 from .gram import Grams, delta
@@ -39,6 +39,7 @@ from .names import block, component
 
 NUMBERS = 600_000  # of a sketch: 1024 for each of the 560 attention layers of an SDXL
 SMALLEST, LARGEST = 64, 2**16  # D
+STRIDE = 64  # modules of all sketches that are in memory together
 SEED = 0  # one for all studies: sketches of one file are then the same everywhere, and can be kept
 
 
@@ -137,6 +138,28 @@ def sketch_gram(found: Sequence[Sketch]) -> Grams:
         total = grams.setdefault((component(module), block(module)), np.zeros((n, n)))
         total[np.ix_(holders, holders)] += (K + K.T) / 2
     return dict(sorted(grams.items()))
+
+
+def sketch_files_gram(paths: Sequence[str | Path]) -> Grams:
+    """`sketch_gram` of sketches on disk, a few modules at a time: memory does not grow with what a sketch holds."""
+    containers = [open_container(path) for path in paths]
+    grams: Grams = {}
+    modules = sorted(set().union(*(container.entries for container in containers)))
+    for start in range(0, len(modules), STRIDE):
+        part = set(modules[start : start + STRIDE])
+        found = []
+        for path, container in zip(paths, containers, strict=True):
+            with opened(path) as descriptor:
+                parts = {m: container.read(m, descriptor) for m in container.entries if m in part}
+            found.append(Sketch(container.entries[next(iter(container.entries))].shape[0], parts, {}))
+        for key, K in sketch_gram(found).items():
+            grams[key] = grams[key] + K if key in grams else K
+    return dict(sorted(grams.items()))
+
+
+def sketch_path(cache: str | Path, sha256: str, numbers: int) -> Path:
+    """Where the sketch of a file of these contents is kept."""
+    return Path(cache) / f"{sha256}.{numbers}.safetensors"
 
 
 def write_sketch(path: str | Path, found: Sketch) -> None:

@@ -1,0 +1,83 @@
+"""Collections of LoRAs that a query can be held against: what a study's results folder knows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..tables import TableError, read
+from .container import LoraFileError, digest
+from .files import LoraFile, open_lora
+from .gram import GramError, Grams, read_gram, read_header
+from .sketch import sketch_path
+
+Shapes = dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A collection that can be asked: LoRAs of one space, their files, and the Gram matrices between them.
+
+    `sketches`: their paths, in the same order, where the matrices are of sketches of at most `numbers` numbers; None
+    where they are exact.
+    """
+
+    space: str
+    loras: Sequence[str]
+    files: Sequence[LoraFile]
+    artists: Sequence[str | None]
+    genres: Sequence[str | None]
+    grams: Grams
+    sketches: Sequence[str | Path] | None = None
+    numbers: int | None = None
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """Module → (out, in), of all its files."""
+        return {module: spec.shape for file in self.files for module, spec in file.layout.specs.items()}
+
+
+def collections(results: str | Path, *, pickles: bool = False, base: str | None = None) -> list[Known]:
+    """The collections of a study's results folder: one a space of a folder of LoRAs, or the LoRAs that it trained.
+
+    Raises GramError where the study has no weights yet, LoraFileError where a file of it is gone.
+    """
+    results = Path(results)
+    options = {"pickles": pickles, "base": base}
+    if (results / "tables" / "loras.parquet").is_file():
+        rows = [row for row in read(results / "tables" / "loras.parquet", "loras").to_pylist() if row["space"]]
+        spaces = sorted({row["space"] for row in rows})
+        return [
+            _known(space, [r for r in rows if r["space"] == space], results / "spaces" / space, options)
+            for space in spaces
+        ]
+    try:
+        plan = read(results / "plan.parquet", "plan").to_pylist()
+    except TableError as error:
+        raise GramError(f"{results}: no LoRAs to compare with; run the study first ({error})") from error
+    rows = [{**row, "file": str(results / "loras" / f"{row['lora']}.safetensors")} for row in plan]
+    return [_known("study", rows, results, options)]
+
+
+def _known(space: str, rows: Sequence[Mapping[str, Any]], folder: Path, options: Mapping[str, Any]) -> Known:
+    path = folder / "weights" / "delta.safetensors"
+    ids, grams = read_gram(path, "delta")
+    if ids != [row["lora"] for row in rows]:
+        raise GramError(f"{path}: its LoRAs are not those of the study any more; run the study again")
+    header = read_header(path)
+    files = []
+    for row in rows:
+        try:
+            files.append(open_lora(row["file"], **options))
+        except LoraFileError as error:
+            raise LoraFileError(f"{error}; it was there when the study ran: run the study again") from error
+    kept = None
+    if header["engine"] == "sketch":
+        where = path.parent / header["sketches"]
+        kept = [
+            sketch_path(where, row["sha256"] if "sha256" in row else digest(row["file"]), header["numbers"])
+            for row in rows
+        ]
+    artists, genres = [row["artist"] for row in rows], [row["genre"] for row in rows]
+    return Known(space, ids, files, artists, genres, grams, kept, header.get("numbers"))

@@ -1,0 +1,26 @@
+"""Query: the known LoRAs that a LoRA file, or each of a folder of them, is nearest to.
+
+Needs: the file or folder named by `query`; the study's weights
+Makes: results/{study}/query/{name}.parquet
+"""
+
+
+rule query:
+    input:
+        known=known_loras,
+        code=code("weights.query"),
+    output:
+        f"{RESULTS}/query/{QUERY}.parquet",
+    log:
+        f"{RESULTS}/logs/query/{QUERY}.log",
+    localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        query=config["query"],
+        content=QUERIED,
+        results=RESULTS,
+        weights={key: config["weights"][key] for key in ("components", "blocks")},
+        options=ENGINE,
+    script:
+        "../scripts/query.py"

@@ -1,0 +1,14 @@
+"""Rule query: the known LoRAs that a file is nearest to."""
+
+from job import job
+
+with job(snakemake) as cost:
+    from lora_atlas import tables
+    from lora_atlas.weights.known import collections
+    from lora_atlas.weights.query import query, told
+
+    p = snakemake.params
+    options = {"pickles": p.options["pickles"] == "load", "base": p.options["base"]}
+    rows = query([p.query], collections(p.results, **options), **p.weights, **options)
+    tables.write(snakemake.output[0], "query", rows)
+    cost.say(told(rows))

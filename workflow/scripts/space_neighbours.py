@@ -1,0 +1,17 @@
+"""Rule space_neighbours: of each LoRA of one space the nearest others, and a vector."""
+
+from job import job
+
+with job(snakemake):
+    from lora_atlas import tables
+    from lora_atlas.embeddings import embed_collection
+    from lora_atlas.weights.gram import read_gram
+    from lora_atlas.weights.known import Known
+    from lora_atlas.weights.query import neighbours
+
+    p, space = snakemake.params, snakemake.wildcards.space
+    rows = [row for row in tables.read(snakemake.input.table, "loras").to_pylist() if row["space"] == space]
+    ids, grams = read_gram(snakemake.input.gram, "delta")
+    known = Known(space, ids, [], [row["artist"] for row in rows], [row["genre"] for row in rows], grams)
+    tables.write(snakemake.output.neighbours, "neighbours", neighbours(known, **p.weights))
+    embed_collection(rows, grams, p.dimensions, snakemake.output.embedding, **p.weights)

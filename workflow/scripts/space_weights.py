@@ -1,0 +1,25 @@
+"""Rule space_weights: inner products of the LoRAs of one space."""
+
+from job import job
+
+with job(snakemake) as cost:
+    from lora_atlas import tables
+    from lora_atlas.weights.engine import matrices, pick
+
+    p, space = snakemake.params, snakemake.wildcards.space
+    rows = [row for row in tables.read(snakemake.input.table, "loras").to_pylist() if row["space"] == space]
+    matrices(
+        [row["file"] for row in rows],
+        [row["lora"] for row in rows],
+        "delta",
+        snakemake.output.gram,
+        engine=pick(p.engine["engine"], "delta", len(rows), p.engine["exact_limit"]),
+        cache=f"{p.cache}/{space}.safetensors",
+        sketched=f"{p.cache}/sketches",
+        numbers=p.engine["sketch_numbers"],
+        sha256=[row["sha256"] for row in rows],
+        pickles=p.engine["pickles"] == "load",
+        base=p.engine["base"],
+        threads=snakemake.threads,
+    )
+    cost.count = len(rows)

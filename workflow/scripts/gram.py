@@ -13,7 +13,7 @@ with job(snakemake) as cost:
         snakemake.output.gram,
         engine=pick(p.engine["engine"], p.kernel, len(p.ids), p.engine["exact_limit"]),
         cache=f"{p.cache}/{p.kernel}.safetensors",
-        sketched=f"{p.cache}/sketches",
+        folder=f"{p.cache}/sketches",
         numbers=p.engine["sketch_numbers"],
         threads=snakemake.threads,
     )

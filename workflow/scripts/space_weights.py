@@ -15,7 +15,7 @@ with job(snakemake) as cost:
         snakemake.output.gram,
         engine=pick(p.engine["engine"], "delta", len(rows), p.engine["exact_limit"]),
         cache=f"{p.cache}/{space}.safetensors",
-        sketched=f"{p.cache}/sketches",
+        folder=f"{p.cache}/sketches",
         numbers=p.engine["sketch_numbers"],
         sha256=[row["sha256"] for row in rows],
         pickles=p.engine["pickles"] == "load",

@@ -198,7 +198,7 @@ def _unpickled(path: Path) -> Container:
     try:
         with warnings.catch_warnings(action="ignore"):  # of what is refused below
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - an unpickler that reads garbage raises anything
+    except Exception as error:
         reason = plain(str(error).strip().split("\n")[0])[:300]
         raise LoraFileError(f"{path}: a pickle that holds more than tensors, or is damaged ({reason})") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
@@ -224,4 +224,4 @@ def _dense(value: Any) -> bool:
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.device.type != "cpu":
         return False
     whole = value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-    return whole and not value.is_complex() and not value.is_quantized
+    return whole and not value.is_complex()

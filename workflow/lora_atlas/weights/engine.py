@@ -12,7 +12,7 @@ from typing import Any
 from .container import digest
 from .files import open_lora
 from .gram import gram, write_gram
-from .sketch import Hashes, Sketch, sketch_files_gram, sketch_path, sketches, write_sketch
+from .sketch import NUMBERS, Hashes, Sketch, sketch_files_gram, sketch_path, sketches, write_sketch
 
 
 def pick(engine: str, kernel: str, count: int, limit: int) -> str:
@@ -30,7 +30,7 @@ def matrices(
     *,
     engine: str,
     cache: str | Path,
-    sketched: str | Path,
+    folder: str | Path,
     numbers: int,
     sha256: Sequence[str] | None = None,
     pickles: bool = False,
@@ -39,26 +39,32 @@ def matrices(
 ) -> None:
     """Write the Gram matrices of `paths`, called `ids`, by the engine ("exact" or "sketch").
 
-    `cache` (a file) and `sketched` (a folder) keep what the next call need not compute again: matrices by content, and
+    `cache` (a file) and `folder` (of sketches) keep what the next call need not compute again: matrices by content, and
     sketches. Raises LoraFileError, GramError.
     """
-    shas = (
-        list(sha256) if sha256 is not None else [digest(open_lora(p, pickles=pickles, base=base).path) for p in paths]
-    )
+    opened = {"pickles": pickles, "base": base}
+    shas = list(sha256) if sha256 is not None else [digest(open_lora(path, **opened).path) for path in paths]
     made: dict[str, Any] = {"engine": engine}
     if engine == "exact":
         grams = gram(paths, kernel, ids=shas, cache=cache, pickles=pickles, base=base)
     else:
-        grams = sketch_files_gram(_sketched(paths, shas, Path(sketched), numbers, pickles, base, threads))
-        made |= {"numbers": numbers, "sketches": os.path.relpath(sketched, Path(output).parent)}
+        grams = sketch_files_gram(sketched(paths, shas, folder, numbers=numbers, threads=threads, **opened))
+        made |= {"numbers": numbers, "sketches": os.path.relpath(folder, Path(output).parent)}
     write_gram(output, ids, grams, kernel, made)
 
 
-def _sketched(
-    paths: Sequence[str | Path], shas: Sequence[str], folder: Path, numbers: int, pickles: bool, base: str | None,
-    threads: int,
-) -> list[Path]:  # fmt: skip
-    targets = [sketch_path(folder, sha, numbers) for sha in shas]
+def sketched(
+    paths: Sequence[str | Path],
+    ids: Sequence[str],
+    folder: str | Path,
+    *,
+    numbers: int = NUMBERS,
+    pickles: bool = False,
+    base: str | None = None,
+    threads: int = 1,
+) -> list[Path]:
+    """One sketch file a LoRA in `folder`, named by its id; those that are there are not made again."""
+    targets = [sketch_path(folder, identity, numbers) for identity in ids]
     waiting = {target: path for target, path in zip(targets, paths, strict=True) if not target.is_file()}
     files = [open_lora(path, pickles=pickles, base=base) for path in waiting.values()]
     made = sketches(files, numbers=numbers, hashes=Hashes(), threads=threads)

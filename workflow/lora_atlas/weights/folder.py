@@ -31,7 +31,7 @@ def find(folder: str | Path) -> list[Found]:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "is absent"
         raise FolderError(f"{printable(str(folder))}: {what}; expected a folder of LoRA files")
-    paths = sorted(_walk(root), key=lambda path: os.fsencode(path))
+    paths = sorted(_walk(root), key=lambda path: (os.fsencode(path.with_suffix("")), path.suffix))
     if not paths:
         raise FolderError(
             f"{printable(str(folder))}: no LoRA files in it; looked for {', '.join(CANDIDATES)}, and folders of PEFT"

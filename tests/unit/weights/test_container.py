@@ -1,4 +1,4 @@
-"""LoRA files: every spelling read to the same factors, one way of writing them, and nothing unsound let in."""
+"""Files of tensors: plain pairs in every spelling, one way of writing them, and nothing unsound let in."""
 
 import contextlib
 import hashlib
@@ -14,22 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from lora_atlas.weights.files import (
-    MAX_HEADER,
-    LoraFileError,
-    Update,
-    block,
-    component,
-    layout,
-    read_lora,
-    read_opened,
-    write_lora,
-)
+from lora_atlas.weights.container import MAX_HEADER, MAX_TENSORS, NotFiniteError, open_container
+from lora_atlas.weights.factors import Update, expanded
+from lora_atlas.weights.files import LoraFileError, open_lora, read_lora, write_lora
 from lora_atlas.weights.gram import gram
 
 ROOT = Path(__file__).parents[3]
@@ -65,7 +57,7 @@ def refusal(path: Path) -> str:
     with pytest.raises(LoraFileError) as whole:
         read_lora(path)
     with pytest.raises(LoraFileError) as header:
-        layout(path)
+        open_lora(path)
     assert str(whole.value) == str(header.value) and str(path) in str(whole.value)
     return str(whole.value).replace(str(path), "FILE")
 
@@ -98,7 +90,11 @@ def test_every_spelling_of_a_pair_is_the_same_update(tmp_path, module, down, up)
     (update,) = read_lora(path).updates.values()
     assert update.module == module
     assert (update.A == A).all() and (update.B == B).all()
-    assert layout(path) == {module: {"A": f"{module}.{down}", "B": f"{module}.{up}"}}
+    file = open_lora(path)
+    (spec,) = file.layout.specs.values()
+    assert spec.keys == {"A": f"{module}.{down}", "B": f"{module}.{up}"}
+    assert (spec.module, spec.kind, spec.shape, spec.rank) == (module, "LoRA", (4, 3), 2)
+    assert file.layout.naming == "diffusers"
 
 
 @settings(deadline=None, max_examples=50)
@@ -167,11 +163,12 @@ def test_module_by_module_gives_what_the_whole_file_gives(tmp_path):
     tensors = pair(Q) | pair(K, A.astype(np.float16), B) | {f"{Q}.alpha": np.array([8.0])}
     path = store(tmp_path / "x.safetensors", tensors)
     whole = read_lora(path).updates
-    assert list(whole) == list(layout(path)) == sorted([Q, K])
-    with safe_open(path, "np") as file:
-        for module, parts in layout(path).items():
-            update = read_opened(file, path, module, parts)
-            assert (update.A == whole[module].A).all() and (update.B == whole[module].B).all()
+    file = open_lora(path)
+    assert list(whole) == list(file.layout.specs) == sorted([Q, K])
+    with file.reading() as descriptor:
+        for module in file.layout.specs:
+            for update in (file.update(module, descriptor), file.update(module)):
+                assert (update.A == whole[module].A).all() and (update.B == whole[module].B).all()
 
 
 # --- writing
@@ -318,9 +315,9 @@ def test_numbers_that_are_not_finite_are_refused_and_all_their_keys_listed(tmp_p
         read_lora(path)
     expected = sorted([f"{Q}.alpha", f"{Q}.lora_A.weight", f"{K}.lora_B.weight"])
     assert str(caught.value) == f"{path}: not finite: {expected}"
-    with safe_open(path, "np") as file, pytest.raises(LoraFileError, match=r"lora_B\.weight") as caught:
-        read_opened(file, path, K, layout(path)[K])
-    assert str(path) in str(caught.value)
+    with pytest.raises(NotFiniteError, match=r"lora_B\.weight") as caught:
+        open_lora(path).update(K)
+    assert str(path) in str(caught.value) and caught.value.keys == [f"{K}.lora_B.weight"]
 
 
 @pytest.mark.parametrize("alpha", [-1.0, 1e30])
@@ -362,7 +359,7 @@ def test_one_error_names_all_that_is_wrong(tmp_path):
             f"{v}: A [2, 3] and B [4, 1] do not multiply",
             f"{o}.lora_A.weight: a second A of {o}",
             f"{o}.alpha: not one number",
-            "lora_unet_mid_block.lokr_w1: not a key of a format that is known here",
+            "lora_unet_mid_block: not a whole LoKr, w2_a and w2_b missing",
             "position_ids: not a key of a format that is known here",
         ]
     )
@@ -373,9 +370,10 @@ def test_an_alpha_alone_is_half_a_pair(tmp_path):
     assert f"{K}: half a pair, A and B missing" in refusal(path)
 
 
-def test_convolutions_do_not_pass_for_matrices(tmp_path):
-    path = store(tmp_path / "x.safetensors", pair(Q, np.ones((2, 3, 3, 3), np.float32), np.ones((4, 2, 1, 1))))
-    assert f"{Q}: A [2, 3, 3, 3] and B [4, 2, 1, 1] do not multiply" in refusal(path)
+@pytest.mark.parametrize(("a", "b"), [((2, 3), (4, 2, 3, 3)), ((2, 3, 3, 3), (4, 3, 1, 1)), ((6,), (4, 2)), ((), ())])
+def test_kernels_that_do_not_fit_are_refused(tmp_path, a, b):
+    path = store(tmp_path / "x.safetensors", pair(Q, np.ones(a, np.float32), np.ones(b, np.float32)))
+    assert f"{Q}: A {list(a)} and B {list(b)} do not multiply" in refusal(path)
 
 
 def test_a_file_without_tensors_is_refused(tmp_path):
@@ -477,58 +475,171 @@ def test_hostile_metadata_is_text_and_nothing_more(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.safetensors", "y.safetensors"]
 
 
-# --- where a module sits
+# --- containers
+
+
+def test_every_half_precision_number_is_read_exactly(tmp_path):
+    """Subnormal numbers, both zeros, infinities and NaN too."""
+    half = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    for shape in ((256, 256), (2**16,)):
+        path = store(tmp_path / "x.safetensors", {"x": half.reshape(shape)})
+        found = open_container(path).read("x")
+        assert found.dtype == np.float32 and found.shape == shape
+        np.testing.assert_array_equal(found.ravel(), half.astype(np.float32))
+        assert (np.signbit(found.ravel()) == np.signbit(half)).all()
+    finite = np.where(np.isfinite(half), half, np.float16(0))
+    path = store(tmp_path / "x.safetensors", {"x": finite, "one": np.array(-3.5, np.float16)})
+    np.testing.assert_array_equal(open_container(path).read("x"), finite.astype(np.float32))
+    assert open_container(path).read("one") == np.float32(-3.5)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("F8_E4M3", torch.float8_e4m3fn), ("F8_E5M2", torch.float8_e5m2)])
+def test_eight_bit_numbers_are_read_exactly(tmp_path, name, kind):
+    data = bytes(range(256))
+    path = build(tmp_path / "x.safetensors", {"x": entry([16, 16], 0, 256, name)}, data)
+    expected = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(kind).float().numpy().reshape(16, 16)
+    np.testing.assert_array_equal(open_container(path).read("x"), expected)
+
+
+@pytest.mark.parametrize("bits", [0x7FA00000, 0x7FC00000, 0xFFBFFFFF])
+def test_a_nan_of_any_kind_is_refused_without_a_warning(tmp_path, bits):
+    for dtype, data in (
+        ("F32", np.uint32(bits).tobytes() * 6),
+        ("F64", np.uint64(bits << 32 | 0x7FF << 52).tobytes() * 6),
+        ("BF16", np.uint16(bits >> 16 | 1).tobytes() * 6),
+        ("F16", np.uint16(0x7D01).tobytes() * 6),
+    ):
+        size = len(data)
+        header = {f"{Q}.lora_A.weight": entry([2, 3], 0, size, dtype)}
+        header |= {f"{Q}.lora_B.weight": entry([4, 2], size, size + 32)}
+        with pytest.raises(NotFiniteError, match=r"lora_A\.weight"):
+            read_lora(build(tmp_path / "x.safetensors", header, data + bytes(32)))
+
+
+def test_an_update_that_overflows_when_its_scale_is_folded_is_refused(tmp_path):
+    path = store(tmp_path / "x.safetensors", pair(Q, A, B * np.float32(1e38)) | {f"{Q}.alpha": np.array(1e5)})
+    with pytest.raises(LoraFileError, match=rf"the update of {Q} is too large for float32"):
+        read_lora(path)
+
+
+def test_a_tensor_of_a_type_that_no_lora_has_is_refused_by_name(tmp_path):
+    header = {f"{Q}.lora_A.weight": entry([2, 3], 0, 48, "C64"), f"{Q}.lora_B.weight": entry([4, 2], 48, 80)}
+    assert "lora_A.weight (C64)" in refusal(build(tmp_path / "x.safetensors", header, bytes(80)))
+    many = {f"{Q}.lora_A.weight": entry([1] * 9, 0, 4), f"{Q}.lora_B.weight": entry([4, 2], 4, 36)}
+    assert "number of dimensions" in refusal(build(tmp_path / "x.safetensors", many, bytes(36)))
+
+
+def test_entries_in_a_form_that_only_the_other_parser_accepts_are_refused(tmp_path):
+    """Rust reads a struct from a list, too."""
+    text = json.dumps({f"{Q}.lora_A.weight": ["F32", [2, 3], [0, 24]], f"{Q}.lora_B.weight": entry([4, 2], 24, 56)})
+    assert "damaged" in refusal(build(tmp_path / "x.safetensors", text, bytes(56)))
+    odd = entry([4, 2], 0, 32) | {"more": 1}
+    refusal(build(tmp_path / "x.safetensors", {f"{Q}.lora_B.weight": odd}, bytes(32)))
+
+
+def test_too_many_tensors_are_refused_before_the_header_is_parsed(tmp_path):
+    header = {f"k{n}": entry([0], 0, 0) for n in range(MAX_TENSORS + 1)}
+    path = build(tmp_path / "x.safetensors", header)
+    with allocating_less_than(3 * path.stat().st_size):
+        assert f"more than {MAX_TENSORS:,} tensors" in refusal(path)
+
+
+JUNK = {
+    "lists": f'{{"a":[{"[]," * 10**6}[]]}}',
+    "metadata": '{"__metadata__":{%s"x":""}}' % "".join(f'"{n}":"",' for n in range(5 * 10**5)),
+    "metadata, as many as there may be": '{"__metadata__":{%s"x":""}}' % "".join(f'"{n}":"",' for n in range(199_000)),
+    "numbers": f'{{"a":{{"dtype":"F32","shape":[{"0," * 10**6}0],"data_offsets":[0,0]}}}}',
+    "depth": '{"a":' * 10**5 + "1" + "}" * 10**5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("junk", sorted(JUNK))
+def test_a_header_of_many_small_things_takes_little_memory(tmp_path, junk):
+    """Python's lists, strings and mappings are fifty times as large as the text that names them."""
+    path = build(tmp_path / "x.safetensors", JUNK[junk])
+    with allocating_less_than(2 * path.stat().st_size + 64 * 2**20):
+        refusal(path)
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path):
+    path = store(tmp_path / "x.safetensors", pair())
+    file = open_lora(path)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(LoraFileError, match="cut short while it was read"):
+        file.update(Q)
+    path.unlink()
+    with pytest.raises(LoraFileError, match="cannot be read"):
+        file.update(Q)
+
+
+# --- pickles that a person asked for
+
+
+def test_a_pickle_of_tensors_is_read_where_a_person_allows_it(tmp_path):
+    tensors = {key: torch.from_numpy(x) for key, x in pair().items()}
+    for name, content in (("x.bin", tensors), ("x.ckpt", {"state_dict": tensors, "step": 3})):
+        torch.save(content, tmp_path / name)
+        refusal(tmp_path / name)
+        update = read_lora(tmp_path / name, pickles=True).updates[Q]
+        assert (update.A == A).all() and (update.B == B).all()
+    half = {key: x.bfloat16() for key, x in tensors.items()}
+    torch.save(half, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    assert (read_lora(tmp_path / "x.pt", pickles=True).updates[Q].A == A).all()
+
+
+def test_a_pickle_that_would_run_code_is_refused_even_then(tmp_path):
+    mark, path = tmp_path / "mark", tmp_path / "x.bin"
+    for protocol in (2, 4):
+        data = pickle.dumps(Evil(mark), protocol)
+        for content in (data, archive(data), data[:-3], archive(data)[:-20], b"PK\3\4", b"\x80\2"):
+            path.write_bytes(content)
+            with pytest.raises(LoraFileError, match=r"x\.bin: a pickle that holds more than tensors, or is damaged"):
+                read_lora(path, pickles=True)
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize(
-    ("module", "expected"),
-    [
-        # SD1.5
-        ("unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q", ("self_attention", "down")),
-        ("unet.down_blocks.2.attentions.0.transformer_blocks.0.attn2.to_out.0", ("cross_attention", "down")),
-        ("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_v", ("self_attention", "mid")),
-        ("unet.mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj", ("feed_forward", "mid")),
-        ("unet.up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_k", ("cross_attention", "up")),
-        ("unet.up_blocks.1.attentions.0.transformer_blocks.0.ff.net.2", ("feed_forward", "up")),
-        ("unet.up_blocks.1.attentions.0.proj_in", ("projection", "up")),
-        ("unet.mid_block.attentions.0.proj_out", ("projection", "mid")),
-        ("unet.conv_in", ("convolution", "other")),
-        ("unet.conv_out", ("convolution", "other")),
-        ("unet.down_blocks.0.downsamplers.0.conv", ("convolution", "down")),
-        ("unet.up_blocks.0.upsamplers.0.conv", ("convolution", "up")),
-        ("unet.mid_block.resnets.1.conv2", ("convolution", "mid")),
-        ("unet.down_blocks.1.resnets.0.conv_shortcut", ("convolution", "down")),
-        ("unet.up_blocks.0.resnets.0.time_emb_proj", ("other", "up")),
-        ("unet.time_embedding.linear_1", ("other", "other")),
-        ("text_encoder.text_model.encoder.layers.11.self_attn.q_proj", ("text_encoder", "other")),
-        ("text_encoder.text_model.encoder.layers.0.mlp.fc1", ("text_encoder", "other")),
-        # SDXL
-        ("unet.down_blocks.1.attentions.1.transformer_blocks.1.attn1.to_out.0", ("self_attention", "down")),
-        ("unet.mid_block.attentions.0.transformer_blocks.9.attn2.to_v", ("cross_attention", "mid")),
-        ("unet.up_blocks.0.attentions.2.transformer_blocks.9.ff.net.0.proj", ("feed_forward", "up")),
-        ("unet.down_blocks.2.attentions.0.proj_in", ("projection", "down")),
-        ("unet.add_embedding.linear_2", ("other", "other")),
-        ("text_encoder_2.text_model.encoder.layers.31.self_attn.out_proj", ("text_encoder", "other")),
-        # neither
-        ("transformer.transformer_blocks.0.attn.to_q", ("other", "other")),
-    ],
+    "content",
+    [{"a": 3}, {3: torch.ones(2)}, 7, [], {}, {"a": [torch.ones(1)]}, [torch.ones(2, 2), "x"], {"state_dict": 1}],
 )
-def test_components_and_blocks_of_unets(module, expected):
-    assert (component(module), block(module)) == expected
+def test_a_pickle_of_something_else_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "x.bin")
+    with pytest.raises(LoraFileError, match=r"x\.bin: a pickle that is no mapping of names to tensors"):
+        read_lora(tmp_path / "x.bin", pickles=True)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(2, 3).to_sparse(), torch.ones(2, 3, dtype=torch.complex64), torch.empty(2, 3, device="meta"),
+        torch.ones(1, 1).expand(10**6, 10**6),
+    ],
+)  # fmt: skip
+def test_a_pickle_of_tensors_that_are_no_plain_arrays_is_refused(tmp_path, tensor):
+    torch.save({f"{Q}.lora_A.weight": tensor, f"{Q}.lora_B.weight": torch.ones(4, 2)}, tmp_path / "x.bin")
+    with pytest.raises(LoraFileError, match=r"x\.bin"):
+        read_lora(tmp_path / "x.bin", pickles=True)
 
 
 # --- files of other people
 
 
-@pytest.mark.parametrize(
-    "path", sorted(p for p in REAL.glob("*") if p.suffix != ".tsv"), ids=lambda path: path.name.replace("__", "/")
-)
-def test_a_real_file_is_read_whole_or_refused_by_name(path):
-    try:
-        lora = read_lora(path)
-    except LoraFileError as error:
-        assert str(path) in str(error)  # noqa: PT017
-    else:
-        assert lora.updates
-        assert all(np.isfinite(u.A).all() and np.isfinite(u.B).all() for u in lora.updates.values())
-        assert all(u.A.shape[0] == u.B.shape[1] > 0 for u in lora.updates.values())
+def test_every_real_file_is_read_whole_and_none_is_left_out(real):
+    paths = sorted(p for p in real.glob("*") if p.suffix != ".tsv")
+    assert len(paths) == 12
+    for path in paths:
+        lora = read_lora(path, pickles=True)
+        file = open_lora(path, pickles=True)
+        assert list(lora.updates) == list(file.layout.specs)
+        used = {key for spec in file.layout.specs.values() for key in spec.keys.values()}
+        assert used | set(file.layout.tokens) == set(file.container.entries)  # nothing is passed over
+        assert all(np.isfinite(expanded(u).A).all() for u in lora.updates.values())
+        if path.suffix != ".safetensors":
+            assert "pickle" in refusal(path)
+
+
+def test_the_real_pickle_and_its_safetensors_twin_hold_the_same_modules(real):
+    stem = "catundchat__stable-diffusion-v1.5-lora__pytorch_lora_weights"
+    one, other = (open_lora(real / f"{stem}{end}", pickles=True) for end in (".bin", ".safetensors"))
+    shapes = [{module: spec.shape for module, spec in file.layout.specs.items()} for file in (one, other)]
+    assert shapes[0] == shapes[1]

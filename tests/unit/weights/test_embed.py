@@ -253,7 +253,7 @@ def test_a_gallery_lora_moves_the_rest():
 def test_vectors_do_not_depend_on_the_order_of_loras(order):
     X, gallery = small()
     plain, turned = run(X, gallery, folds=14), run(X[order], gallery[order], folds=14)  # folds of one LoRA each
-    for name in ALL:
+    for name in sorted(set(ALL) - {"split"}):  # which halves the gallery, as it is listed
         np.testing.assert_allclose(turned[name].vectors, plain[name].vectors[order], rtol=1e-7, atol=1e-9)
         np.testing.assert_allclose(turned[name].ratio, plain[name].ratio, rtol=1e-9)
 

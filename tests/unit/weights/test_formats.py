@@ -1,0 +1,387 @@
+"""What the parts of a file make: every kind against PEFT's own layers and the papers' formulas, in float64."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
+from peft.tuners.loha.layer import HadaWeight, HadaWeightCP
+from peft.tuners.lokr.layer import make_kron, make_weight_cp
+from safetensors.numpy import load_file, save_file
+from torch import nn
+
+from lora_atlas.weights.factors import HadamardUpdate, KroneckerUpdate, expanded
+from lora_atlas.weights.files import LoraFileError, open_lora, read_lora
+
+Q = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+CONV = "unet.down_blocks.0.resnets.0.conv1"
+KOHYA = "lora_unet_down_blocks_0_resnets_0_conv1"
+
+
+def dense(update) -> np.ndarray:
+    plain = expanded(update)
+    return plain.B.astype(np.float64) @ plain.A.astype(np.float64)
+
+
+def near(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-6) -> None:
+    expected = np.asarray(expected, np.float64).reshape(len(expected), -1)
+    assert found.shape == expected.shape
+    assert np.linalg.norm(found - expected) <= tolerance * np.linalg.norm(expected)
+
+
+def read(make, path, kind, seed=0, alpha=None, rank=2):
+    """The update of one convolution of a kind, under kohya's name, and the formula's dense one at a scale of one."""
+    parts, expected = make.parts(kind, seed, rank)
+    tensors = {f"{KOHYA}.{part}": value for part, value in parts.items()}
+    if alpha is not None:
+        tensors[f"{KOHYA}.alpha"] = np.array(alpha, np.float32)
+    (update,) = read_lora(make.store(path / "x.safetensors", tensors)).updates.values()
+    assert update.module == CONV
+    return update, expected
+
+
+# --- one file of tensors
+
+
+@settings(deadline=None, max_examples=120)
+@given(st.data())
+def test_every_kind_is_its_formula_times_alpha_over_rank(make, tmp_path_factory, data):
+    kind = data.draw(st.sampled_from(make.kinds))
+    seed, rank = data.draw(st.integers(0, 10**6)), data.draw(st.integers(1, 4))
+    alpha = data.draw(st.none() | st.just(0.0) | st.floats(0.125, 64, width=32))
+    update, expected = read(make, tmp_path_factory.getbasetemp(), kind, seed, alpha, rank)
+    scale = alpha / rank if alpha and kind in make.scaled else 1
+    if kind == "LoKr, second whole":  # of its other factor
+        assert update.second.rank == 3
+    near(dense(update), scale * expected)
+    assert update.shape == make.shape
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "LoHa, Tucker"])
+def test_loha_is_what_peft_makes_of_the_same_tensors(make, tmp_path, kind):
+    update, _ = read(make, tmp_path, kind, alpha=3.0)
+    p = {name.removeprefix("hada_"): torch.from_numpy(x).double() for name, x in make.parts(kind, 0)[0].items()}
+    if kind == "LoHa":
+        expected = HadaWeight.apply(p["w1_a"], p["w1_b"], p["w2_a"], p["w2_b"], torch.tensor(1.5))
+    else:
+        expected = HadaWeightCP.apply(
+            p["t1"], p["w1_a"], p["w1_b"], p["t2"], p["w2_a"], p["w2_b"], torch.tensor(1.5).double()
+        )
+    assert isinstance(update, HadamardUpdate) and update.rank == 4
+    near(dense(update), expected.numpy())
+
+
+@pytest.mark.parametrize("kind", ["LoKr", "LoKr, one whole", "LoKr, second whole", "LoKr, both whole", "LoKr, Tucker"])
+def test_lokr_is_what_peft_makes_of_the_same_tensors(make, tmp_path, kind):
+    update, _ = read(make, tmp_path, kind, alpha=3.0)
+    p = {name.removeprefix("lokr_"): torch.from_numpy(x).double() for name, x in make.parts(kind, 0)[0].items()}
+    w1 = p["w1"] if "w1" in p else p["w1_a"] @ p["w1_b"]
+    rebuilt = make_weight_cp(p["t2"], p["w2_a"], p["w2_b"]) if "t2" in p else None
+    w2 = p["w2"] if "w2" in p else p["w2_a"] @ p["w2_b"] if rebuilt is None else rebuilt
+    scale = 1.0 if {"w1", "w2"} <= set(p) else 1.5  # LyCORIS writes an α beside two whole factors that means nothing
+    assert isinstance(update, KroneckerUpdate)
+    near(dense(update), make_kron(w1, w2, scale).numpy())
+
+
+@pytest.mark.parametrize("prefix", ["lycoris_", "lora_unet_"])
+def test_lycoris_has_a_prefix_of_its_own(make, tmp_path, prefix):
+    parts, expected = make.parts("LoKr", 0)
+    name = prefix + KOHYA.removeprefix("lora_unet_")
+    path = make.store(tmp_path / "x.safetensors", {f"{name}.{part}": x for part, x in parts.items()})
+    near(dense(read_lora(path).updates[CONV]), expected)
+
+
+def test_a_bias_is_a_matrix_of_one_column(make, tmp_path):
+    parts, expected = make.parts("full", 0)
+    tensors = {f"{KOHYA}.{part}": x for part, x in parts.items()} | {f"{KOHYA}.diff_b": np.arange(6.0)}
+    updates = read_lora(make.store(tmp_path / "x.safetensors", tensors)).updates
+    near(dense(updates[CONV]), expected)
+    near(dense(updates[f"{CONV}.bias"]), np.arange(6.0)[:, None])
+
+
+# --- scales that differ between modules
+
+
+def test_every_module_takes_its_own_alpha_in_kohyas_naming(make, tmp_path):
+    """diffusers 0.42 hands PEFT alphas under names that it does not know, and takes the most common one instead."""
+    modules = make.sd1() | {
+        f"text_encoder.text_model.encoder.layers.{n}.self_attn.q_proj": (768, 768) for n in range(3)
+    }
+    plain = load_file(make.lora(tmp_path / "plain.safetensors", modules, 0, rank=4))
+    tensors, alphas = make.kohya(plain), {}
+    for n, module in enumerate(modules):
+        model, _, rest = module.partition(".")
+        alphas[module] = (1.0, 0.25, 16.0, 0.0, None)[n % 5]
+        if alphas[module] is not None:
+            name = f"{'lora_unet' if model == 'unet' else 'lora_te1'}_{rest.replace('.', '_')}"
+            tensors[f"{name}.alpha"] = np.array(alphas[module], np.float32)
+    updates = read_lora(make.store(tmp_path / "x.safetensors", tensors)).updates
+    assert set(updates) == set(modules)
+    for module, alpha in alphas.items():
+        a, b = (plain[f"{module}.lora_{part}.weight"].astype(np.float64) for part in "AB")
+        near(dense(updates[module])[:5], (alpha / 4 if alpha else 1) * b[:5] @ a)
+
+    from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers
+
+    found, stock = _convert_non_diffusers_lora_to_diffusers({key: torch.from_numpy(x) for key, x in tensors.items()})
+    loaded = {key.split("_lora.")[0].split(".lora")[0] for key in found}
+    assert not loaded & {key.removesuffix(".alpha") for key in stock}  # no alpha has the name of its module
+
+
+# --- PEFT's folders
+
+
+class Model(nn.Module):
+    """Layers under the dotted names of a UNet's."""
+
+    def __init__(self, layers: dict[str, nn.Module]):
+        super().__init__()
+        for name, layer in layers.items():
+            *above, last = name.split(".")
+            at = self
+            for part in above:
+                if not hasattr(at, part):
+                    at.add_module(part, nn.Module())
+                at = getattr(at, part)
+            at.add_module(last, layer)
+
+
+LINEAR = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+OTHER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0"
+CONVOLUTION = "mid_block.resnets.0.conv1"
+NAMES = (LINEAR, OTHER, CONVOLUTION)
+TARGETS = {"target_modules": ["to_q", "to_out.0", "conv1"]}
+PATTERNS = {"rank_pattern": {"attn1.to_q": 3}, "alpha_pattern": {"mid_block.resnets.0.conv1": 7, ".*\\.to_out.0": 1}}
+CONFIGS = {
+    "LoRA": LoraConfig(r=2, lora_alpha=6, **TARGETS),
+    "rsLoRA": LoraConfig(r=4, lora_alpha=6, use_rslora=True, **TARGETS),
+    "LoRA, patterns": LoraConfig(r=2, lora_alpha=6, **PATTERNS, **TARGETS),
+    "rsLoRA, patterns": LoraConfig(r=2, lora_alpha=6, use_rslora=True, **PATTERNS, **TARGETS),
+    "LoHa": LoHaConfig(r=2, alpha=5, **TARGETS),
+    "LoHa, Tucker": LoHaConfig(r=2, alpha=5, use_effective_conv2d=True, **PATTERNS, **TARGETS),
+    "LoKr": LoKrConfig(r=1, alpha=5, decompose_both=True, decompose_factor=4, **TARGETS),
+    "LoKr, whole": LoKrConfig(r=8, alpha=5, **TARGETS),
+    "LoKr, Tucker": LoKrConfig(r=2, alpha=5, use_effective_conv2d=True, **PATTERNS, **TARGETS),
+    "LoRA, bias": LoraConfig(r=2, lora_alpha=6, lora_bias=True, **TARGETS),
+    "DoRA": LoraConfig(r=2, lora_alpha=6, use_dora=True, **TARGETS),
+}
+
+
+def peft_folder(folder, config):
+    """A folder that PEFT wrote, with random parameters; its model in float64."""
+    torch.manual_seed(0)
+    base = Model({LINEAR: nn.Linear(12, 16), OTHER: nn.Linear(16, 20), CONVOLUTION: nn.Conv2d(12, 16, 3)})
+    model = get_peft_model(base, config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "magnitude" in name:
+                parameter *= 1 + torch.rand_like(parameter)
+            elif parameter.requires_grad:
+                parameter.copy_(torch.randn_like(parameter))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is no base model's card
+        model.save_pretrained(folder)
+    return model.double()
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "DoRA"])
+def test_a_folder_that_peft_wrote_is_what_peft_makes_of_it(tmp_path, name):
+    model = peft_folder(tmp_path, CONFIGS[name])
+    updates = read_lora(tmp_path).updates
+    assert {m for m in updates if not m.endswith(".bias")} == {f"unet.{module}" for module in NAMES}
+    for module in NAMES:
+        layer = model.get_submodule(f"base_model.model.{module}")
+        near(dense(updates[f"unet.{module}"]), layer.get_delta_weight("default").detach().numpy())
+        if "bias" in name:
+            before = layer.base_layer.bias.detach().clone()
+            layer.merge()
+            near(
+                dense(updates[f"unet.{module}.bias"]), (layer.base_layer.bias.detach() - before).numpy()[:, None], 1e-5
+            )
+
+
+def as_base(folder, model) -> None:
+    """The model's own weights as a diffusers folder."""
+    weights = {
+        f"{module}.weight": model.get_submodule(f"base_model.model.{module}").base_layer.weight.detach().float().numpy()
+        for module in NAMES
+    }
+    (folder / "unet").mkdir(parents=True)
+    save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_dora_is_what_peft_merges(tmp_path):
+    model = peft_folder(tmp_path / "lora", CONFIGS["DoRA"])
+    as_base(tmp_path / "base", model)
+    updates = read_lora(tmp_path / "lora", base=str(tmp_path / "base")).updates
+    for module in NAMES:
+        layer = model.get_submodule(f"base_model.model.{module}")
+        before = layer.base_layer.weight.detach().clone()
+        layer.merge()
+        near(dense(updates[f"unet.{module}"]), (layer.base_layer.weight.detach() - before).numpy(), 2e-6)
+
+
+def test_dora_without_its_base_is_refused_with_that_reason(tmp_path):
+    peft_folder(tmp_path, CONFIGS["DoRA"])
+    with pytest.raises(LoraFileError, match=r"DoRA: the update of unet\..* relative to the base.*weights\.base"):
+        open_lora(tmp_path)
+
+
+def test_dora_on_another_base_is_refused(tmp_path):
+    model = peft_folder(tmp_path / "lora", CONFIGS["DoRA"])
+    as_base(tmp_path / "base", model)
+    path = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    save_file(weights | {f"{LINEAR}.weight": np.ones((16, 13), np.float32)}, path)
+    with pytest.raises(LoraFileError, match=r"16 × 12 here and 16 × 13 in the base"):
+        read_lora(tmp_path / "lora", base=str(tmp_path / "base"))
+    save_file({key: x for key, x in weights.items() if LINEAR not in key}, path)
+    with pytest.raises(LoraFileError, match=r"weights\.base has no weight"):
+        read_lora(tmp_path / "lora", base=str(tmp_path / "base"))
+
+
+@pytest.mark.parametrize("along", ["rows", "columns"])
+@pytest.mark.parametrize("kind", ["LoRA", "LoCon"])
+def test_dora_scale_of_kohya_and_lycoris_along_rows_or_columns(make, tmp_path, along, kind):
+    """Newer LyCORIS and kohya keep a norm for each output, older LyCORIS for each input channel."""
+    parts, delta = make.parts(kind, 0)
+    W = np.random.default_rng(1).normal(size=(6, 4, 3, 3) if kind == "LoCon" else (6, 36)).astype(np.float32)
+    size = (6, *[1] * (W.ndim - 1)) if along == "rows" else (1, W.shape[1], *[1] * (W.ndim - 2))
+    m = np.random.default_rng(2).uniform(1, 3, size).astype(np.float32)
+    tensors = {f"{KOHYA}.{part}": x for part, x in parts.items()}
+    tensors |= {f"{KOHYA}.dora_scale": m, f"{KOHYA}.alpha": np.array(1, np.float32)}
+    path = make.store(tmp_path / "x.safetensors", tensors)
+    make.store(tmp_path / "base" / "unet" / "model.safetensors", {f"{CONV.removeprefix('unet.')}.weight": W})
+    V = W.astype(np.float64) + 0.5 * delta.reshape(W.shape)
+    axes = tuple(n for n in range(V.ndim) if n != (0 if along == "rows" else 1))
+    expected = (
+        m * V / np.linalg.norm(V.reshape(6, W.shape[1], -1), axis=(1, 2) if along == "rows" else (0, 2)).reshape(size)
+    )
+    assert len(axes) == V.ndim - 1
+    update = read_lora(path, base=str(tmp_path / "base")).updates[CONV]
+    near(dense(update), expected - W, 2e-6)
+
+
+# --- PEFT's configuration, where it is foreign
+
+
+def test_a_configuration_that_is_damaged_is_refused_since_it_holds_the_scale(tmp_path):
+    peft_folder(tmp_path, CONFIGS["LoRA"])
+    config = tmp_path / "adapter_config.json"
+    sound = json.loads(config.read_text())
+    for text in ("", "[]", "{", "[" * 100_000, " " * 2**21):
+        config.write_text(text)
+        with pytest.raises(LoraFileError, match=r"adapter_config\.json: not a configuration of PEFT"):
+            read_lora(tmp_path)
+    for change in ({"lora_alpha": "6"}, {"lora_alpha": -1}, {"lora_alpha": True}, {"lora_alpha": 1e300}):
+        config.write_text(json.dumps(sound | change))
+        with pytest.raises(LoraFileError, match="no sound number"):
+            read_lora(tmp_path)
+    for change in (
+        {"alpha_pattern": {"(a+)+$": 2}},
+        {"alpha_pattern": {"x" * 301: 2}},
+        {"alpha_pattern": {".*" * 9 + "x": 2}},
+    ):
+        config.write_text(json.dumps(sound | change))
+        with pytest.raises(LoraFileError, match="pattern that is not read here"):
+            read_lora(tmp_path)
+    for change in ([1], "x", 3):
+        config.write_text(json.dumps(sound | {"alpha_pattern": change}))
+        with pytest.raises(LoraFileError, match="alpha_pattern of its configuration is no mapping"):
+            read_lora(tmp_path)
+    config.write_text(json.dumps(sound | {"alpha_pattern": {"to_q": [1]}}))
+    with pytest.raises(LoraFileError, match="no sound number"):
+        read_lora(tmp_path)
+
+
+def test_a_configuration_in_the_header_holds_the_scale_of_its_model(make, tmp_path):
+    """What diffusers writes as lora_adapter_metadata."""
+    modules = {Q: (5, 3), "text_encoder.text_model.encoder.layers.0.self_attn.q_proj": (4, 4)}
+    path = make.lora(tmp_path / "x.safetensors", modules, 0)
+    said = {
+        "unet.r": 2,
+        "unet.lora_alpha": 8,
+        "unet.alpha_pattern": {},
+        "text_encoder.r": 2,
+        "text_encoder.lora_alpha": 1,
+    }
+    plain = read_lora(path).updates
+    path = make.store(path, load_file(path), {"lora_adapter_metadata": json.dumps(said)})
+    for (module, update), scale in zip(sorted(read_lora(path).updates.items()), (0.5, 4), strict=True):
+        near(dense(update), scale * dense(plain[module]))
+    for bad in ("{", "[]", "3"):
+        make.store(path, load_file(path), {"lora_adapter_metadata": bad})
+        with pytest.raises(LoraFileError, match="lora_adapter_metadata is not JSON"):
+            read_lora(path)
+
+
+# --- what is no update by itself
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("oft_blocks", "OFT turns"),
+        ("a1.weight", "GLoRA scales"),
+        ("on_input", "IA³ scales"),
+        ("vera_lambda_b", "VeRA's matrices"),
+        ("something", "not a key of a format"),
+    ],
+)
+def test_a_kind_that_cannot_be_an_update_is_refused_with_its_reason(make, tmp_path, key, reason):
+    path = make.store(tmp_path / "x.safetensors", {f"{KOHYA}.{key}": np.ones((2, 2), np.float32)})
+    with pytest.raises(LoraFileError, match=reason):
+        open_lora(path)
+
+
+def test_learnt_tokens_beside_a_lora_are_left_out_and_said(make, tmp_path):
+    path = make.lora(tmp_path / "x.safetensors", {Q: (5, 3)}, 0)
+    tensors = load_file(path) | {"bundle_emb.word.string_to_param.*": np.ones((1, 8), np.float32), "clip_l": np.ones(4)}
+    file = open_lora(make.store(path, tensors))
+    assert file.layout.tokens == ("bundle_emb.word.string_to_param.*", "clip_l") and list(file.layout.specs) == [Q]
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [
+        ("LoHa", "hada_w2_b"), ("LoHa, Tucker", "hada_t2"), ("LoKr", "lokr_w1_a"), ("LoKr, Tucker", "lokr_w2_b"),
+        ("LoCon", "lora_up.weight"), ("Tucker", "lora_down.weight"),
+    ],
+)  # fmt: skip
+def test_an_update_that_is_not_whole_is_refused_by_its_name(make, tmp_path, kind, missing):
+    parts, _ = make.parts(kind, 0)
+    del parts[missing]
+    path = make.store(tmp_path / "x.safetensors", {f"{KOHYA}.{part}": x for part, x in parts.items()})
+    with pytest.raises(LoraFileError, match=rf"{KOHYA}: (half a pair|not a whole).*missing"):
+        open_lora(path)
+
+
+@pytest.mark.parametrize("kinds", [("LoRA", "LoHa"), ("LoRA", "full"), ("LoHa", "LoKr"), ("LoKr", "LoKr, both whole")])
+def test_parts_of_several_kinds_are_refused(make, tmp_path, kinds):
+    parts = make.parts(kinds[0], 0)[0] | make.parts(kinds[1], 0)[0]
+    path = make.store(tmp_path / "x.safetensors", {f"{KOHYA}.{part}": x for part, x in parts.items()})
+    with pytest.raises(LoraFileError, match=f"{KOHYA}: (parts of several kinds|not a whole)"):
+        open_lora(path)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_factors_that_do_not_multiply_are_refused(make, tmp_path, seed):
+    """One side of one part longer by one: read only where the update is then of another size, and sound."""
+    kind = make.kinds[seed % len(make.kinds)]
+    parts, _ = make.parts(kind, seed)
+    rng = np.random.default_rng(seed)
+    name = sorted(parts)[rng.integers(len(parts))]
+    shape = list(parts[name].shape)
+    shape[rng.integers(len(shape))] += 1
+    parts[name] = np.ones(shape, np.float32)
+    path = make.store(tmp_path / "x.safetensors", {f"{KOHYA}.{part}": x for part, x in parts.items()})
+    try:
+        (update,) = read_lora(path).updates.values()
+    except LoraFileError as error:
+        assert "do not multiply" in str(error)  # noqa: PT017
+    else:
+        assert dense(update).shape == update.shape == open_lora(path).layout.specs[CONV].shape

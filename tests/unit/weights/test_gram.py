@@ -1,5 +1,10 @@
 """Gram matrices against dense float64 matrices: exact, invariant where they should be, whole on disk."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from lora_atlas.weights.factors import Update
-from lora_atlas.weights.files import LoraFileError, read_lora, write_lora
-from lora_atlas.weights.gram import KERNELS, GramError, gram, read_gram, write_gram
+from lora_atlas.weights import gram as engine
+from lora_atlas.weights.container import Container, digest
+from lora_atlas.weights.embed import combine
+from lora_atlas.weights.factors import Update, expanded
+from lora_atlas.weights.files import LoraFileError, open_lora, read_lora, write_lora
+from lora_atlas.weights.gram import KERNELS, GramError, extended, gram, read_gram, write_gram
 
+ROOT = Path(__file__).parents[3]
 SIDES = {  # module: (in, out)
     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (6, 5),
     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_v": (6, 4),
@@ -223,6 +232,103 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, files):
     assert key in str(caught.value)
 
 
+def test_a_component_and_a_block_are_sums_over_their_modules(files):
+    grams = gram(files, "delta")
+    feed_forward = [m for m in SIDES if ".ff." in m]
+    up = [m for m in SIDES if ".up_blocks." in m]
+    close(combine(grams, ["feed_forward"], None), inner(list(dense_rows(files, feed_forward))))
+    close(combine(grams, None, ["up"]), inner(list(dense_rows(files, up))))
+
+
+def mixed(make, folder: Path) -> list[Path]:
+    """One file of each kind, with two modules, the second a kind further on; all of the same shapes."""
+    paths = []
+    for n, kind in enumerate(make.kinds):
+        tensors = {}
+        for module, of in (("conv1", kind), ("conv2", make.kinds[(n + 1) % len(make.kinds)])):
+            if n % 4 == 3 and module == "conv2":
+                continue  # and some files lack it
+            parts, _ = make.parts(of, n, rank=1 + n % 3)
+            tensors |= {f"lora_unet_mid_block_resnets_0_{module}.{part}": x for part, x in parts.items()}
+        paths.append(make.store(folder / f"mixed-{n}.safetensors", tensors))
+    return paths
+
+
+def mixed_rows(paths: list[Path], shape: tuple[int, int]) -> np.ndarray:
+    rows = []
+    for path in paths:
+        updates, row = read_lora(path).updates, []
+        for module in ("conv1", "conv2"):
+            u = updates.get(f"unet.mid_block.resnets.0.{module}")
+            row.append(np.zeros(shape).ravel() if u is None else dense(expanded(u)).ravel())
+        rows.append(np.concatenate(row))
+    return np.stack(rows)
+
+
+def test_files_of_all_kinds_and_ranks_in_one_matrix(make, tmp_path):
+    paths = mixed(make, tmp_path)
+    X = mixed_rows(paths, make.shape)
+    grams = gram(paths, "delta")
+    assert list(grams) == [("convolution", "mid")]
+    norms = np.linalg.norm(X, axis=1)
+    assert (np.abs(grams["convolution", "mid"] - X @ X.T) <= 1e-6 * norms[:, None] * norms).all()
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"TILE_BYTES": 1},
+        {"TILE_RANK": 5},
+        {"OPEN_FILES": 0},
+        {"EXPAND": 0},
+        {"EXPAND": 200, "TILE_RANK": 9},
+        {"DOUBLE": 0},
+    ],
+    ids=str,
+)
+def test_tiles_and_open_files_and_precision_change_no_matrix(make, tmp_path, monkeypatch, limits):
+    paths = mixed(make, tmp_path)
+    expected = gram(paths, "delta")["convolution", "mid"]
+    for name, value in limits.items():
+        monkeypatch.setattr(engine, name, value)
+    found = gram(paths, "delta")["convolution", "mid"]
+    norms = np.sqrt(np.diag(expected))
+    assert (np.abs(found - expected) <= 1e-6 * norms[:, None] * norms).all()
+    assert (found == found.T).all()
+
+
+def test_raw_factors_of_a_kind_that_has_none_are_refused(make, tmp_path):
+    paths = mixed(make, tmp_path)
+    with pytest.raises(
+        GramError, match=r"conv\d: a (Hadamard|Kronecker)Update has no raw A and B; only the kernel delta"
+    ):
+        gram(paths, "factors")
+
+
+def test_loras_of_two_bases_are_refused_and_both_named(tmp_path, files):
+    other = tmp_path / "other.safetensors"
+    write_lora(other, {FIRST: update(np.random.default_rng(0), 2, (7, 5))}, {})
+    with pytest.raises(GramError, match=r"other\.safetensors: LoRAs of different base models") as caught:
+        gram([*files, other], "delta")
+    assert FIRST in str(caught.value) and "5 × 6" in str(caught.value) and "5 × 7" in str(caught.value)
+
+
+@pytest.mark.parametrize("limits", [{}, {"DOUBLE": 0}], ids=str)
+def test_an_update_too_large_for_its_products_is_refused_by_file_and_module(tmp_path, files, monkeypatch, limits):
+    for name, value in limits.items():
+        monkeypatch.setattr(engine, name, value)
+    u = update(np.random.default_rng(0), 2, SIDES[FIRST])
+    huge = tmp_path / "huge.safetensors"
+    write_lora(huge, {FIRST: Update(FIRST, u.A * np.float32(1e30), u.B * np.float32(1e30))}, {})
+    try:
+        grams = gram([*files, huge], "delta")
+    except LoraFileError as error:
+        assert "huge.safetensors" in str(error) and FIRST in str(error) and "too large" in str(error)  # noqa: PT017
+        assert limits
+    else:
+        assert not limits and all(np.isfinite(K).all() for K in grams.values())
+
+
 def test_an_unknown_kernel_is_a_key_error(files):
     with pytest.raises(KeyError, match="cosine"):
         gram(files, "cosine")
@@ -271,3 +377,174 @@ def test_a_damaged_matrix_file_is_named_with_the_way_out(tmp_path, files):
     refused(str([key]))
     write_gram(path, [], {}, "delta")
     refused()
+
+
+# --- the cache
+
+
+class Spy:
+    """Counts what is computed and read: pairs of files by kernel calls, tensors by file."""
+
+    def __init__(self, monkeypatch):
+        self.pairs, self.read = 0, {}
+        kernel, read = KERNELS["delta"], Container.read
+
+        def counted(left, right=None):
+            self.pairs += len(left) * (len(left) if right is None else len(right))
+            return kernel(left, right)
+
+        def noted(container, key, descriptor=None):
+            self.read.setdefault(container.path.name, []).append(key)
+            return read(container, key, descriptor)
+
+        monkeypatch.setitem(KERNELS, "delta", counted)
+        monkeypatch.setattr(Container, "read", noted)
+
+
+def same(found, expected) -> None:
+    assert list(found) == list(expected)
+    for key, K in expected.items():
+        np.testing.assert_allclose(found[key], K, rtol=1e-12, atol=1e-12 * np.abs(K).max())
+
+
+def test_a_file_that_is_added_costs_its_own_row_alone(tmp_path, files, monkeypatch):
+    cache, fresh = tmp_path / "cache.safetensors", gram(files, "delta")
+    gram(files[:4], "delta", cache=cache)
+    spy = Spy(monkeypatch)
+    same(gram(files, "delta", cache=cache), fresh)
+    new = open_lora(files[4]).layout.specs
+    holders = {m: sum(m in open_lora(path).layout.specs for path in files[:4]) for m in new}
+    assert spy.pairs == sum(1 + n for n in holders.values())  # itself, and each old file once
+    for path in files:
+        keys = spy.read[path.name]
+        assert len(keys) == len(set(keys))  # every factor is read once
+        assert {key.split(".lora_")[0] for key in keys} <= set(new)  # and none that the new file does not have
+    spy = Spy(monkeypatch)
+    same(gram(files, "delta", cache=cache), fresh)
+    assert not spy.pairs and not spy.read
+
+
+def test_files_that_are_removed_or_change_places_cost_nothing(tmp_path, files, monkeypatch):
+    cache = tmp_path / "cache.safetensors"
+    whole = gram(files, "delta", cache=cache)
+    spy = Spy(monkeypatch)
+    for order in ([3, 0, 4, 1, 2], [1, 3], [1, 3, 3]):
+        gram(files, "delta", cache=cache)
+        found = gram([files[i] for i in order], "delta", cache=cache)
+        assert list(found) == list(whole)
+        assert all((found[key] == K[np.ix_(order, order)]).all() for key, K in whole.items())
+        write_gram(cache, [digest(path) for path in files], whole, "delta")
+    assert not spy.pairs and not spy.read
+
+
+def test_a_file_whose_content_changes_is_computed_anew(tmp_path, files):
+    cache = tmp_path / "cache.safetensors"
+    gram(files, "delta", cache=cache)
+    write_lora(files[2], {m: u.scaled(2) for m, u in read_lora(files[2]).updates.items()}, {})
+    same(gram(files, "delta", cache=cache), gram(files, "delta"))
+
+
+def test_extended_matrices_are_those_of_all_files(files, monkeypatch):
+    whole, known = gram(files, "delta"), gram(files[:3], "delta")
+    spy = Spy(monkeypatch)
+    same(extended([open_lora(path) for path in files], "delta", known), whole)
+    assert all(len(keys) == len(set(keys)) for keys in spy.read.values())
+    same(extended([open_lora(path) for path in files], "delta", {}), whole)
+    assert (known["feed_forward", "down"] == gram(files[:3], "delta")["feed_forward", "down"]).all()  # not written to
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "other kernel", "nan", "header", "ids"])
+def test_a_damaged_cache_is_said_and_computed_anew(tmp_path, files, capsys, damage):
+    cache, fresh = tmp_path / "cache.safetensors", gram(files, "delta")
+    ids = [digest(path) for path in files]
+    write_gram(cache, ids, fresh, "factors" if damage == "other kernel" else "delta")
+    if damage == "cut":
+        cache.write_bytes(cache.read_bytes()[:-8])
+    elif damage == "text":
+        cache.write_text("nothing")
+    elif damage == "nan":
+        write_gram(cache, ids, {key: K * np.nan for key, K in fresh.items()}, "delta")
+    elif damage in ("header", "ids"):
+        header = {"header": "[]", "ids": '{"ids": 3, "kernel": "delta"}'}[damage]
+        save_file({f"{c}/{b}": K for (c, b), K in fresh.items()}, cache, {"lora_atlas": header})
+    same(gram(files, "delta", cache=cache), fresh)
+    assert "computed anew" in capsys.readouterr().out
+    assert read_gram(cache, "delta")[0] == ids
+
+
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_a_run_that_stops_goes_on_after_the_last_module(tmp_path, files, monkeypatch, capsys, stop):
+    cache, fresh = tmp_path / "cache.safetensors", gram(files, "delta")
+    gram(files[:2], "delta", cache=cache)
+    monkeypatch.setattr(engine, "SAVE_EVERY", -1)
+    add, modules = engine._add, []
+
+    def stops(total, files, descriptors, module, kernel, old):
+        if len(modules) == stop - 1:
+            total += 7  # half of a module is in the sum when it ends
+            raise KeyboardInterrupt
+        modules.append(module)
+        add(total, files, descriptors, module, kernel, old)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_add", stops)
+        with pytest.raises(KeyboardInterrupt):
+            gram(files, "delta", cache=cache)
+    assert read_gram(cache)[0] == [digest(path) for path in files[:2]]  # the old work stands
+    done = []
+    monkeypatch.setattr(engine, "_add", lambda *a: done.append(a[3]) or add(*a))
+    same(gram(files, "delta", cache=cache), fresh)
+    assert modules + done == sorted(SIDES)
+    assert ("going on after" in capsys.readouterr().out) == (stop > 1)
+    assert sorted(p.name for p in tmp_path.iterdir() if "cache" in p.name) == ["cache.safetensors"]
+
+
+def test_the_state_of_other_work_is_left_alone(tmp_path, files, monkeypatch):
+    cache = tmp_path / "cache.safetensors"
+    monkeypatch.setattr(engine, "SAVE_EVERY", -1)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "write_gram", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(engine.Path, "unlink", lambda *a, **k: None)
+        with pytest.raises(KeyboardInterrupt):
+            gram(files[:4], "delta", cache=cache)
+    assert cache.with_name("cache.safetensors.part").exists()
+    same(gram(files, "delta", cache=cache), gram(files, "delta"))
+    for junk in (b"", b"junk", b"\0" * 64):
+        cache.unlink()
+        cache.with_name("cache.safetensors.part").write_bytes(junk)
+        same(gram(files, "delta", cache=cache), gram(files, "delta"))
+
+
+KILLED = """
+import os, signal, sys
+from lora_atlas.weights import gram as engine
+engine.SAVE_EVERY = -1
+add, left = engine._add, [int(sys.argv[1])]
+def killed(*a):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(*a)
+engine._add = killed
+engine.gram(sys.argv[3:], "delta", cache=sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [2, 5])
+def test_a_run_that_is_killed_goes_on(tmp_path, files, capsys, after):
+    cache = tmp_path / "cache.safetensors"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, str(after), str(cache), *map(str, files)], env=environment, check=False
+    )
+    assert run.returncode == -signal.SIGKILL and not cache.exists()
+    same(gram(files, "delta", cache=cache), gram(files, "delta"))
+    assert f"going on after {after} of 6 modules" in capsys.readouterr().out
+
+
+def test_the_cache_of_equal_files_is_equal_bytes_whatever_way_it_came_about(tmp_path, files):
+    gram(files, "delta", cache=tmp_path / "a")
+    gram(files, "delta", cache=tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert json.loads(json.dumps(read_gram(tmp_path / "a")[0])) == [digest(path) for path in files]

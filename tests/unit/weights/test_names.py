@@ -156,20 +156,23 @@ def test_a_name_that_is_not_understood_is_no_place(key):
 
 # --- text encoders
 
+CLIP = "text_model.encoder.layers"
+
 
 @pytest.mark.parametrize(
     ("name", "module"),
     [
-        ("lora_te_text_model_encoder_layers_3_mlp_fc1", "text_encoder.text_model.encoder.layers.3.mlp.fc1"),
-        ("lora_te1_text_model_encoder_layers_0_self_attn_out_proj", "text_encoder.text_model.encoder.layers.0.self_attn.out_proj"),
-        ("lora_te2_text_model_encoder_layers_31_self_attn_q_proj", "text_encoder_2.text_model.encoder.layers.31.self_attn.q_proj"),
+        ("lora_te_text_model_encoder_layers_3_mlp_fc1", f"text_encoder.{CLIP}.3.mlp.fc1"),
+        ("lora_te1_text_model_encoder_layers_0_self_attn_out_proj", f"text_encoder.{CLIP}.0.self_attn.out_proj"),
+        ("lora_te2_text_model_encoder_layers_31_self_attn_q_proj", f"text_encoder_2.{CLIP}.31.self_attn.q_proj"),
         ("lora_te2_text_projection", "text_encoder_2.text_projection"),
         ("lora_te3_encoder_block_0_layer_0_SelfAttention_q", "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q"),
-        ("lora_te3_encoder_block_23_layer_1_DenseReluDense_wi_0", "text_encoder_3.encoder.block.23.layer.1.DenseReluDense.wi_0"),
-        ("text_encoders.clip_l.transformer.text_model.encoder.layers.1.mlp.fc2", "text_encoder.text_model.encoder.layers.1.mlp.fc2"),
-        ("text_encoders.clip_g.transformer.text_model.encoder.layers.1.mlp.fc2", "text_encoder_2.text_model.encoder.layers.1.mlp.fc2"),
-        ("text_encoder_2.encoder.layers.0.self_attn.k_proj", "text_encoder_2.text_model.encoder.layers.0.self_attn.k_proj"),
-        ("base_model.model.text_model.encoder.layers.0.self_attn.k_proj", "text_encoder.text_model.encoder.layers.0.self_attn.k_proj"),
+        ("lora_te3_encoder_block_9_layer_1_DenseReluDense_wo", "text_encoder_3.encoder.block.9.layer.1.DenseReluDense.wo"),
+        ("lora_te3_encoder_block_9_layer_1_layer_norm", "text_encoder_3.encoder.block.9.layer.1.layer_norm"),
+        (f"text_encoders.clip_l.transformer.{CLIP}.1.mlp.fc2", f"text_encoder.{CLIP}.1.mlp.fc2"),
+        (f"text_encoders.clip_g.transformer.{CLIP}.1.mlp.fc2", f"text_encoder_2.{CLIP}.1.mlp.fc2"),
+        ("text_encoder_2.encoder.layers.0.self_attn.k_proj", f"text_encoder_2.{CLIP}.0.self_attn.k_proj"),
+        (f"base_model.model.{CLIP}.0.self_attn.k_proj", f"text_encoder.{CLIP}.0.self_attn.k_proj"),
     ],
 )  # fmt: skip
 def test_layers_of_text_encoders(name, module):

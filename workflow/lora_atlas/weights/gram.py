@@ -241,7 +241,8 @@ def _add(
     for number, tile in enumerate(new):
         updates = read(tile)
         for other in [*new[number:], *_tiles([i for i in holders if old[i]], sizes)]:
-            K = KERNELS[kernel](updates) if other is tile else KERNELS[kernel](updates, read(other))
+            with np.errstate(over="ignore", invalid="ignore"):  # what is too large is refused by name
+                K = KERNELS[kernel](updates) if other is tile else KERNELS[kernel](updates, read(other))
             if not np.isfinite(K).all():
                 raise _too_large(module, [files[i] for i in [*tile, *other]])
             if other is tile:
@@ -272,11 +273,10 @@ def _tiles(members: Sequence[int], sizes: Mapping[int, tuple[int, int]]) -> Iter
 
 
 def _too_large(module: str, files: Sequence[LoraFile]) -> LoraFileError:
-    for file in files:
-        update = file.update(module)  # names keys that are not finite
-        if not np.isfinite(KERNELS["delta"]([update])).all():
-            return LoraFileError(f"{file.path}: the update of {module} is too large for float32")
-    return LoraFileError(f"{module}: inner products too large for float32, in one of {[str(f.path) for f in files]}")
+    """The error that names the file of the largest update."""
+    squares = [inner(update, update) for update in (file.update(module) for file in files)]
+    worst = files[int(np.argmax(squares))]
+    return LoraFileError(f"{worst.path}: the update of {module} is too large for float32")
 
 
 # --- on disk

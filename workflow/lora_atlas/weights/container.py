@@ -92,12 +92,25 @@ def opened(path: str | Path) -> Iterator[int]:
 
 
 def digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes; raises LoraFileError naming it."""
+    """SHA-256 of a file's bytes, and of the configuration that holds its scale where that stands beside it (PEFT).
+
+    Raises LoraFileError naming the file.
+    """
+    config = configuration(Path(path))
     try:
         with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            found = hashlib.file_digest(stream, "sha256")
+        if config is not None:
+            found.update(config.read_bytes())
     except OSError as error:
         raise LoraFileError(f"{path}: cannot be read ({error.strerror})") from error
+    return found.hexdigest()
+
+
+def configuration(path: Path) -> Path | None:
+    """The adapter_config.json that PEFT keeps beside its file, if this is one."""
+    config = path.parent / "adapter_config.json"
+    return config if path.name.startswith("adapter_model.") and config.is_file() else None
 
 
 def open_container(path: str | Path, *, pickles: bool = False) -> Container:

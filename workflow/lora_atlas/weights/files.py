@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from ..tables import replacing
 from .assemble import read_update
 from .base import base_weight
-from .container import Container, LoraFileError, NotFiniteError, digest, open_container, opened
+from .container import Container, LoraFileError, NotFiniteError, configuration, digest, open_container, opened
 from .factors import Factored, Update
 from .formats import Layout, layout
 from .names import block, component
@@ -132,8 +132,8 @@ def _set_metadata(path: Path, metadata: Mapping[str, str]) -> None:
 
 def _adapter_config(file: Path) -> Mapping[str, Any] | None:
     """The configuration that PEFT keeps beside its file."""
-    path = file.parent / "adapter_config.json"
-    if not file.name.startswith("adapter_model.") or not path.is_file():
+    path = configuration(file)
+    if path is None:
         return None
     try:
         if path.stat().st_size > MAX_CONFIG:

@@ -9,6 +9,7 @@ common. Families never share a space.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def inventory(
 
 def _row(candidate: Found) -> dict[str, Any]:
     try:
-        size = candidate.path.stat().st_size
+        size = candidate.path.stat().st_size if candidate.path.is_file() else None
     except OSError:
         size = None
     return {
@@ -95,7 +96,8 @@ def _refuse(row: dict[str, Any], why: LoraFileError | str, path: Path | None = N
     for prefix in (f"{path / 'adapter_model.safetensors'}: ", f"{path}: ") if path else ():
         reason = reason.removeprefix(prefix)
     if row["sha256"] is None and path is not None and path.is_file():
-        row["sha256"] = digest(path)
+        with suppress(LoraFileError):  # the very reason, at times
+            row["sha256"] = digest(path)
     row |= {"status": "refused", "reason": plain(reason.replace("\n", " · ")), "space": None}
 
 
@@ -146,13 +148,16 @@ def _sketched(
                 found[i] = folded(read_sketch(path), FOLD)
             except LoraFileError as error:
                 print(f"{error}; made anew", flush=True)
-    waiting = [i for i in files if i not in found]
-    made = sketches([files[i] for i in waiting], numbers=numbers, hashes=Hashes(), threads=threads)
-    for i, result in zip(waiting, made, strict=True):
+    waiting: dict[str, list[int]] = {}  # files of the same bytes are read once
+    for i in files:
+        if i not in found:
+            waiting.setdefault(rows[i]["sha256"], []).append(i)
+    made = sketches([files[same[0]] for same in waiting.values()], numbers=numbers, hashes=Hashes(), threads=threads)
+    for (sha256, same), result in zip(waiting.items(), made, strict=True):
         if isinstance(result, Sketch):
-            write_sketch(sketch_path(cache, rows[i]["sha256"], numbers), result)
+            write_sketch(sketch_path(cache, sha256, numbers), result)
             result = folded(result, FOLD)
-        found[i] = result
+        found |= dict.fromkeys(same, result)
     return {i: found[i] for i in files}
 
 

@@ -220,6 +220,84 @@ def test_both_corrections_improve_retrieval_by_distance_on_a_spiked_model(seed):
     assert score["rescale"] > 0.8 and score["crossfit"] > 0.8
 
 
+def test_the_closed_form_of_the_drift_is_that_of_a_spiked_model_and_near_what_is_measured():
+    """θ / (θ + d/n), from the eigenvalues alone (Lee, Zou & Wright 2010)."""
+    rng = np.random.default_rng(0)
+    n, d, theta = 80, 8000, np.array([400.0, 120.0, 40.0])
+    X = rng.normal(size=(n, d))
+    X[:, :3] *= np.sqrt(1 + theta)
+    found = embed(X @ X.T, np.ones(n, bool), 3, ["lzw"], folds=5, seed=0)["lzw"]
+    np.testing.assert_allclose(found.predicted, theta / (theta + d / n), rtol=0.15)
+    np.testing.assert_allclose(found.predicted, found.ratio, rtol=0.1)  # both are estimates
+    # And as it is defined: variances less the mean of those left out, over variances.
+    values = np.linalg.svd(X - X.mean(0), compute_uv=False)[: n - 1] ** 2
+    np.testing.assert_allclose(found.predicted, 1 - values[3:].mean() / values[:3], rtol=1e-9)
+
+
+def test_without_directions_left_out_the_closed_form_knows_no_drift():
+    X = np.random.default_rng(0).normal(size=(12, 3)) @ np.random.default_rng(1).normal(size=(3, 50))
+    found = embed(X @ X.T, np.ones(12, bool), 3, ["lzw"], folds=5, seed=0)["lzw"]
+    np.testing.assert_allclose(found.predicted, 1, rtol=1e-6)
+    rows = np.arange(4)
+    full = room._fit(np.eye(4), rows, 3)  # no more than the LoRAs span
+    assert (room.predicted_drift(np.eye(4), full) == 1).all()
+
+
+def test_lzw_divides_queries_by_the_closed_form_and_leaves_the_gallery_alone():
+    X, gallery = small()
+    found = run(X, gallery)
+    plain, lzw = found["none"].vectors, found["lzw"].vectors
+    assert (lzw[gallery] == plain[gallery]).all()
+    np.testing.assert_allclose(lzw[~gallery] * found["lzw"].predicted.clip(1e-3), plain[~gallery], rtol=1e-12)
+
+
+def test_split_equals_a_dense_pca_of_half_of_the_gallery():
+    X, gallery = small(n=20)
+    inside, k = np.flatnonzero(gallery), 3
+    found = run(X, gallery, dimensions=k, seed=4)["split"].vectors
+    half = room._folds(len(inside), 2, 4)[0]
+    assert len(half) == -(-len(inside) // 2)
+    full = PCA(k, svd_solver="full").fit(X[inside])
+    wide = min(2 * k, len(half) - 1)
+    first = PCA(wide, svd_solver="full").fit(X[inside[half]])
+    R = turned_onto(first.components_.T, full.components_.T)
+    scores = (X - X[inside].mean(0)) @ first.components_.T
+    held = []  # the ratio of the half: each of it left out, twice as wide again
+    for i in half:
+        rest = PCA(min(2 * wide, len(half) - 2), svd_solver="full").fit(X[inside[np.setdiff1d(half, i)]])
+        away = X[inside[i]] - X[inside[half]].mean(0)
+        held.append(away @ rest.components_.T @ turned_onto(rest.components_.T, first.components_.T))
+    ratio = np.sqrt(np.square(held).mean(0) / np.square(first.transform(X[inside[half]])).mean(0))
+    scores[inside[half]] *= ratio
+    up_to_sign(found, scores @ R)
+
+
+def test_split_holds_the_other_half_out_as_it_does_the_queries():
+    """The half that the basis was not fitted on, and its own half brought down, are of the queries' size."""
+    X, _, gallery = spiked(12, 8, 6000, 0.2, seed=1, queries=2)
+    found = run(X, gallery, dimensions=11)["split"].vectors
+    half = room._folds(int(gallery.sum()), 2, 0)[0]
+    length = np.sqrt(np.square(found).sum(1))
+    own = np.isin(np.arange(gallery.sum()), half)
+    for part in (own, ~own):
+        assert 0.8 < length[gallery][part].mean() / length[~gallery].mean() < 1.25
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_closed_form_and_the_split_improve_retrieval_too(seed):
+    X, artist, gallery = spiked(12, 8, 6000, 0.2, seed=seed, queries=2)
+    found = run(X, gallery, dimensions=11)
+    score = {name: retrieved(found[name].vectors, artist, gallery) for name in ALL}
+    assert score["lzw"] > score["none"] + 0.2 and score["lzw"] > 0.8
+    assert score["split"] > score["none"]
+
+
+def test_the_seed_divides_the_halves_of_a_split():
+    X, gallery = small()
+    one, other = run(X, gallery, seed=1)["split"].vectors, run(X, gallery, seed=2)["split"].vectors
+    assert not np.allclose(one, other) and (one == run(X, gallery, seed=1)["split"].vectors).all()
+
+
 # --- who may influence whom
 
 

@@ -122,8 +122,9 @@ def test_headers_lie_and_are_a_column_of_their_own(make, tmp_path):
     ("said", "name"),
     [
         ("sd_v1", "SD1.x"), ("sd_1.5", "SD1.x"), ("stable-diffusion-v1/lora", "SD1.x"), ("sd_v2_768_v", "SD2.x"),
-        ("sdxl_base_v1-0", "SDXL"), ("stable-diffusion-xl-v1-base/lora", "SDXL"), ("flux1", "FLUX"), ("flux-1-dev", "FLUX"),
-        ("sd3_m", "SD3"), ("stable-diffusion-v3-medium/lora", "SD3"), ("", None), ("wan", None), ("\x1b<script>", None),
+        ("sdxl_base_v1-0", "SDXL"), ("stable-diffusion-xl-v1-base/lora", "SDXL"), ("flux1", "FLUX"),
+        ("flux-1-dev", "FLUX"), ("sd3_m", "SD3"), ("stable-diffusion-v3-medium/lora", "SD3"), ("", None),
+        ("wan", None), ("\x1b<script>", None),
     ],
 )  # fmt: skip
 def test_what_a_header_claims(said, name):

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from lora_atlas.weights.container import LoraFileError
 from lora_atlas.weights.factors import finite
-from lora_atlas.weights.files import open_lora, read_lora
+from lora_atlas.weights.files import Lora, open_lora, read_lora
 from lora_atlas.weights.gram import gram
 
 MUTANTS = 20_000
@@ -22,16 +22,18 @@ CONSTANT = 96 * 2**20
 
 Q = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 KEYS = [
-    "lora_unet_mid_block_resnets_0_conv1", "lora_unet_input_blocks_1_1_proj_in", "lora_te1_text_projection", "lycoris_conv_in",
-    "unet.conv_in", "diffusion_model.double_blocks.0.img_attn.qkv", "lora_unet_final_layer_adaLN_modulation_1",
-    "lora_unet_single_blocks_0_linear1", "base_model.model.conv_in", "unet:0", "double_blocks.0.processor.qkv_lora1",
-    "mid_block.attentions.0.transformer_blocks.0.attn1.processor", "text_encoder", "", "\x00", "\u202e../..", "x" * 300,
+    "lora_unet_mid_block_resnets_0_conv1", "lora_unet_input_blocks_1_1_proj_in", "lora_te1_text_projection",
+    "lycoris_conv_in", "unet.conv_in", "diffusion_model.double_blocks.0.img_attn.qkv",
+    "lora_unet_final_layer_adaLN_modulation_1", "lora_unet_single_blocks_0_linear1", "base_model.model.conv_in",
+    "unet:0", "double_blocks.0.processor.qkv_lora1", "mid_block.attentions.0.transformer_blocks.0.attn1.processor",
+    "text_encoder", "", "\x00", "\u202e../..", "x" * 300,
 ]  # fmt: skip
 PARTS = [
     "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale", "lora_A.weight", "lora_B.weight",
-    "lora_A.default.weight", "lora_B.bias", "lora_magnitude_vector", "diff", "diff_b", "hada_w1_a", "hada_w1_b", "hada_w2_a",
-    "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
-    "to_q_lora.down.weight", "to_out_lora.up.weight", "down", "up", "down.weight", "oft_blocks", "on_input", "emb_params", "",
+    "lora_A.default.weight", "lora_B.bias", "lora_magnitude_vector", "diff", "diff_b", "hada_w1_a", "hada_w1_b",
+    "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a",
+    "lokr_w2_b", "lokr_t2", "to_q_lora.down.weight", "to_out_lora.up.weight", "down", "up", "down.weight",
+    "oft_blocks", "on_input", "emb_params", "",
 ]  # fmt: skip
 DTYPES = [
     "F64",
@@ -206,7 +208,9 @@ def grow(rng, data: bytes) -> bytes:
 
 def metadata(rng, data: bytes) -> bytes:
     header, rest = taken_apart(data)
-    config = {f"unet.{pick(rng, ['r', 'lora_alpha', 'alpha_pattern', 'rank_pattern', 'use_rslora'])}": pick(rng, [*NUMBERS, {"to_q": 3}, {"(a+)+$": 1}]) for _ in range(4)}  # fmt: skip
+    names = ("r", "lora_alpha", "alpha_pattern", "rank_pattern", "use_rslora")
+    values = [*NUMBERS, {"to_q": 3}, {"(a+)+$": 1}]
+    config = {f"unet.{pick(rng, names)}": pick(rng, values) for _ in range(4)}
     said = pick(rng, [json.dumps(config), "{", "[]", "[" * 5000, "\x00", json.dumps({"unet": {}})])
     header["__metadata__"] = pick(rng, [{"lora_adapter_metadata": said}, {Q: "<embed>"}, None, 3, {"a": 1}, {"a": "b"}])
     return joined(header, rest)
@@ -224,9 +228,15 @@ def attempt(path: Path) -> str:
     try:
         lora = read_lora(path)
     except LoraFileError as error:
-        assert str(path) in str(error)
-        assert all(line.isprintable() for line in str(error).splitlines())
-        return "refused"
+        said = str(error)
+    else:
+        return imported(path, lora)
+    assert str(path) in said and all(line.isprintable() for line in said.splitlines())
+    return "refused"
+
+
+def imported(path: Path, lora: Lora) -> str:
+    """What was imported is whole: numbers, of the shapes that the header promised."""
     assert lora.updates and all(finite(update) and min(update.shape) > 0 for update in lora.updates.values())
     specs = open_lora(path).layout.specs
     assert {module: update.shape for module, update in lora.updates.items()} == {m: s.shape for m, s in specs.items()}

@@ -144,10 +144,12 @@ def test_stabilitys_names_of_sdxl_are_read_as_diffusers_reads_them(unets):
 @pytest.mark.parametrize(
     "key",
     [
-        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_w", "lora_unet_down_blocks_0__attentions", "lora_unet_",
-        "lora_unet_input_blocks_4_3_proj_in", "lora_unet_input_blocks_4_1_in_layers_2", "lora_unet_middle_block_3_proj_in",
-        "lora_unet_input_blocks_4_0_proj_in", "lora_unet_double_blocks_0_img_attn_xyz", "lora_unet_joint_blocks_0_x_block",
-        "lora_te1_text_model_encoder_layers_0_", "unet.../../x", "unet.", "unet..a", "unet.a b", "unet.\u0660", "lycoris_x",
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_w", "lora_unet_down_blocks_0__attentions",
+        "lora_unet_", "lora_unet_input_blocks_4_3_proj_in", "lora_unet_input_blocks_4_1_in_layers_2",
+        "lora_unet_middle_block_3_proj_in", "lora_unet_input_blocks_4_0_proj_in",
+        "lora_unet_double_blocks_0_img_attn_xyz", "lora_unet_joint_blocks_0_x_block",
+        "lora_te1_text_model_encoder_layers_0_", "unet.../../x", "unet.", "unet..a", "unet.a b", "unet.\u0660",
+        "lycoris_x",
     ],
 )  # fmt: skip
 def test_a_name_that_is_not_understood_is_no_place(key):
@@ -283,10 +285,11 @@ def test_flux_in_black_forest_labs_own_names(make, tmp_path):
 
 def test_flux_of_ai_toolkit_and_of_onetrainer_name_diffusers_modules(make, tmp_path):
     modules = {
-        "transformer.transformer_blocks.0.attn.to_q": (H, H), "transformer.transformer_blocks.0.attn.add_k_proj": (H, H),
-        "transformer.transformer_blocks.0.ff_context.net.0.proj": (4 * H, H), "transformer.norm_out.linear": (2 * H, H),
-        "transformer.single_transformer_blocks.37.proj_mlp": (4 * H, H), "transformer.x_embedder": (H, 4),
-        "transformer.time_text_embed.guidance_embedder.linear_1": (H, H),
+        "transformer.transformer_blocks.0.attn.to_q": (H, H),
+        "transformer.transformer_blocks.0.attn.add_k_proj": (H, H),
+        "transformer.transformer_blocks.0.ff_context.net.0.proj": (4 * H, H),
+        "transformer.norm_out.linear": (2 * H, H), "transformer.single_transformer_blocks.37.proj_mlp": (4 * H, H),
+        "transformer.x_embedder": (H, 4), "transformer.time_text_embed.guidance_embedder.linear_1": (H, H),
     }  # fmt: skip
     plain = make.lora(tmp_path / "x.safetensors", modules, 0)
     assert set(open_lora(plain).layout.specs) == set(modules)
@@ -316,7 +319,8 @@ def test_sd3_of_kohya_is_split_by_rows(make, tmp_path):
         "context_block.attn.qkv": (("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"), (3 * H, H)),
         "x_block.attn2.qkv": (("attn2.to_q", "attn2.to_k", "attn2.to_v"), (3 * H, H)),
         "x_block.attn.proj": (("attn.to_out.0",), (H, H)), "context_block.attn.proj": (("attn.to_add_out",), (H, H)),
-        "x_block.mlp.fc1": (("ff.net.0.proj",), (4 * H, H)), "context_block.mlp.fc2": (("ff_context.net.2",), (H, 4 * H)),
+        "x_block.mlp.fc1": (("ff.net.0.proj",), (4 * H, H)),
+        "context_block.mlp.fc2": (("ff_context.net.2",), (H, 4 * H)),
         "x_block.adaLN_modulation.1": (("norm1.linear",), (6 * H, H)),
     }  # fmt: skip
     keys = {f"lora_unet_joint_blocks_3_{n.replace('.', '_')}": shape for n, (_, shape) in names.items()}

@@ -50,7 +50,7 @@ def dense(u) -> np.ndarray:
 @pytest.mark.parametrize("rank", [1, 4])
 @pytest.mark.parametrize("D", [64, 256])
 def test_inner_products_of_sketches_are_unbiased_and_of_the_known_error(rank, D):
-    """Over independent hashes: mean ⟨ΔW, ΔW′⟩, standard deviation at most √(2/D) of the norms (Pham & Pagh 2013, thm. 2)."""
+    """Over independent hashes: mean ⟨ΔW, ΔW′⟩, deviation at most √(2/D) of the norms (Pham & Pagh 2013)."""
     rng, trials = np.random.default_rng(0), 400
     u, v = plain(rng, rank), plain(rng, rank)
     v = Update(M, v.A + u.A, v.B + u.B)  # not nearly orthogonal

@@ -139,18 +139,18 @@ def _blank() -> dict[str, Any]:
 def _collection(file: LoraFile, collections: Sequence[Known]) -> Known:
     """The collection that a file can be compared with; raises LoraFileError that says what it is and what there is."""
     shapes = {module: spec.shape for module, spec in file.layout.specs.items()}
-    belongs, _ = family(shapes)
+    belongs, remark = family(shapes)
     there = {known.space: family(known.shapes)[0] for known in collections}
     for known in collections:
         alike = there[known.space] == belongs and fits(shapes, known.shapes, belongs)
         if alike and shapes.keys() & known.shapes.keys():
             return known
-    what = f"a LoRA of {belongs}" if belongs != "other" else "a LoRA of no family that is known here"
+    what = belongs if belongs != "other" else f"a base that cannot be told ({remark})"
     spaces = ", ".join(f"{space} ({kind})" for space, kind in there.items()) or "none"
-    raise LoraFileError(
-        f"{file.path}: {what}, and the known LoRAs are of: {spaces}. They have no modules in common, or modules of "
-        "other shapes: LoRAs of different bases cannot be compared"
-    )
+    why = "LoRAs of different bases cannot be compared"
+    if belongs in there.values():
+        why = "they have no modules in common, or modules of other shapes"
+    raise LoraFileError(f"{file.path}: a LoRA of {what}, and the known LoRAs are of: {spaces}; {why}")
 
 
 def _products(

@@ -163,3 +163,7 @@ def test_a_whole_matrix_has_an_identity_for_one_factor(shape):
     W = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     u = of_dense(M, W)
     assert u.rank == min(shape) and (u.B @ u.A == W).all()
+    identity = u.B if shape[0] <= shape[1] else u.A
+    assert (identity == np.eye(min(shape))).all() and identity.base is not None
+    with pytest.raises(ValueError, match="read-only"):
+        identity[0, 0] = 2

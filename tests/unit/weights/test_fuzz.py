@@ -312,6 +312,24 @@ def test_a_rank_one_update_of_a_million_by_a_million_costs_megabytes(make, tmp_p
     assert found.norms[Q] == pytest.approx(norm, rel=1e-6)
 
 
+@pytest.mark.parametrize("parts", [("diff",), ("lokr_w1", "lokr_w2"), ("lora_down.weight", "lora_up.weight")], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_large_file_is_read_in_twice_its_size(make, tmp_path, parts, dtype):
+    """float16 becomes float32; a matrix that is whole has an identity beside it, which takes no room."""
+    tensors = {}
+    for n in range(16):
+        for part in parts:
+            shape = (2, 2) if part == "lokr_w1" else (1000, 1000)
+            tensors[f"lora_unet_down_blocks_{n}_resnets_0_conv1.{part}"] = np.ones(shape, dtype)
+    path = make.store(tmp_path / "x.safetensors", tensors)
+    tracemalloc.start()
+    try:
+        assert len(read_lora(path).updates) == 16
+        assert tracemalloc.get_traced_memory()[1] < 2 * path.stat().st_size + 16 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     "shapes",
     [

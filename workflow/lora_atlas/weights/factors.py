@@ -172,8 +172,15 @@ def of_dense(module: str, W: np.ndarray) -> Update:
     """A matrix that is given whole, as factors of which one is the identity."""
     out, width = W.shape
     if out <= width:
-        return Update(module, W, np.eye(out, dtype=W.dtype))
-    return Update(module, np.eye(width, dtype=W.dtype), W)
+        return Update(module, W, _identity(out, W.dtype))
+    return Update(module, _identity(width, W.dtype), W)
+
+
+def _identity(n: int, kind: np.dtype) -> np.ndarray:
+    """The identity (n, n), read-only, in the memory of 2n − 1 numbers: every row is the one above, moved by one."""
+    row = np.zeros(2 * n - 1, kind)
+    row[n - 1] = 1
+    return np.lib.stride_tricks.sliding_window_view(row, n)[::-1]
 
 
 def _kronecker(P: np.ndarray, Q: np.ndarray, X: np.ndarray) -> np.ndarray:

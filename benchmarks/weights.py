@@ -94,7 +94,7 @@ def factors(paths):
     from lora_atlas.weights.embed import combine
     from lora_atlas.weights.gram import gram
 
-    return _components(combine(gram(paths, "factors")))
+    return _components(combine(gram(paths, "factors", threads=THREADS)))
 
 
 def delta(paths):
@@ -102,7 +102,7 @@ def delta(paths):
     from lora_atlas.weights.embed import combine
     from lora_atlas.weights.gram import gram
 
-    return _components(combine(gram(paths, "delta")))
+    return _components(combine(gram(paths, "delta", threads=THREADS)))
 
 
 def sketch(paths):
@@ -156,15 +156,17 @@ def pca_incremental(paths):
     model = IncrementalPCA(DIMENSIONS)
     for start in range(0, len(paths), DIMENSIONS):
         model.partial_fit(_dense(paths[start : start + DIMENSIONS]))
-    return np.concatenate(
-        [model.transform(_dense(paths[s : s + DIMENSIONS])) for s in range(0, len(paths), DIMENSIONS)]
-    )
+    starts = range(0, len(paths), DIMENSIONS)
+    return np.concatenate([model.transform(_dense(paths[start : start + DIMENSIONS])) for start in starts])
 
 
 OURS = {"read": read, "factors": factors, "delta": delta, "sketch": sketch}
 DENSE = {
-    "dense_gram": dense_gram, "pca_full": pca_full, "pca_randomized": pca_randomized, "pca_incremental": pca_incremental,
-}  # fmt: skip
+    "dense_gram": dense_gram,
+    "pca_full": pca_full,
+    "pca_randomized": pca_randomized,
+    "pca_incremental": pca_incremental,
+}
 DENSE_LIMIT = 32  # LoRAs for which a full PCA fits into 24 GiB
 
 

@@ -194,13 +194,26 @@ def save(chart: alt.Chart, path: str | Path) -> None:
     elif path.suffix == ".png":
         data = vl_convert.vegalite_to_png(specification, scale=2)
     elif path.suffix == ".html":
-        # Names in the data are other people's: none may end the script that holds them.
-        text = json.dumps(specification).replace("<", "\\u003c")
-        data = vl_convert.vegalite_to_html(text, bundle=True).encode()
+        data = _page(specification).encode()
     else:
         raise ValueError(f"{path}: charts are .png, .svg or .html")
     with tables.replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _page(specification: Mapping[str, Any]) -> str:
+    """One HTML file with the chart alive in it."""
+    import vl_convert
+
+    snippet = 'vegaEmbed("#chart", JSON.parse(document.getElementById("data").textContent), {actions: false});'
+    # Names in the data are other people's: none may end the script that holds them.
+    data = json.dumps(specification).replace("<", "\\u003c")
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>LoRA Atlas</title>\n'
+        f'<body style="margin: 0; background: {PAPER}">\n<div id="chart"></div>\n'
+        f'<script id="data" type="application/json">{data}</script>\n'
+        f'<script type="module">{vl_convert.javascript_bundle(snippet)}</script>\n</html>\n'
+    )
 
 
 def thumbnail(pictures: pa.Table) -> str:

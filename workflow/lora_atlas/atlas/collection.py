@@ -11,7 +11,7 @@ import pyarrow as pa
 from .charts import GREY, INK, artist_colours, layout, styled
 
 NAMED = 60  # LoRAs up to which every point has its name beside it
-RELATED = 0.05  # p of a neighbour up to which a line is drawn to it
+RELATED, ALIKE = 0.05, 0.1  # a line is drawn to a neighbour of p up to this, and to the nearest of a cosine above that
 SIZE = 720  # pixels
 
 
@@ -36,10 +36,9 @@ def collection_map(
     vectors = np.array(embeddings["vector"].to_pylist(), float)
     frame[["x", "y"]] = layout(vectors, seed)
     span = max(np.ptp(frame["x"]), np.ptp(frame["y"]), 1e-6) * 0.6
-    x, y = (
-        alt.X("x:Q", axis=None, scale=alt.Scale(domain=[frame["x"].mean() - span, frame["x"].mean() + span])),
-        alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[frame["y"].mean() - span, frame["y"].mean() + span])),
-    )
+    middle = {axis: (frame[axis].min() + frame[axis].max()) / 2 for axis in "xy"}
+    domain = {axis: alt.Scale(domain=[middle[axis] - span, middle[axis] + span]) for axis in "xy"}
+    x, y = alt.X("x:Q", axis=None, scale=domain["x"]), alt.Y("y:Q", axis=None, scale=domain["y"])
     layers = []
     lines = _lines(frame, near)
     if len(lines):
@@ -77,7 +76,7 @@ def collection_map(
             f"{len(frame)} LoRAs of {family if family != 'other' else 'no known family'}, by their weights alone",
             subtitle=[
                 f"space {space}; t-SNE of {vectors.shape[1]} principal components of the updates at norm one",
-                f"lines: neighbours that are nearer than chance (p \u2264 {RELATED:g}), darker for a larger cosine",
+                f"lines: neighbours nearer than chance (p ≤ {RELATED:g}), or nearest and of a cosine above {ALIKE:g}",
             ],
         ),
     )
@@ -93,7 +92,7 @@ def _lines(frame: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
     """One line for each pair of which one is a near neighbour of the other."""
     place = frame.set_index("lora")[["x", "y"]]
     # With few LoRAs no p-value can be small: the nearest is then worth a line by its cosine alone.
-    known = near[(near["p"] <= RELATED) | ((near["rank"] == 1) & (near["cosine"] > 0.1))]
+    known = near[(near["p"] <= RELATED) | ((near["rank"] == 1) & (near["cosine"] > ALIKE))]
     pairs = {
         tuple(sorted(pair)): c for *pair, c in zip(known["lora"], known["neighbour"], known["cosine"], strict=True)
     }

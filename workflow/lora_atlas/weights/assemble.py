@@ -21,16 +21,15 @@ def read_update(
     `base`: the module's own weight (out, …), which DoRA needs.
     """
     parts = {part: container.read(key, descriptor) for part, key in spec.keys.items()}
-    wrong = [spec.keys[part] for part, value in parts.items() if not np.isfinite(value).all()]
-    if "alpha" in parts and not wrong and not 0 <= parts["alpha"].item() <= 1e6:
-        wrong = [spec.keys["alpha"]]
-    if wrong:
-        raise NotFiniteError(container.path, wrong)
+    if "alpha" in parts and not 0 <= parts["alpha"].item() <= 1e6:
+        raise NotFiniteError(container.path, [*_not_finite(spec, parts), spec.keys["alpha"]])
     with np.errstate(over="ignore", invalid="ignore"):  # infinite is refused by name
         update = _build(spec, parts)
         if spec.kind == "DoRA":
             update = _dora(container, spec, update, parts["magnitude"], base)
     if not finite(update):
+        if wrong := _not_finite(spec, parts):
+            raise NotFiniteError(container.path, wrong)
         raise LoraFileError(f"{container.path}: the update of {spec.module} is too large for float32")
     if spec.swapped:
         half = update.shape[0] // 2
@@ -42,6 +41,10 @@ def read_update(
         except ValueError:
             update = expanded(update).rows(*spec.rows)
     return update
+
+
+def _not_finite(spec: Spec, parts: Mapping[str, np.ndarray]) -> list[str]:
+    return [spec.keys[part] for part, value in parts.items() if not np.isfinite(value).all()]
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

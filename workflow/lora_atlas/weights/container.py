@@ -185,11 +185,10 @@ def _float32(data: bytes, entry: Entry) -> np.ndarray:
 def _single(half: np.ndarray) -> np.ndarray:
     """float16 → float32, exactly; three times as fast as numpy, and most of what reading a LoRA costs."""
     bits = half.view("<i2")
-    if ((bits & 0x7C00) == 0x7C00).any():  # infinities and NaN, which the shift would turn into numbers
+    if bits.size and (bits & 0x7FFF).max() >= 0x7C00:  # infinities and NaN, which the shift would turn into numbers
         return half.astype(np.float32)
     # Sign to the top, exponent and mantissa to their new place; then the exponent's bias is made good.
-    wide = bits.astype(np.int32)
-    wide <<= 13
+    wide = np.left_shift(bits, 13, dtype=np.int32)
     wide &= np.int32(-0x70002000)
     single = wide.view(np.float32)
     single *= np.float32(2.0**112)

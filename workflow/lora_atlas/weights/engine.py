@@ -46,7 +46,7 @@ def matrices(
     shas = list(sha256) if sha256 is not None else [digest(open_lora(path, **opened).path) for path in paths]
     made: dict[str, Any] = {"engine": engine}
     if engine == "exact":
-        grams = gram(paths, kernel, ids=shas, cache=cache, pickles=pickles, base=base)
+        grams = gram(paths, kernel, ids=shas, cache=cache, threads=threads, **opened)
     else:
         grams = sketch_files_gram(sketched(paths, shas, folder, numbers=numbers, threads=threads, **opened))
         made |= {"numbers": numbers, "sketches": os.path.relpath(folder, Path(output).parent)}

@@ -164,8 +164,15 @@ def expanded(update: Factored) -> Update:
 def finite(update: Factored) -> bool:
     """Whether all factors are numbers."""
     if isinstance(update, Update):
-        return bool(np.isfinite(update.A).all() and np.isfinite(update.B).all())
+        return all(_finite(factor) for factor in (update.A, update.B))
     return finite(update.first) and finite(update.second)
+
+
+def _finite(x: np.ndarray) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        flat = x.ravel(order="K")
+        # What is not finite makes the sum of squares so; the reverse is rare, and then looked at number by number.
+        return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(x).all())
 
 
 def of_dense(module: str, W: np.ndarray) -> Update:

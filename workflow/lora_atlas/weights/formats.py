@@ -19,10 +19,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
-from .container import Container, LoraFileError, plain
+from .container import Container, Entry, LoraFileError, plain
 from .names import Place, place, positional
 from .shapes import grown, incomplete, kind_of, mismatch, rank_of, shape_of
 
@@ -96,6 +98,25 @@ def layout(container: Container, config: Mapping[str, Any] | None = None) -> Lay
 
     `config`: the adapter_config.json beside the file, where there is one.
     """
+    if config is None and not container.metadata.get("lora_adapter_metadata"):
+        tokens = tuple(key for key in container.entries if container.metadata.get(key) == "<embed>")
+        found, wrong = _alike(tuple((key, entry.shape) for key, entry in container.entries.items()), tokens)
+    else:
+        found, wrong = _understood(container, config)
+    if wrong:
+        raise LoraFileError(f"{container.path}: not a LoRA that can be read here:\n  " + "\n  ".join(wrong))
+    return found
+
+
+@lru_cache(maxsize=32)
+def _alike(shapes: tuple[tuple[str, tuple[int, ...]], ...], tokens: tuple[str, ...]) -> tuple[Layout, list[str]]:
+    """`_understood` of names and shapes alone, once for all files of one trainer and one setting."""
+    entries = {key: Entry(shape, "F32", 0, 0) for key, shape in shapes}
+    return _understood(Container(Path(), entries, dict.fromkeys(tokens, "<embed>")), None)
+
+
+def _understood(container: Container, config: Mapping[str, Any] | None) -> tuple[Layout, list[str]]:
+    """The layout, and everything that is wrong."""
     found = _sorted_keys(container)
     scales = _scales(container, config)
     specs: dict[str, Spec] = {}
@@ -106,14 +127,10 @@ def layout(container: Container, config: Mapping[str, Any] | None = None) -> Lay
             specs[spec.module] = spec
     if not specs and not found.wrong:
         found.wrong.append("no tensors" if not container.entries else "no update of a weight")
-    if found.wrong:
-        raise LoraFileError(
-            f"{container.path}: not a LoRA that can be read here:\n  " + "\n  ".join(sorted(found.wrong))
-        )
     namings = sorted({place.naming for place in found.places.values()})
     if namings == ["kohya", "kohya-sgm"]:  # its text encoder has one spelling only
         namings = ["kohya-sgm"]
-    return Layout(_named_models(specs), "+".join(namings), tuple(found.tokens))
+    return Layout(_named_models(specs), "+".join(namings), tuple(found.tokens)), sorted(found.wrong)
 
 
 # --- keys

@@ -21,6 +21,7 @@ else. A run that was killed goes on after the last module that it wrote down.
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,11 @@ def _stacked(left: Sequence[Update], right: Sequence[Update] | None) -> np.ndarr
     A, B = _stack(left, kind)
     if right is None:  # a matrix by its own transpose is half the work
         products = A @ A.T
-        products *= B @ B.T
+        products *= B.T @ B
     else:
         C, D = _stack(right, kind)
         products = A @ C.T
-        products *= B @ D.T
+        products *= B.T @ D
     for axis, sizes in enumerate(ranks):
         if len(set(sizes)) == 1:  # reduceat is slow along rows
             shape = (len(sizes), sizes[0], -1) if axis == 0 else (len(products), len(sizes), sizes[0])
@@ -101,13 +102,13 @@ def _stacked(left: Sequence[Update], right: Sequence[Update] | None) -> np.ndarr
 
 
 def _stack(updates: Sequence[Update], kind: type) -> tuple[np.ndarray, np.ndarray]:
-    """A (R, in) and Bᵀ (R, out) of all updates, one below the other."""
+    """A (R, in) and B (out, R) of all updates, side by side."""
     out, width = updates[0].shape
     R = sum(u.rank for u in updates)
-    A, B, row = np.empty((R, width), kind), np.empty((R, out), kind), 0
+    A, B, at = np.empty((R, width), kind), np.empty((out, R), kind), 0
     for u in updates:
-        A[row : row + u.rank], B[row : row + u.rank] = u.A, u.B.T
-        row += u.rank
+        A[at : at + u.rank], B[:, at : at + u.rank] = u.A, u.B
+        at += u.rank
     return A, B
 
 
@@ -161,6 +162,7 @@ def gram(
     cache: str | Path | None = None,
     pickles: bool = False,
     base: str | None = None,
+    threads: int = 1,
 ) -> Grams:
     """Gram matrices (N, N) float64, symmetric, of N files, by (component, block).
 
@@ -172,11 +174,11 @@ def gram(
     files = [open_lora(path, pickles=pickles, base=base) for path in paths]
     check_one_base(files)
     if cache is None:
-        return dict(sorted(_fresh(files, kernel, np.zeros(len(files), bool), {}, None).items()))
+        return dict(sorted(_fresh(files, kernel, np.zeros(len(files), bool), {}, None, threads).items()))
     ids = [digest(file.path) for file in files] if ids is None else list(ids)
     grams, old = _cached(Path(cache), ids, kernel)
     if not old.all():
-        grams = _fresh(files, kernel, old, grams, _Progress(Path(cache), kernel, ids, old))
+        grams = _fresh(files, kernel, old, grams, _Progress(Path(cache), kernel, ids, old), threads)
     grams = dict(sorted(grams.items()))
     write_gram(cache, ids, grams, kernel)
     return grams
@@ -206,7 +208,12 @@ def check_one_base(files: Sequence[LoraFile]) -> None:
 
 
 def _fresh(
-    files: Sequence[LoraFile], kernel: str, old: np.ndarray, known: Grams, progress: "_Progress | None"
+    files: Sequence[LoraFile],
+    kernel: str,
+    old: np.ndarray,
+    known: Grams,
+    progress: "_Progress | None",
+    threads: int = 1,
 ) -> Grams:
     """All inner products of which one side at least is not `old` (N,), added to the `known` ones."""
     modules = sorted(set().union(*(file.layout.specs for file in files)))
@@ -219,24 +226,28 @@ def _fresh(
         descriptors: list[int | None] = [None] * len(files)
         if len(files) <= OPEN_FILES:
             descriptors = [stack.enter_context(file.reading()) for file in files]
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+
+        def read(tile: Sequence[int], module: str) -> list[Factored]:
+            parts = np.array_split(tile, threads)
+            made = pool.map(lambda part: [files[i].update(module, descriptors[i]) for i in part], parts)
+            return [update for part in made for update in part]
+
         for number, module in enumerate(modules[done:], done + 1):
             total = grams.setdefault((component(module), block(module)), np.zeros((len(files), len(files))))
-            _add(total, files, descriptors, module, kernel, old)
+            _add(total, files, module, kernel, old, lambda tile, module=module: read(tile, module))
             if progress is not None:
                 progress.save(number, modules, grams)
     return grams
 
 
 def _add(
-    total: np.ndarray, files: Sequence[LoraFile], descriptors: Sequence[int | None], module: str, kernel: str,
-    old: np.ndarray,
+    total: np.ndarray, files: Sequence[LoraFile], module: str, kernel: str, old: np.ndarray,
+    read: Callable[[Sequence[int]], list[Factored]],
 ) -> None:  # fmt: skip
+    """Add a module's inner products to `total` (N, N), tile by tile."""
     holders = [i for i, file in enumerate(files) if module in file.layout.specs]
     sizes = {i: _weight(files[i], module) for i in holders}
-
-    def read(tile: Sequence[int]) -> list[Factored]:
-        return [files[i].update(module, descriptors[i]) for i in tile]
-
     new = list(_tiles([i for i in holders if not old[i]], sizes))
     for number, tile in enumerate(new):
         updates = read(tile)

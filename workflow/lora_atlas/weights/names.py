@@ -274,7 +274,8 @@ BLOCKS: dict[str, str] = {
 
 
 def component(module: str) -> str:
-    """What a module does: a key of COMPONENTS, or "other"."""
+    """What a module does: a key of COMPONENTS, or "other"; a bias does what its weight does."""
+    module = module.removesuffix(".bias")
     return next((name for name, pattern in COMPONENTS.items() if re.search(pattern, module)), "other")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from lora_atlas.weights.container import LoraFileError
@@ -264,6 +265,23 @@ def test_every_mutant_is_imported_or_refused(seeds, tmp_path, mutation):
             tracemalloc.stop()
     assert seen["refused"] > 50
     assert seen["imported"] > 50 or mutation in (cut, head)
+
+
+@pytest.mark.parametrize("archive", [True, False], ids=["zip", "old"])
+def test_mutants_of_a_pickle_that_a_person_allowed_are_imported_or_refused(make, tmp_path, archive):
+    tensors = load_file(make.lora(tmp_path / "x.safetensors", {Q: (5, 3), "unet.conv_in": (4, 6)}, 0))
+    path, seen = tmp_path / "x.bin", Counter()
+    torch.save({k: torch.from_numpy(x) for k, x in tensors.items()}, path, _use_new_zipfile_serialization=archive)
+    data = path.read_bytes()
+    for n in range(400):
+        rng = np.random.default_rng(n)
+        path.write_bytes(pick(rng, [flip, cut])(rng, data))
+        try:
+            assert all(finite(update) for update in read_lora(path, pickles=True).updates.values())
+            seen["imported"] += 1
+        except LoraFileError:
+            seen["refused"] += 1
+    assert seen["refused"] > 100
 
 
 def test_matrices_of_what_was_imported_are_finite_or_refused(seeds, tmp_path):

@@ -214,6 +214,17 @@ def test_attention_processors_of_old_diffusers(make, tmp_path, prefix):
     assert all(np.allclose(dense(updates[m]), expected[m], rtol=1e-5, atol=1e-5) for m in expected)
 
 
+def test_text_encoders_of_old_diffusers(make, tmp_path):
+    rng, layer = np.random.default_rng(0), "text_encoder.text_model.encoder.layers.3"
+    tensors = {}
+    for name in ("self_attn.to_q_lora", "self_attn.to_out_lora", "mlp.fc1.lora_linear_layer"):
+        tensors[f"{layer}.{name}.down.weight"] = rng.normal(size=(2, 8)).astype(np.float32)
+        tensors[f"{layer}.{name}.up.weight"] = rng.normal(size=(8, 2)).astype(np.float32)
+    updates = read_lora(make.store(tmp_path / "x.safetensors", tensors)).updates
+    assert set(updates) == {f"{layer}.{name}" for name in ("self_attn.q_proj", "self_attn.out_proj", "mlp.fc1")}
+    assert (tensors[f"{layer}.self_attn.to_q_lora.down.weight"] == updates[f"{layer}.self_attn.q_proj"].A).all()
+
+
 def test_one_module_under_two_names_is_refused(make, tmp_path):
     one, other = "unet.mid_block.attentions.0.proj_in", "lora_unet_mid_block_attentions_0_proj_in"
     tensors = load_file(make.lora(tmp_path / "a.safetensors", {one: (4, 4)}, 0))
@@ -407,6 +418,20 @@ def test_numbered_modules_are_those_of_a_walk_through_the_unet(unets, make, tmp_
     assert family({m: spec.shape for m, spec in file.layout.specs.items()}) == (name, None)
 
 
+def test_a_pickled_list_is_numbered_by_its_order(unets, tmp_path):
+    """cloneofsimo's first format: up and down of one module after another, without any name."""
+    shapes = layers(unets["SD1.x"])
+    modules = [m for m in walked(unets["SD1.x"]) if ".ff." not in m]
+    tensors = []
+    for n, module in enumerate(modules):
+        tensors += [torch.full((shapes[module][0], 1), n + 1.0), torch.ones(1, shapes[module][1])]
+    torch.save(tensors, tmp_path / "x.pt")
+    file = open_lora(tmp_path / "x.pt", pickles=True)
+    assert list(file.layout.specs) == sorted(f"unet.{m}" for m in modules)
+    for n, module in enumerate(modules):
+        assert file.update(f"unet.{module}").B[0, 0] == n + 1
+
+
 def test_numbers_of_another_count_or_with_gaps_are_refused(unets, make, tmp_path):
     shapes = layers(unets["SD1.x"])
     modules = walked(unets["SD1.x"])
@@ -473,6 +498,10 @@ def test_real_numbered_files_have_the_shapes_of_the_walk(unets, real):
         ("transformer.single_transformer_blocks.7.proj_mlp", ("feed_forward", "single")),
         ("transformer.single_transformer_blocks.7.proj_out", ("feed_forward", "single")),
         ("transformer.proj_out", ("projection", "other")),
+        # biases
+        ("unet.mid_block.resnets.0.conv1.bias", ("convolution", "mid")),
+        ("unet.mid_block.attentions.0.proj_in.bias", ("projection", "mid")),
+        ("unet.conv_in.bias", ("convolution", "other")),
         # neither
         ("transformer.blocks.0.self_attn.q", ("other", "other")),
     ],

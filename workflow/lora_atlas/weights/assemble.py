@@ -21,7 +21,7 @@ def read_update(
     `base`: the module's own weight (out, …), which DoRA needs.
     """
     parts = {part: container.read(key, descriptor) for part, key in spec.keys.items()}
-    if "alpha" in parts and not 0 <= parts["alpha"].item() <= 1e6:
+    if "alpha" in parts and not _sound(parts["alpha"].item()):
         raise NotFiniteError(container.path, [*_not_finite(spec, parts), spec.keys["alpha"]])
     with np.errstate(over="ignore", invalid="ignore"):  # infinite is refused by name
         update = _build(spec, parts)
@@ -43,6 +43,26 @@ def read_update(
     return update
 
 
+def read_scale(container: Container, spec: Spec, descriptor: int | None = None) -> float:
+    """s of one module's update; raises LoraFileError naming an α that is no sound number."""
+    if "alpha" not in spec.keys:
+        return _scale(spec, None)
+    alpha = container.read(spec.keys["alpha"], descriptor).item()
+    if not _sound(alpha):
+        raise NotFiniteError(container.path, [spec.keys["alpha"]])
+    return _scale(spec, alpha)
+
+
+def _sound(alpha: float) -> bool:
+    return 0 <= alpha <= 1e6
+
+
+def _scale(spec: Spec, alpha: float | None) -> float:
+    if alpha:
+        return alpha / spec.rank
+    return 1.0 if spec.scale is None else spec.scale
+
+
 def _not_finite(spec: Spec, parts: Mapping[str, np.ndarray]) -> list[str]:
     return [spec.keys[part] for part, value in parts.items() if not np.isfinite(value).all()]
 
@@ -59,8 +79,7 @@ def _tucker(t: np.ndarray, a: np.ndarray, b: np.ndarray, module: str) -> Update:
 
 def _build(spec: Spec, p: Mapping[str, np.ndarray]) -> Factored:
     module = spec.module
-    alpha = float(p["alpha"].item()) if "alpha" in p else 0.0
-    scale = alpha / spec.rank if alpha else 1.0 if spec.scale is None else spec.scale
+    scale = _scale(spec, p["alpha"].item() if "alpha" in p else None)
     if "diff" in p:
         update: Factored = of_dense(module, _flat(p["diff"]) if p["diff"].ndim > 1 else p["diff"][:, None])
         if spec.kind == "full":  # as it is; the bias of a LoRA has the scale of its weight

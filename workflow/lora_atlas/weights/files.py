@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ..tables import replacing
-from .assemble import read_update
+from .assemble import read_scale, read_update
 from .base import base_weight
 from .container import Container, LoraFileError, NotFiniteError, configuration, digest, open_container, opened
 from .factors import Factored, Update
@@ -48,6 +48,10 @@ class LoraFile:
         else:
             with opened(self.path) as descriptor:
                 yield descriptor
+
+    def scale(self, module: str, descriptor: int | None = None) -> float:
+        """s of a module's update s·BA."""
+        return read_scale(self.container, self.layout.specs[module], descriptor)
 
     def update(self, module: str, descriptor: int | None = None) -> Factored:
         """One module's update; raises LoraFileError naming keys that are not finite."""

@@ -35,12 +35,15 @@ from .container import LoraFileError, digest
 from .factors import Factored, Update, expanded, inner
 from .files import LoraFile, open_lora
 from .names import block, component
+from .stack import Buffer, Stack, fill, is_plain, of_updates
 
 Grams = dict[tuple[str, str], np.ndarray]
+Group = Stack | Sequence[Factored]
 
 TILE_BYTES = 160 * 2**20  # of stacked float32 factors of one module
 TILE_RANK = 4096  # of all LoRAs of a tile together; their products are matrices of that size
 DOUBLE = 2**27  # multiplications up to which a product is in float64
+SMALL = 2**18  # numbers of raw factors up to which they are copied to float64
 EXPAND = 2**22  # numbers up to which a LoHa or LoKr is stacked as a plain pair
 OPEN_FILES = 512
 SAVE_EVERY = 30  # seconds
@@ -53,16 +56,19 @@ class GramError(ValueError):
 # --- inner products of one module
 
 
-def delta(left: Sequence[Factored], right: Sequence[Factored] | None = None) -> np.ndarray:
-    """⟨ΔWᵢ, ΔWⱼ⟩ (n, m) float64 of two lists of updates of one module; of one with itself where `right` is None."""
+def delta(left: Group, right: Group | None = None) -> np.ndarray:
+    """⟨ΔWᵢ, ΔWⱼ⟩ (n, m) float64 of two groups of updates of one module; of one with itself where `right` is None."""
+    if isinstance(left, Stack) and (right is None or isinstance(right, Stack)):
+        return _products(left, right)
     same = right is None
-    right = left if right is None else right
+    left = _listed(left)
+    right = left if right is None else _listed(right)
     K = np.zeros((len(left), len(right)))
     plain_left, odd_left = _plain(left)
     plain_right, odd_right = (plain_left, odd_left) if same else _plain(right)
     if plain_left and plain_right:
-        K[np.ix_(list(plain_left), list(plain_right))] = _stacked(
-            list(plain_left.values()), None if same else list(plain_right.values())
+        K[np.ix_(list(plain_left), list(plain_right))] = _products(
+            of_updates(list(plain_left.values())), None if same else of_updates(list(plain_right.values()))
         )
     for i in range(len(left)):
         for j in odd_right if i not in odd_left else range(len(right)):
@@ -73,24 +79,28 @@ def delta(left: Sequence[Factored], right: Sequence[Factored] | None = None) -> 
     return K
 
 
+def _listed(group: Group) -> Sequence[Factored]:
+    return group.updates("") if isinstance(group, Stack) else group
+
+
 def _plain(updates: Sequence[Factored]) -> tuple[dict[int, Update], set[int]]:
     """Those that are plain, or small enough to be made so, by position; and the positions of the others."""
     small = {i: u for i, u in enumerate(updates) if isinstance(u, Update) or u.rank * sum(u.shape) <= EXPAND}
     return {i: expanded(u) for i, u in small.items()}, set(range(len(updates))) - set(small)
 
 
-def _stacked(left: Sequence[Update], right: Sequence[Update] | None) -> np.ndarray:
-    ranks = [[u.rank for u in side] for side in (left, right or left)]
-    work = sum(ranks[0]) * sum(ranks[1]) * sum(left[0].shape)
+def _products(left: Stack, right: Stack | None) -> np.ndarray:
+    """Inner products (n, m) float64 of stacked updates; of one stack with itself where `right` is None."""
+    ranks = (left.ranks, (right or left).ranks)
+    work = sum(ranks[0]) * sum(ranks[1]) * (left.A.shape[1] + left.Bt.shape[1])
     kind = np.float64 if work <= DOUBLE else np.float32
-    A, B = _stack(left, kind)
+    A, Bt = left.A.astype(kind, copy=False), left.Bt.astype(kind, copy=False)
     if right is None:  # a matrix by its own transpose is half the work
         products = A @ A.T
-        products *= B.T @ B
+        products *= Bt @ Bt.T
     else:
-        C, D = _stack(right, kind)
-        products = A @ C.T
-        products *= B.T @ D
+        products = A @ right.A.astype(kind, copy=False).T
+        products *= Bt @ right.Bt.astype(kind, copy=False).T
     for axis, sizes in enumerate(ranks):
         if len(set(sizes)) == 1:  # reduceat is slow along rows
             shape = (len(sizes), sizes[0], -1) if axis == 0 else (len(products), len(sizes), sizes[0])
@@ -101,49 +111,44 @@ def _stacked(left: Sequence[Update], right: Sequence[Update] | None) -> np.ndarr
     return products
 
 
-def _stack(updates: Sequence[Update], kind: type) -> tuple[np.ndarray, np.ndarray]:
-    """A (R, in) and B (out, R) of all updates, side by side."""
-    out, width = updates[0].shape
-    R = sum(u.rank for u in updates)
-    A, B, at = np.empty((R, width), kind), np.empty((out, R), kind), 0
-    for u in updates:
-        A[at : at + u.rank], B[:, at : at + u.rank] = u.A, u.B
-        at += u.rank
-    return A, B
+def _flat(side: str) -> Callable[..., np.ndarray]:
+    """The kernel of raw factors, "A" or "B": inner products of them laid flat."""
 
-
-def _flat(of: Callable[[Update], np.ndarray], axis: int) -> Callable[..., np.ndarray]:
-    def kernel(left: Sequence[Factored], right: Sequence[Factored] | None = None) -> np.ndarray:
+    def kernel(left: Group, right: Group | None = None) -> np.ndarray:
         """Inner products of raw factors; a smaller rank is padded with zeros."""
-        odd = next((u for u in [*left, *(right or [])] if not isinstance(u, Update)), None)
-        if odd is not None:
-            raise GramError(
-                f"{odd.module}: a {type(odd).__name__} has no raw A and B; only the kernel delta compares it"
-            )
-        size = max(of(u).shape[axis] for u in [*left, *(right or [])])
-        X = _padded([of(u) for u in left], axis, size)
-        Y = X if right is None else _padded([of(u) for u in right], axis, size)
-        return (X @ Y.T).astype(np.float64)
+        groups = [left] if right is None else [left, right]
+        if all(isinstance(group, Stack) for group in groups) and len({r for g in groups for r in g.ranks}) == 1:
+            rows = [(group.A if side == "A" else group.Bt).reshape(len(group.ranks), -1) for group in groups]
+            exact = rows[0].size + rows[-1].size <= SMALL
+            rows = [X.astype(np.float64 if exact else np.float32, copy=False) for X in rows]
+        else:
+            lists = [_listed(group) for group in groups]
+            odd = next((u for updates in lists for u in updates if not isinstance(u, Update)), None)
+            if odd is not None:
+                raise GramError(
+                    f"{odd.module}: a {type(odd).__name__} has no raw A and B; only the kernel delta compares it"
+                )
+            thin = [[u.A if side == "A" else u.B.T for u in updates] for updates in lists]
+            rank = max(len(factor) for factors in thin for factor in factors)
+            rows = [_padded(factors, rank) for factors in thin]
+        return (rows[0] @ rows[-1].T).astype(np.float64)
 
     return kernel
 
 
-def _padded(factors: Sequence[np.ndarray], axis: int, size: int) -> np.ndarray:
-    """Factors as rows (n, size × the other side)."""
-    other = factors[0].shape[1 - axis]
-    kind = np.float64 if len(factors) ** 2 * size * other <= DOUBLE else np.float32
-    X = np.zeros((len(factors), size, other), kind)  # both factors with the rank first
+def _padded(factors: Sequence[np.ndarray], rank: int) -> np.ndarray:
+    """Factors with the rank first as rows (n, rank × the other side) float64."""
+    X = np.zeros((len(factors), rank, factors[0].shape[1]))
     for row, factor in zip(X, factors, strict=True):
-        thin = factor if axis == 0 else factor.T
-        row[: len(thin)] = thin
+        row[: len(factor)] = factor
     return X.reshape(len(factors), -1)
 
 
-down = _flat(lambda update: update.A, 0)
-up = _flat(lambda update: update.B, 1)
+down = _flat("A")
+up = _flat("B")
 
 
-def factors(left: Sequence[Factored], right: Sequence[Factored] | None = None) -> np.ndarray:
+def factors(left: Group, right: Group | None = None) -> np.ndarray:
     """Inner products of A and B laid end to end (n, m) float64."""
     return down(left, right) + up(left, right)
 
@@ -228,14 +233,29 @@ def _fresh(
             descriptors = [stack.enter_context(file.reading()) for file in files]
         pool = stack.enter_context(ThreadPoolExecutor(threads))
 
-        def read(tile: Sequence[int], module: str) -> list[Factored]:
-            parts = np.array_split(tile, threads)
-            made = pool.map(lambda part: [files[i].update(module, descriptors[i]) for i in part], parts)
-            return [update for part in made for update in part]
+        kept, own = Buffer(), [Buffer() for _ in range(threads)]
+
+        def read(tile: Sequence[int], module: str, side: str) -> Group:
+            parts = [part for part in np.array_split(tile, threads) if len(part)]
+            if not all(is_plain(files[i], module) for i in tile):
+                made = pool.map(lambda part: [files[i].update(module, descriptors[i]) for i in part], parts)
+                return [update for part in made for update in part]
+            ranks = tuple(files[i].layout.specs[module].rank for i in tile)
+            out, width = files[tile[0]].layout.specs[module].shape
+            A, Bt = (kept.array(side + name, (sum(ranks), n), np.float32) for name, n in (("A", width), ("B", out)))
+            stops = np.cumsum([0, *ranks])[np.cumsum([0, *map(len, parts)])]
+
+            def fill_part(n: int) -> None:
+                rows = slice(stops[n], stops[n + 1])
+                held = [files[i] for i in parts[n]], module, [descriptors[i] for i in parts[n]]
+                fill(*held, A[rows], Bt[rows], own[n])
+
+            list(pool.map(fill_part, range(len(parts))))
+            return Stack(A, Bt, ranks)
 
         for number, module in enumerate(modules[done:], done + 1):
             total = grams.setdefault((component(module), block(module)), np.zeros((len(files), len(files))))
-            _add(total, files, module, kernel, old, lambda tile, module=module: read(tile, module))
+            _add(total, files, module, kernel, old, lambda tile, side, module=module: read(tile, module, side))
             if progress is not None:
                 progress.save(number, modules, grams)
     return grams
@@ -243,17 +263,17 @@ def _fresh(
 
 def _add(
     total: np.ndarray, files: Sequence[LoraFile], module: str, kernel: str, old: np.ndarray,
-    read: Callable[[Sequence[int]], list[Factored]],
+    read: Callable[[Sequence[int], str], Group],
 ) -> None:  # fmt: skip
     """Add a module's inner products to `total` (N, N), tile by tile."""
     holders = [i for i, file in enumerate(files) if module in file.layout.specs]
     sizes = {i: _weight(files[i], module) for i in holders}
     new = list(_tiles([i for i in holders if not old[i]], sizes))
     for number, tile in enumerate(new):
-        updates = read(tile)
+        updates = read(tile, "left")
         for other in [*new[number:], *_tiles([i for i in holders if old[i]], sizes)]:
             with np.errstate(over="ignore", invalid="ignore"):  # what is too large is refused by name
-                K = KERNELS[kernel](updates) if other is tile else KERNELS[kernel](updates, read(other))
+                K = KERNELS[kernel](updates) if other is tile else KERNELS[kernel](updates, read(other, "right"))
             if not np.isfinite(K).all():
                 raise _too_large(module, [files[i] for i in [*tile, *other]])
             if other is tile:

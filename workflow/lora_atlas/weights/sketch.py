@@ -19,7 +19,8 @@ costs one. Exact Gram matrices cost N² instead.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from .factors import Factored
 from .files import LoraFile
 from .gram import Grams, delta
 from .names import block, component
+from .stack import Buffer, is_plain, thin
 
 NUMBERS = 600_000  # of a sketch: 1024 for each of the 560 attention layers of an SDXL
 SMALLEST, LARGEST = 64, 2**16  # D
@@ -79,26 +81,40 @@ def size(modules: int, numbers: int = NUMBERS) -> int:
 def sketch(file: LoraFile, *, numbers: int = NUMBERS, hashes: Hashes | None = None) -> Sketch:
     """The sketch of a file; raises LoraFileError for what cannot be read."""
     hashes, D = hashes or Hashes(), size(len(file.layout.specs), numbers)
-    parts, norms = {}, {}
-    with file.reading() as descriptor:
+    parts, norms, own = {}, {}, Buffer()
+    with file.reading() as descriptor, np.errstate(over="ignore", invalid="ignore"):
         for module in file.layout.specs:
-            update = file.update(module, descriptor)
-            with np.errstate(over="ignore", invalid="ignore"):
+            if is_plain(file, module):
+                B, At, s = thin(file, module, descriptor, own)
+                parts[module] = s * _projected(module, [(B, At)], D, hashes)
+                square = s**2 * float(np.vdot(_squares(B), _squares(At)))
+            else:
+                update = file.update(module, descriptor)
                 parts[module], square = project(update, D, hashes), delta([update])[0, 0]
             if not (np.isfinite(parts[module]).all() and np.isfinite(square)):
+                file.update(module, descriptor)  # names keys that are not finite
                 raise LoraFileError(f"{file.path}: the update of {module} is too large for float32")
-            norms[module] = float(np.sqrt(max(square, 0.0)))
+            norms[module] = math.sqrt(max(square, 0.0))
     return Sketch(D, parts, norms)
+
+
+def _squares(X: np.ndarray) -> np.ndarray:
+    """XᵀX (r, r) float64 of X (n, r); float32 products do where n is a layer's width, not where it is a million."""
+    return (X.T @ X).astype(np.float64) if len(X) <= 2**15 else sum(_squares(half) for half in np.array_split(X, 2))
 
 
 def project(update: Factored, D: int, hashes: Hashes) -> np.ndarray:
     """TensorSketch (D,) float32 of one update."""
-    out, width = update.shape
-    C1, C2 = hashes.of(update.module, "out", out, D), hashes.of(update.module, "in", width, D)
+    pieces = ((piece.B, np.ascontiguousarray(piece.A.T)) for piece in update.pieces())
+    return _projected(update.module, pieces, D, hashes)
+
+
+def _projected(module: str, pieces: Iterable[tuple[np.ndarray, np.ndarray]], D: int, hashes: Hashes) -> np.ndarray:
+    """The sketch (D,) of a sum of B Aᵀᵀ, given as B (out, r) and Aᵀ (in, r)."""
     total = np.zeros(D // 2 + 1, np.complex64)
-    for piece in update.pieces():
-        spectrum = scipy.fft.rfft(C1 @ piece.B, axis=0)
-        spectrum *= scipy.fft.rfft(C2 @ np.ascontiguousarray(piece.A.T), axis=0)
+    for B, At in pieces:
+        spectrum = scipy.fft.rfft(hashes.of(module, "out", len(B), D) @ B, axis=0, overwrite_x=True)
+        spectrum *= scipy.fft.rfft(hashes.of(module, "in", len(At), D) @ At, axis=0, overwrite_x=True)
         total += spectrum.sum(1)
     return scipy.fft.irfft(total, D).astype(np.float32)
 

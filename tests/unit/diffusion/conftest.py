@@ -20,7 +20,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lora_atlas import tables
 from lora_atlas.diffusion.train import Resources, train
-
 from lora_atlas.mini.base import MAX_TOKENS, tokenizer
 
 

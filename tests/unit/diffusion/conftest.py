@@ -22,6 +22,8 @@ from lora_atlas import tables
 from lora_atlas.diffusion.train import Resources, train
 from lora_atlas.mini.base import MAX_TOKENS, tokenizer
 
+torch.set_num_threads(1)  # these models are too small to share
+
 
 def tiny_pipeline(prediction: str = "epsilon") -> StableDiffusionPipeline:
     """SD1.5's classes at toy size: 16×16 latents from 32×32 pictures, attention on the lower level."""

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ from lora_atlas import tables
 from lora_atlas.diffusion import state
 from lora_atlas.diffusion.train import Resources, train
 
-STEPS = 60
+STEPS = 40
 LORAS = ["ada/00", "ada/01", "ada/02"]
 
 
@@ -87,14 +88,23 @@ def main(base: str, folder: Path, kills: int) -> None:
     start = time.monotonic()
     assert child(calm) == 0
     whole = time.monotonic() - start
-    rng, kinds, saved = random.Random(0), [], []
-    for number in range(kills):
-        kind = ("random", "mid-save", "before the rename")[number % 3]
+    rng, kinds, saved, equal, left = random.Random(0), [], [], [], []
 
-        def struck(kind=kind, moment=rng.random(), share=rng.random()) -> None:
+    def compare() -> None:
+        files = [{p.name: p.read_bytes() for p in (folder / run).glob("*.safetensors")} for run in ("calm", "fire")]
+        equal.append(len(files[0]) == len(LORAS) and files[0] == files[1])
+        left.extend(str(p) for p in (folder / "fire").rglob("*") if "state" in p.parts or "part" in p.name)
+        shutil.rmtree(folder / "fire")
+
+    while len(kinds) < kills:
+        kind = ("random", "mid-save", "before the rename")[len(kinds) % 3]
+
+        moment, share = rng.random(), rng.random()
+
+        def struck(kind=kind, moment=moment, share=share) -> None:
             if kind == "random":  # anywhere in the first half of a run, loading and encoding included
                 signal.signal(signal.SIGALRM, lambda *_: die())
-                signal.setitimer(signal.ITIMER_REAL, 0.02 + moment * whole / 2)
+                signal.setitimer(signal.ITIMER_REAL, 0.02 + moment * whole)
             else:
                 # After a few whole saves, so that the job gets on.
                 through, left = state.save, [int(3 * moment)]
@@ -109,19 +119,14 @@ def main(base: str, folder: Path, kills: int) -> None:
             fire()
 
         status = child(struck)
-        kinds.append((kind, status))
-        saved.append(sorted(path.name for path in (folder / "fire" / "state").glob("pack-*.pt")))
-        if status == 0:
-            break
+        if status == 0:  # it got to its end before it was struck; the next begins anew
+            compare()
+        else:
+            kinds.append((kind, status))
+            saved.append(sorted(path.name for path in (folder / "fire" / "state").glob("pack-*.pt")))
     assert child(fire) == 0
-    files = {
-        run: {p.name: p.read_bytes().hex() for p in (folder / run).glob("*.safetensors")} for run in ("calm", "fire")
-    }
-    left = [
-        str(p) for run in ("calm", "fire") for p in (folder / run).rglob("*") if "state" in p.parts or "part" in p.name
-    ]
-    print(json.dumps({"kinds": kinds, "saved": saved, "equal": files["calm"] == files["fire"],
-                      "count": len(files["calm"]), "left": left}))  # fmt: skip
+    compare()
+    print(json.dumps({"kinds": kinds, "saved": saved, "equal": equal, "left": left}))
 
 
 if __name__ == "__main__":

@@ -35,11 +35,10 @@ def test_a_job_killed_at_random_moments_ends_in_the_same_bytes(tmp_path, tiny_ba
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     killed = [kind for kind, status in found["kinds"] if status == -signal.SIGKILL]
-    assert len(killed) >= 20
+    assert len(killed) == KILLS
     assert {"random", "mid-save", "before the rename"} == set(killed)
     assert ["pack-00.pt"] in found["saved"]  # it did get on between the kills
-    assert found["count"] == 3
-    assert found["equal"]
+    assert all(found["equal"])
     assert found["left"] == []
 
 

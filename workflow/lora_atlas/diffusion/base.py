@@ -122,7 +122,7 @@ def encode_text(pipeline: DiffusionPipeline, prompts: Sequence[str], size: tuple
 
 
 def unconditional(pipeline: DiffusionPipeline, size: tuple[int, int]) -> Conditioning:
-    """Conditioning (1, …) without a prompt, for classifier-free guidance: of the empty one, or zeros if the base says so."""
+    """Conditioning (1, …) without a prompt, for guidance: that of the empty prompt, or zeros if the base says so."""
     empty = encode_text(pipeline, [""], size)
     if not pipeline.config.get("force_zeros_for_empty_prompt", False):
         return empty

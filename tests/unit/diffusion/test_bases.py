@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,7 @@ from lora_atlas import tables
 from lora_atlas.diffusion import base as bases
 from lora_atlas.diffusion import stacked
 from lora_atlas.diffusion.base import BaseModelError, load
-from lora_atlas.diffusion.generate import generate, initial_noise
+from lora_atlas.diffusion.generate import generate, initial_noise, noise_seed
 from lora_atlas.weights.factors import Update
 from lora_atlas.weights.files import write_lora
 
@@ -56,11 +57,22 @@ def test_a_trained_file_gives_stock_diffusers_the_outputs_it_had_in_training(
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' Euler scheduler
-@pytest.mark.parametrize("kind", ["sdxl", "sdxl-v"])
+@pytest.mark.parametrize("kind", ["sdxl", "sdxl-v", "ancestral"])
 @pytest.mark.parametrize("guidance", [1, 4])
 def test_sdxl_paints_what_stock_diffusers_paints(tmp_path, tiny_bases, kind, guidance):
-    """Its empty prompt is zeros, its first noise is scaled, its steps are Euler's: one step of 255 at the most."""
-    unet, rng, paths = load(tiny_bases[kind], None, device="cpu").unet, np.random.default_rng(3), {}
+    """Its empty prompt is zeros, its first noise is scaled, its steps are Euler's: one step of 255 at the most.
+
+    An ancestral sampler adds noise at each step, from each picture's own generator.
+    """
+    if kind == "ancestral":
+        folder = tmp_path / "base"
+        shutil.copytree(tiny_bases["sdxl"], folder)
+        EulerAncestralDiscreteScheduler(prediction_type="epsilon").save_pretrained(folder / "scheduler")
+        index = folder / "model_index.json"
+        index.write_text(index.read_text().replace("EulerDiscrete", "EulerAncestralDiscrete"))
+    else:
+        folder = tiny_bases[kind]
+    unet, rng, paths = load(str(folder), None, device="cpu").unet, np.random.default_rng(3), {}
     for number in range(2):
         updates = {}
         for name in stacked.targeted(unet, ["attention", "feed_forward", "projection"]):
@@ -71,15 +83,17 @@ def test_sdxl_paints_what_stock_diffusers_paints(tmp_path, tiny_bases, kind, gui
         write_lora(paths[f"ada/0{number}"], updates, {})
     prompts = ["a painting of a landscape", "a painting of a portrait"]
     settings = {"num_inference_steps": [3], "guidance_scale": [guidance], "prompts": prompts, "seeds": [0], "batch": 4}
-    base = {"model": tiny_bases[kind], "revision": None, "variant": None}
+    base = {"model": str(folder), "revision": None, "variant": None}
     outputs = {f"s3_g{guidance}": tmp_path / "painted.parquet"}
     generate(paths, base, settings, resolution=32, seed=5, device="cpu", outputs=outputs)
     rows = tables.read(tmp_path / "painted.parquet", "generated").to_pylist()
     assert len(rows) == 4
     for lora, path in paths.items():
-        pipeline = load(tiny_bases[kind], None, device="cpu")
+        pipeline = load(str(folder), None, device="cpu")
         pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
         for row in (r for r in rows if r["lora"] == lora):
+            generator = torch.Generator().manual_seed(noise_seed(5, row["prompt"], row["seed"]))
+            torch.randn((4, 16, 16), generator=generator)
             image = pipeline(
                 row["prompt"],
                 num_inference_steps=3,
@@ -87,6 +101,7 @@ def test_sdxl_paints_what_stock_diffusers_paints(tmp_path, tiny_bases, kind, gui
                 height=32,
                 width=32,
                 latents=initial_noise((4, 16, 16), 5, row["prompt"], row["seed"])[None],
+                generator=generator,
                 output_type="np",
             ).images[0]
             stock = (image * 255).round().astype(int)

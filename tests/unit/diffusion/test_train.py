@@ -7,6 +7,7 @@ from safetensors import safe_open
 
 from lora_atlas import tables
 from lora_atlas.diffusion import pack
+from lora_atlas.diffusion import train as trainer
 from lora_atlas.diffusion.base import BaseModelError, load
 from lora_atlas.diffusion.objective import TrainingError
 from lora_atlas.diffusion.train import Resources
@@ -95,6 +96,36 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_result(tmp_path, tiny_base
     assert "going on with 1 LoRAs × 1 pictures in a batch, gradients added up to the same 2 pictures" in out
     for lora in THREE:
         _close(_vector(whole[lora]), _vector(halved[lora]), _vector(whole[THREE[THREE.index(lora) - 1]]))
+
+
+@pytest.mark.parametrize(("room", "packs"), [(1, 3), (2, 2), (3, 1)])
+def test_packs_are_as_large_as_memory_allows_and_the_size_is_remembered(
+    tmp_path, tiny_base, material, make, monkeypatch, capsys, room, packs
+):
+    """A device on which `room` adapters fit: one more is out of memory."""
+    whole = make(tmp_path / "whole", tiny_base, material, THREE)
+    tried, step = [], trainer.trial_step
+
+    def trial(unet, modules, K, *rest):
+        tried.append(K)
+        step(unet, modules, K, *rest)
+        if room < K:
+            raise torch.OutOfMemoryError("no room")
+
+    device = trainer.Memory("a small device", 1000, lambda: None, lambda: 800)
+    monkeypatch.setattr(trainer, "memory_of", lambda _: device)
+    monkeypatch.setattr(trainer, "trial_step", trial)
+    runs, through = [], trainer.run
+    monkeypatch.setattr(trainer, "run", lambda *arguments: runs.append(1) or through(*arguments))
+    made = make(tmp_path / "a", tiny_base, material, THREE)
+    assert len(runs) == packs
+    assert f"{room} LoRAs in a pack on a small device" in capsys.readouterr().out
+    assert max(tried) > room or room == 3
+    for lora in THREE:
+        _close(_vector(whole[lora]), _vector(made[lora]), _vector(whole[THREE[THREE.index(lora) - 1]]))
+    tried.clear()
+    make(tmp_path / "a", tiny_base, material, THREE)
+    assert not tried
 
 
 def test_one_picture_that_does_not_fit_is_said(tmp_path, tiny_base, material, make, monkeypatch):

@@ -9,7 +9,7 @@ killed goes on from its last state (state.py) to the very same weights.
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,29 +153,53 @@ def _adapter(row: Mapping[str, Any], places: Mapping[str, tuple[Shape, int]], tr
     return Adapter(row["lora"], own, row["seed"] if training["noise"] == "own" else seed, row["seed"])
 
 
+@dataclass(frozen=True)
+class Memory:
+    """A device's memory: what it is, how much of it, and its highest use since the last reset (bytes)."""
+
+    name: str
+    total: int
+    reset: Callable[[], None]
+    peak: Callable[[], int]
+
+
+def memory_of(device: torch.device) -> Memory | None:
+    """The memory of a GPU; None for a CPU, whose packs need no search."""
+    if device.type != "cuda":
+        return None
+
+    def reset() -> None:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+    total = torch.cuda.get_device_properties(device).total_memory
+    return Memory(torch.cuda.get_device_name(device), total, reset, lambda: torch.cuda.max_memory_allocated(device))
+
+
 def _pack_size(material: _Material, count: int, training, resources: Resources, recipe, folder: Path) -> int:
     if resources.loras_per_pack != "auto":
         return min(count, int(resources.loras_per_pack))
-    device = next(iter(material.latents.values())).device
-    if device.type != "cuda":
+    memory = memory_of(next(iter(material.latents.values())).device)
+    if memory is None:
         return count
-    memory = torch.cuda.get_device_properties(device).total_memory
     key = {
-        "device": torch.cuda.get_device_name(device),
-        "memory": memory,
+        "device": memory.name,
+        "memory": memory.total,
         "recipe": _digest({k: v for k, v in recipe.items() if k != "seed"}),
+        "shapes": sorted(material.latents),
         "checkpointing": resources.gradient_checkpointing,
         "most": count,
     }
 
     def trial(K: int) -> int:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+        memory.reset()
         trial_step(material.unet, material.modules, K, material.latents, material.text, training)
-        return torch.cuda.max_memory_allocated(device)
+        return memory.peak()
 
-    chosen = size.remembered(folder.parent / "pack_sizes.json", key, lambda: size.grow(trial, count, memory))
-    print(f"{chosen} LoRAs in a pack on {key['device']}", flush=True)
+    # Beside the jobs' own folders, which are removed: the next job on such a device need not search again.
+    file = folder.parent / "pack_sizes.json"
+    chosen = size.remembered(file, key, lambda: size.grow(trial, count, memory.total))
+    print(f"{chosen} LoRAs in a pack on {memory.name}", flush=True)
     return chosen
 
 

@@ -24,7 +24,7 @@ def refused(workflow, *arguments: str) -> str:
         ("training={learning_rte: 0.1}", ["training.learning_rte", "did you mean 'learning_rate'?"]),
         ("weights={kernels: [dleta]}", ["dleta", "did you mean 'delta'?"]),
         ("base={model: models/absent}", ["base.model", "models/absent", "model_index.json"]),
-        ("plan={query: [60]}", ["too few pictures", "odile (48)", "68"]),
+        ("plan={query: [60]}", ["too few pictures", "odile (48)", "70"]),
         ("pictures={source: folder}", ["`folder` is not set"]),
         ("extractors={clip: {library: open_clip, model: no/such/folder, pretrained: null}}", ["no/such/folder"]),
     ],
@@ -66,5 +66,6 @@ def test_pictures_that_turn_out_to_be_bad_are_rows_and_then_one_error(copied, tm
 def test_a_folder_of_painters_is_planned_whole(copied, tmp_path):
     where = folder(tmp_path / "art", ada=12, bob=12, cyd=7)
     text = copied.run("--dry-run", *painters(where))
-    assert re.search(r"^train_loras +3$", text, re.MULTILINE)
+    assert re.search(r"^train_loras +1$", text, re.MULTILINE)  # three artists are one pack
+    assert re.search(r"^unpack_loras +3$", text, re.MULTILINE)
     assert re.search(r"^clustering +1$", text, re.MULTILINE)

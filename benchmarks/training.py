@@ -24,6 +24,7 @@ import time
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -338,10 +339,6 @@ def rates(found: dict[str, Any]) -> dict[str, list[float]]:
     }
 
 
-def middle(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
-
-
 def report(found: dict[str, Any]) -> str:
     by = rates(found)
     lines = [
@@ -352,10 +349,10 @@ def report(found: dict[str, Any]) -> str:
     names = {"a": "(a) sequential diffusers + PEFT, cached", "b": "(b) a process per LoRA, no caches", "c": "(c) packs"}
     for arm, values in by.items():
         times = [c / v for c, v in zip(by["c"], values, strict=True)]
-        spread = f"{middle(times):.1f}× ({min(times):.1f}–{max(times):.1f})" if arm != "c" else ""
+        spread = f"{median(times):.1f}× ({min(times):.1f}–{max(times):.1f})" if arm != "c" else ""
         loss = sum(r[f"{arm}_loss"] for r in found["rounds"]) / len(found["rounds"])
-        work = 1e3 * middle([r[f"{arm}_work"] for r in found["rounds"]])
-        hour = f"{middle(values):.0f} ({min(values):.0f}–{max(values):.0f})"
+        work = 1e3 * median([r[f"{arm}_work"] for r in found["rounds"]])
+        hour = f"{median(values):.0f} ({min(values):.0f}–{max(values):.0f})"
         lines.append(f"| {names[arm]} | {hour} | {spread} | {work:.0f} | {loss:.4f} |")
     return "\n".join(lines)
 
@@ -373,15 +370,15 @@ def chart(found: dict[str, Any], path: str) -> None:
     left = (
         bars.mark_bar(height=22).encode(x=x, color=colour)
         + bars.mark_point(color="#22242a", size=18, filled=True).encode(x="LoRAs an hour:Q")
-    ).properties(width=360, height=130)
+    ).properties(width=360, height=170)
     # A shared machine's clock is no measure of a curve; its processor time is. A GPU is not shared.
     kind, what = ("seconds", "") if found["sweep"][0]["memory"] else ("work", "processor, ")
     each = pd.DataFrame([{"K": s["K"], "ms": 1e3 * s[kind]} for s in found["sweep"]])
     right = (
         alt.Chart(each)
-        .mark_line(point=True, color="#c8452d")
+        .mark_line(point=alt.OverlayMarkDef(color="#c8452d"), color="#c8452d")
         .encode(x=alt.X("K:Q", title="K, LoRAs in one model"), y=alt.Y("ms:Q", title=f"{what}ms a LoRA and step"))
-        .properties(width=260, height=130)
+        .properties(width=260, height=170)
     )
     title = f"Training on the {found['base']} base, {found['resolution']} px: {found['device']}"
     (left | right).properties(title=title, background="#fffdf8").save(path, ppi=150)

@@ -5,6 +5,7 @@ Paths, under results/{study}/:
     pictures/{artist}.parquet              the pictures of an artist, kept and refused
     plan.parquet, plan/{artist}.parquet    which pictures each LoRA is trained on
     loras/{artist}/{nn}.safetensors        a LoRA; loras/{artist}/log.parquet its losses
+    kohya/{artist}/{nn}.safetensors        the same LoRAs under kohya's names, if `export` asks for them
     generated/{pack}/{setting}.parquet     what they paint; {setting} is s{steps}_g{guidance}, {pack} the first of the
                                            artists that a job handles together
     features/{extractor}/{source}.parquet  image features; {source} is training, or a {setting}
@@ -17,8 +18,8 @@ Paths, under results/{study}/:
     query/{name}.parquet                   the known LoRAs that a file is nearest to
     cost/{stage}/{item}.parquet            seconds of each costly job
 
-`snakemake` makes the tables and charts; a stage alone is made by its name: pictures, plan, loras, generated, features,
-weights, embeddings, tables, charts; and `snakemake query --config query=FILE` asks which LoRAs a file is near.
+`snakemake` makes the tables and charts; a stage alone is made by its name: pictures, plan, loras, export, generated,
+features, weights, embeddings, tables, charts; and `snakemake query --config query=FILE` asks which LoRAs a file is near.
 """
 
 
@@ -33,7 +34,7 @@ if TRAINED:
     rule all:
         default_target: True
         input:
-            rules_of("tables", "charts"),
+            rules_of("tables", "charts", *([config["export"]] if config["export"] else [])),
 
     include: "workflow/rules/pictures.smk"
     include: "workflow/rules/plan.smk"

@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
 THREADS = os.cpu_count() or 1
 RANK, DIMENSIONS = 16, 16

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from lora_atlas import tables
 
@@ -110,7 +111,17 @@ def test_every_stage_has_a_name(tiny):
 
 
 def test_memory_and_threads_rerun_nothing(tiny):
-    assert tiny.planned("--config", "resources={threads: 2, mem_mb: 5000, runtime: 90}") == {}
+    changed = "threads: 2, mem_mb: 5000, runtime: 90, loras_per_pack: 2, time_budget: 50, checkpoint_every: 7"
+    assert tiny.planned("--config", f"resources={{{changed}}}") == {}
+
+
+def test_loras_are_exported_under_kohyas_names_where_the_study_asks_for_it(tiny):
+    assert tiny.planned("--config", "export=kohya") == {"export_kohya": 4}
+    path = "results/tiny/kohya/odile/01.safetensors"
+    tiny.make(path)
+    with safe_open(tiny.root / path, "np") as file:
+        keys = list(file.keys())
+    assert keys and all(key.startswith("lora_unet_") for key in keys)
 
 
 def test_another_recipe_of_training_keeps_the_pictures_and_the_plan(tiny):

@@ -85,6 +85,11 @@ def runtime(wildcards, attempt):
     return config["resources"]["runtime"] * attempt
 
 
+def time_budget(wildcards, attempt):
+    """Minutes after which training stops to go on later, growing with the runtime; 0: none."""
+    return config["resources"]["time_budget"] * attempt
+
+
 def gpus(wildcards):
     """One GPU for a job that trains or looks at pictures, where this machine has any; a cluster's profile says so."""
     device = config["resources"]["device"]
@@ -99,6 +104,7 @@ def rules_of(*stages):
         "pictures": expand("{r}/pictures/{a}.parquet", r=RESULTS, a=ARTISTS),
         "plan": [f"{RESULTS}/plan.parquet"],
         "loras": expand("{r}/loras/{a}/{n}.safetensors", r=RESULTS, a=ARTISTS, n=NUMBERS),
+        "kohya": expand("{r}/kohya/{a}/{n}.safetensors", r=RESULTS, a=ARTISTS, n=NUMBERS),
         "generated": expand("{r}/generated/{p}/{s}.parquet", r=RESULTS, p=PACKS, s=SETTINGS),
         "features": expand("{r}/features/{e}/{s}.parquet", r=RESULTS, e=MODELS, s=["training", *SETTINGS])
         + expand("{r}/features/{e}/training.parquet", r=RESULTS, e=CONTROLS),

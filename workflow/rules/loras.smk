@@ -1,7 +1,7 @@
 """LoRAs: those of one or several artists, trained together in one model.
 
 Needs: results/{study}/plan/{artist}.parquet, results/{study}/pictures/{artist}.parquet, the base model
-Makes: results/{study}/loras/{artist}/{nn}.safetensors and log.parquet
+Makes: results/{study}/loras/{artist}/{nn}.safetensors and log.parquet, results/{study}/kohya/{artist}/{nn}.safetensors
 """
 
 
@@ -32,6 +32,12 @@ rule train_loras:
         gpu=gpus,
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,
+        # Not params: a LoRA does not depend on them, and what is trained stays as it is when they change.
+        loras_per_pack=str(config["resources"]["loras_per_pack"]),
+        checkpoint_every=config["resources"]["checkpoint_every"],
+        time_budget=time_budget,
+        gradient_checkpointing=int(config["resources"]["gradient_checkpointing"]),
+        compile=int(config["resources"]["compile"]),
     params:
         base=config["base"],
         training=config["training"],
@@ -56,3 +62,25 @@ rule unpack_loras:
         "../../envs/lora-atlas.yaml"
     shell:
         "cp {input}/{wildcards.artist}/* results/{wildcards.study}/loras/{wildcards.artist}/ 2> {log}"
+
+
+rule export:
+    input:
+        rules_of("kohya"),
+    localrule: True
+
+
+# The same LoRAs under the names that kohya's scripts, ComfyUI and web UIs use.
+rule export_kohya:
+    input:
+        loras=expand("results/{{study}}/loras/{{artist}}/{number}.safetensors", number=NUMBERS),
+        code=code("diffusion.kohya"),
+    output:
+        expand("results/{{study}}/kohya/{{artist}}/{number}.safetensors", number=NUMBERS),
+    log:
+        "results/{study}/logs/kohya/{artist}.log",
+    localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
+    script:
+        "../scripts/export_kohya.py"

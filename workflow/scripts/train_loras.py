@@ -7,9 +7,9 @@ with job(snakemake) as cost:
 
     from lora_atlas import tables
     from lora_atlas.diffusion.base import pick_device
-    from lora_atlas.diffusion.train import train
+    from lora_atlas.diffusion.train import Resources, train
 
-    p, pack = snakemake.params, snakemake.output.pack
+    p, pack, r = snakemake.params, snakemake.output.pack, snakemake.resources
     plan = pa.concat_tables(tables.read(path, "plan") for path in snakemake.input.plans)
     train(
         plan,
@@ -17,9 +17,16 @@ with job(snakemake) as cost:
         p.base,
         p.training,
         seed=p.seed,
-        device=p.device,
+        resources=Resources(
+            p.device,
+            r.loras_per_pack,
+            r.checkpoint_every,
+            r.time_budget or None,
+            bool(r.gradient_checkpointing),
+            bool(r.compile),
+        ),
         outputs={lora: f"{pack}/{lora}.safetensors" for lora in plan["lora"].to_pylist()},
         logs={artist: f"{pack}/{artist}/log.parquet" for artist in plan["artist"].to_pylist()},
-        state=p.state,
+        folder=p.state,
     )
     cost.count, cost.device = len(plan), pick_device(p.device)

@@ -25,7 +25,7 @@ GENERATION = {
 @pytest.fixture(scope="module")
 def loras(tmp_path_factory, tiny_base):
     """Three LoRAs of two ranks, strong enough to be seen."""
-    folder, unet = tmp_path_factory.mktemp("loras"), load(tiny_base, None, "cpu").unet
+    folder, unet = tmp_path_factory.mktemp("loras"), load(tiny_base, None, device="cpu").unet
     rng, paths = np.random.default_rng(3), {}
     for number, rank in enumerate((2, 3, 2)):
         updates = {}
@@ -57,7 +57,7 @@ def _array(row) -> np.ndarray:
 def test_equal_to_stock_diffusers(painted, loras, tiny_base, guidance):
     rows = painted[f"s3_g{guidance}"]
     for lora in ("ada/00", "ada/01"):
-        pipeline = load(tiny_base, None, "cpu")
+        pipeline = load(tiny_base, None, device="cpu")
         pipeline.load_lora_weights(str(loras[lora].parent), weight_name=loras[lora].name)
         for row in (r for r in rows if r["lora"] == lora):
             image = pipeline(

@@ -67,14 +67,15 @@ def test_gradient_of_one_adapter_sees_no_neighbour():
 
 def test_clipping_is_per_adapter():
     net, layers = _stacked()
-    params = stacked.parameters(layers)
+    params, flat = stacked.parameters(layers), stacked.flatten(layers)
     weight = torch.tensor([1e-4, 1.0, 100.0]).repeat_interleave(B).view(-1, 1, 1)
     (net(torch.randn(K * B, 7, 6)) * weight).sum().backward()
     before = [p.grad.clone() for p in params]
-    norms = stacked.clip_gradients(params, 0.05)
+    flat.gather()
+    norms = stacked.clip_gradients(flat.gradients, 0.05)
     assert norms[0] < 0.05 < norms[1] < norms[2]
     for k in range(K):
-        after = torch.cat([p.grad[k].flatten() for p in params])
+        after = flat.rows[k].grad
         was = torch.cat([g[k].flatten() for g in before])
         torch.testing.assert_close(after, was * min(1.0, 0.05 / norms[k].item()))
 
@@ -108,7 +109,7 @@ def test_initial_A_is_shared_or_own_and_B_is_zero():
     for layer in layers.values():
         assert torch.equal(layer.A[0], layer.A[1])
         assert not torch.equal(layer.A[0], layer.A[2])
-        assert layer.A.abs().max() <= layer.linear.in_features**-0.5
+        assert layer.A.abs().max() <= layer.frozen.in_features**-0.5
         assert layer.B.abs().sum() == 0
 
 
@@ -116,3 +117,55 @@ def test_initial_A_is_shared_or_own_and_B_is_zero():
 def test_a_target_that_is_unknown_or_matches_nothing_is_named(target):
     with pytest.raises(ValueError, match=target):
         stacked.targeted(_Net(), [target])
+
+
+# --- convolutions
+
+
+class _Conv(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        block = torch.nn.Module()
+        block.conv1 = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.resnets = torch.nn.ModuleList([block])
+        self.downsamplers = torch.nn.ModuleList([torch.nn.Module()])
+        self.downsamplers[0].conv = torch.nn.Conv2d(4, 5, 3, stride=2, padding=1, bias=False)
+
+    def forward(self, x):
+        return self.downsamplers[0].conv(torch.tanh(self.resnets[0].conv1(x)))
+
+
+def test_convolutions_equal_one_merged_model_each_and_gradients_see_no_neighbour():
+    holder = torch.nn.Module()
+    holder.net = _Conv().requires_grad_(False)
+    names = ["net.downsamplers.0.conv", "net.resnets.0.conv1"]
+    assert set(names) <= set(stacked.targeted(holder, ["convolution"]))
+    layers = stacked.stack(holder, names, K, 2, 0.5)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for p in stacked.parameters(layers):
+            p.normal_()
+    x = torch.randn(K * B, 3, 8, 6)
+    together = holder.net(x).view(K, B, 5, 4, 3)
+    together[1].square().sum().backward()
+    for p in stacked.parameters(layers):
+        assert p.grad[1].abs().sum() > 0
+        assert p.grad[[0, 2]].abs().sum() == 0
+    for k in range(K):
+        alone = torch.nn.Module()
+        alone.net = _Conv()
+        with torch.no_grad():
+            for name, (A, B_) in stacked.factors(layers, k).items():
+                weight = alone.get_submodule(name).weight
+                weight += (B_ @ A).view(weight.shape)
+        torch.testing.assert_close(together[k], alone.net(x.view(K, B, 3, 8, 6)[k]), atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_of_some_adapters_is_theirs():
+    net, layers = _stacked()
+    x = torch.randn(2 * B, 7, 6)
+    stacked.select(layers, torch.tensor([2, 0]))
+    some = net(x).view(2, B, 7, 3)
+    for place, k in enumerate((2, 0)):
+        torch.testing.assert_close(some[place], _alone(layers, k)(x.view(2, B, 7, 6)[place]), atol=1e-5, rtol=1e-5)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 # Local folders say what they are by content, hub models by id and revision.
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
@@ -34,6 +34,13 @@ class Conditioning:
     def take(self, index: torch.Tensor) -> "Conditioning":
         return Conditioning(*(None if t is None else t[index] for t in (self.embeds, self.pooled, self.time_ids)))
 
+    def join(self, other: "Conditioning") -> "Conditioning":
+        """These prompts, then the other's."""
+        pairs = zip(
+            (self.embeds, self.pooled, self.time_ids), (other.embeds, other.pooled, other.time_ids), strict=True
+        )
+        return Conditioning(*(None if a is None else torch.cat([a, b]) for a, b in pairs))
+
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of the UNet."""
         extra = {"text_embeds": self.pooled, "time_ids": self.time_ids} if self.pooled is not None else None
@@ -45,8 +52,12 @@ def pick_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def load(model: str, revision: str | None, device: str) -> DiffusionPipeline:
-    """The pipeline, frozen and in evaluation mode, on `device`; raises BaseModelError."""
+def load(model: str, revision: str | None, variant: str | None = None, *, device: str) -> DiffusionPipeline:
+    """The pipeline, frozen and in evaluation mode, on `device`; raises BaseModelError.
+
+    `variant` names the files to read, as in ``unet/diffusion_pytorch_model.fp16.safetensors``. Numbers are bfloat16 on
+    a GPU and float32 on a CPU, whatever the files hold; an autoencoder that asks for it stays float32.
+    """
     local = Path(model).is_dir()
     if not local and (revision is None or model.startswith((".", "/")) or model.count("/") != 1):
         raise BaseModelError(
@@ -59,24 +70,33 @@ def load(model: str, revision: str | None, device: str) -> DiffusionPipeline:
         # The safety checker is a model of its own that would judge pictures which nobody sees.
         unsafe = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
         pipeline = DiffusionPipeline.from_pretrained(
-            model, revision=revision, dtype=DTYPES[device], use_safetensors=True, **unsafe
+            model, revision=revision, variant=variant, dtype=DTYPES[device], use_safetensors=True, **unsafe
         )
     except (OSError, ValueError) as error:
-        raise BaseModelError(f"base.model: cannot load {model!r} (revision {revision}): {error}") from error
+        raise BaseModelError(
+            f"base.model: cannot load {model!r} (revision {revision}, variant {variant}) from safetensors: {error}"
+        ) from error
+    if not isinstance(getattr(pipeline, "unet", None), UNet2DConditionModel):
+        raise BaseModelError(
+            f"base.model: {model!r} is a {type(pipeline).__name__}; expected a latent diffusion pipeline with a UNet, "
+            "such as StableDiffusionPipeline or StableDiffusionXLPipeline"
+        )
     pipeline.set_progress_bar_config(disable=True)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval().to(device)
+    if getattr(pipeline.vae.config, "force_upcast", False):
+        pipeline.vae.float()  # SDXL's overflows in half precision, and loses colour in bfloat16
     if device == "cpu":
         pipeline.unet.to(memory_format=torch.channels_last)  # oneDNN's own order: no copies between convolutions
     return pipeline
 
 
-def identity(model: str, revision: str | None) -> str:
+def identity(model: str, revision: str | None, variant: str | None = None) -> str:
     """What a LoRA's header says of its base: hub id and revision, or a folder's name and the hash of its UNet."""
     folder = Path(model)
     if not folder.is_dir():
-        return f"{model}@{revision}"
+        return f"{model}@{revision}" + (f" {variant}" if variant else "")
     digest = hashlib.sha256()
     for file in sorted((folder / "unet").glob("*")):
         digest.update(file.name.encode())
@@ -87,8 +107,8 @@ def identity(model: str, revision: str | None) -> str:
 
 
 @torch.no_grad()
-def encode_text(pipeline: DiffusionPipeline, prompts: Sequence[str], resolution: int) -> Conditioning:
-    """Text conditioning of each prompt, by the pipeline's own encoder."""
+def encode_text(pipeline: DiffusionPipeline, prompts: Sequence[str], size: tuple[int, int]) -> Conditioning:
+    """Text conditioning of each prompt by the pipeline's own encoders, for pictures of `size` (height, width, px)."""
     device = pipeline.unet.device
     if getattr(pipeline, "text_encoder_2", None) is None:
         embeds, _ = pipeline.encode_prompt(list(prompts), device, 1, False)
@@ -96,9 +116,17 @@ def encode_text(pipeline: DiffusionPipeline, prompts: Sequence[str], resolution:
     embeds, _, pooled, _ = pipeline.encode_prompt(
         list(prompts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
-    # Original size, crop corner and target size (SDXL, Podell et al. 2023, §2.2): a centred square, uncropped.
-    ids = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], device=device, dtype=embeds.dtype)
+    # Original size, crop corner and target size (SDXL, Podell et al. 2023, §2.2): as if never resized nor cropped.
+    ids = torch.tensor([[*size, 0, 0, *size]], device=device, dtype=embeds.dtype)
     return Conditioning(embeds, pooled, ids.expand(len(prompts), -1))
+
+
+def unconditional(pipeline: DiffusionPipeline, size: tuple[int, int]) -> Conditioning:
+    """Conditioning (1, …) without a prompt, for guidance: that of the empty prompt, or zeros if the base says so."""
+    empty = encode_text(pipeline, [""], size)
+    if not pipeline.config.get("force_zeros_for_empty_prompt", False):
+        return empty
+    return Conditioning(torch.zeros_like(empty.embeds), torch.zeros_like(empty.pooled), empty.time_ids)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ K LoRAs share each batch as stacked adapters. The first noise of a picture depen
 LoRAs paint the same compositions and differ by what they have learnt: the fairest chance for image features.
 """
 
+import inspect
 import io
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -43,11 +44,12 @@ def generate(
     """
     bases.set_threads()
     device = bases.pick_device(device)
-    pipeline = bases.load(base["model"], base["revision"], device)
+    pipeline = bases.load(**base, device=device)
     updates = {lora: _unet_factors(path) for lora, path in loras.items()}
     tasks = [(prompt, number) for prompt in generation["prompts"] for number in generation["seeds"]]
-    prompts = [*generation["prompts"], ""]
-    text = bases.encode_text(pipeline, prompts, resolution)
+    prompts = generation["prompts"]
+    side = (resolution, resolution)
+    text = bases.encode_text(pipeline, prompts, side).join(bases.unconditional(pipeline, side))
     K = min(len(loras), generation["batch"])
     each = max(1, generation["batch"] // K)
     names = list(loras)
@@ -67,7 +69,8 @@ def generate(
                         part = tasks[begin : begin + each]
                         noise = torch.stack([initial_noise(shape, seed, prompt, number) for prompt, number in part])
                         index = [prompts.index(prompt) for prompt, _ in part]
-                        images = sample(pipeline, len(group), noise, text, index, len(prompts) - 1, steps, guidance)
+                        seeds = [noise_seed(seed, prompt, number) for prompt, number in part]
+                        images = sample(pipeline, len(group), noise, seeds, text, index, len(prompts), steps, guidance)
                         rows[setting] += [
                             {"lora": lora, "prompt": prompt, "seed": number, "image": _png(image)}
                             for lora, of_lora in zip(group, images, strict=True)
@@ -84,8 +87,13 @@ def generate(
 
 def initial_noise(shape: Sequence[int], seed: int, prompt: str, number: int) -> torch.Tensor:
     """The latent noise (c, h, w) that a picture starts from, float32 on the CPU."""
-    generator = torch.Generator().manual_seed(derive_seed("generation", seed, prompt, number))
+    generator = torch.Generator().manual_seed(noise_seed(seed, prompt, number))
     return torch.randn(tuple(shape), generator=generator)
+
+
+def noise_seed(seed: int, prompt: str, number: int) -> int:
+    """The seed of a picture's generator; the same for all LoRAs."""
+    return derive_seed("generation", seed, prompt, number)
 
 
 @torch.inference_mode()
@@ -93,6 +101,7 @@ def sample(
     pipeline: Any,
     adapters: int,
     noise: torch.Tensor,
+    seeds: Sequence[int],
     text: bases.Conditioning,
     index: Sequence[int],
     empty: int,
@@ -102,7 +111,8 @@ def sample(
     """Pictures uint8 (K, n, H, W, 3): K stacked adapters paint n pictures each from noise (n, c, h, w).
 
     `index` (n) and `empty` point into `text`. Classifier-free guidance as in Ho & Salimans 2022 where
-    ``guidance > 1``, with the base's own scheduler.
+    ``guidance > 1``, with the base's own scheduler. Schedulers that add noise draw it from a generator of each
+    picture's own, seeded by `seeds` (n) and past its first noise: as stock pipelines do with ``generator=[…]``.
     """
     unet, n = pipeline.unet, len(noise)
     scheduler = deepcopy(pipeline.scheduler)
@@ -111,6 +121,9 @@ def sample(
     guided = guidance > 1
     picked = torch.tensor([*([empty] * n if guided else []), *index], device=unet.device).repeat(adapters)
     arguments = text.take(picked).arguments()
+    extra = {}
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        extra["generator"] = [_past_first(number, noise.shape[1:]) for _ in range(adapters) for number in seeds]
     for t in scheduler.timesteps:
         inputs = scheduler.scale_model_input(x, t).view(adapters, n, *x.shape[1:])
         if guided:
@@ -119,9 +132,15 @@ def sample(
         if guided:
             unconditional, conditional = guess.view(adapters, 2, n, *x.shape[1:]).unbind(1)
             guess = (unconditional + guidance * (conditional - unconditional)).flatten(0, 1)
-        x = scheduler.step(guess, t, x).prev_sample
+        x = scheduler.step(guess, t, x, **extra).prev_sample
     images = bases.decode_latents(pipeline, x)
     return images.view(adapters, n, *images.shape[1:])
+
+
+def _past_first(seed: int, shape: Sequence[int]) -> torch.Generator:
+    generator = torch.Generator().manual_seed(seed)
+    torch.randn(tuple(shape), generator=generator)
+    return generator
 
 
 def _unet_factors(path: str | Path) -> dict[str, stacked.Factors]:
@@ -132,7 +151,7 @@ def _unet_factors(path: str | Path) -> dict[str, stacked.Factors]:
     }
 
 
-def _stack(unet: torch.nn.Module, updates: Sequence[Mapping[str, stacked.Factors]]) -> dict[str, stacked.StackedLinear]:
+def _stack(unet: torch.nn.Module, updates: Sequence[Mapping[str, stacked.Factors]]) -> dict[str, stacked.Stacked]:
     rank = max(A.shape[0] for update in updates for A, _ in update.values())
     layers = stacked.stack(unet, sorted(set().union(*updates)), len(updates), rank, 1.0)
     for k, update in enumerate(updates):

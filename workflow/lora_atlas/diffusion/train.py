@@ -1,82 +1,53 @@
 """Training: all LoRAs of one or several artists in one process and one model.
 
-Pictures and the caption are encoded once, then the autoencoder and the text encoder leave the device. Each LoRA has
-its own pictures, its own noise and timesteps (a generator seeded by LoRA and step), its own gradient clipping and its
-own loss; the losses are summed, so no gradient sees a neighbour. Because every draw is a function of (seed, step),
-a job that was killed goes on from its last checkpoint to the very same weights.
-
-The state lies in a folder that the workflow does not declare (it would be deleted with the outputs), carries a digest
-of all that it depends on, and is removed when the LoRAs are written.
+Pictures and the caption are encoded once, then the autoencoder and the text encoders leave the device. Each LoRA has
+its own pictures, its own noise and timesteps (streams.py), its own gradient clipping, moments and learning rate, and
+its own loss; no gradient sees a neighbour (pack.py). Because every draw is a function of (seed, step), a job that was
+killed goes on from its last state (state.py) to the very same weights.
 """
 
 import hashlib
 import json
-import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
-from rich.progress import Progress
 
 from .. import __version__, tables
-from ..pictures.decode import crop_square, decode, to_array
-from ..seeds import derive_seed
 from ..weights.factors import Update
 from ..weights.files import write_lora
 from . import base as bases
-from . import stacked
-
-LOG_EVERY = 10
-CHECKPOINT_EVERY = 50
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the LoRA and the step."""
+from . import examples, size, stacked, state
+from .objective import Target, TrainingError, target
+from .pack import Adapter, Limits, run
+from .streams import Shape, hash_factors, initial_seeds
 
 
 @dataclass(frozen=True)
-class Target:
-    """What the UNet should predict at (x₀, ε, t), and the weight of its error there."""
+class Resources:
+    """How a job may use its machine. Nothing here changes a LoRA but in its last digits."""
 
-    alphas: torch.Tensor  # ᾱ_t, (T,)
-    prediction: str
-    min_snr_gamma: float | None
-
-    def noisy(self, x: torch.Tensor, epsilon: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        a = self.alphas[t].view(-1, 1, 1, 1)
-        return a.sqrt() * x + (1 - a).sqrt() * epsilon
-
-    def value(self, x: torch.Tensor, epsilon: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        if self.prediction == "epsilon":
-            return epsilon
-        a = self.alphas[t].view(-1, 1, 1, 1)  # v-prediction, Salimans & Ho 2022, eq. 7
-        return a.sqrt() * epsilon - (1 - a).sqrt() * x
-
-    def weight(self, t: torch.Tensor) -> torch.Tensor:
-        """Min-SNR-γ (Hang et al. 2023, §3.4), or one."""
-        if self.min_snr_gamma is None:
-            return torch.ones(len(t), device=t.device)
-        snr = self.alphas[t] / (1 - self.alphas[t])
-        clipped = snr.clamp(max=self.min_snr_gamma)
-        return clipped / snr if self.prediction == "epsilon" else clipped / (snr + 1)
+    device: str = "auto"
+    loras_per_pack: int | str = "auto"
+    checkpoint_every: int = 50  # steps
+    time_budget: float | None = None  # minutes; None: no end
+    gradient_checkpointing: bool = False
+    compile: bool = False
 
 
-def target(scheduler: Any, training: Mapping[str, Any], device: str) -> Target:
-    """The training target that the base's own noise schedule asks for; raises TrainingError for one without it."""
-    config = scheduler.config
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction") or not hasattr(scheduler, "alphas_cumprod"):
-        raise TrainingError(
-            f"base.model: its scheduler ({type(scheduler).__name__}, prediction_type {prediction!r}) is not a "
-            "diffusion of type epsilon or v_prediction; the trainer knows these two"
-        )
-    gamma = training["min_snr_gamma"] if training["loss"] == "min_snr" else None
-    return Target(scheduler.alphas_cumprod.float().to(device), prediction, gamma)
+@dataclass(frozen=True)
+class _Material:
+    """What all packs of a job share."""
+
+    unet: torch.nn.Module
+    latents: Mapping[Shape, torch.Tensor]
+    text: Mapping[Shape, bases.Conditioning]
+    goal: Target
+    modules: Sequence[str]
 
 
 def train(
@@ -86,199 +57,182 @@ def train(
     training: Mapping[str, Any],
     *,
     seed: int,
-    device: str,
+    resources: Resources,
     outputs: Mapping[str, str | Path],
     logs: Mapping[str, str | Path],
-    state: str | Path,
+    folder: str | Path,
 ) -> None:
     """Train the LoRAs named in `outputs` (id → path), as `plan` says, on `pictures` of their artists.
 
-    Writes each LoRA, and each artist's training log (`logs`: artist → path), atomically. Raises BaseModelError,
-    TrainingError, or PictureError.
+    Writes each LoRA, and each artist's training log (`logs`: artist → path), atomically, and removes the state in
+    `folder`. Raises BaseModelError, TimeBudgetSpent, or TrainingError; where some LoRAs failed, the others are in
+    ``folder/finished``, which the message says.
     """
+    limits = Limits(
+        resources.checkpoint_every,
+        None if resources.time_budget is None else time.monotonic() + 60 * resources.time_budget,
+    )
     bases.set_threads()
-    device = bases.pick_device(device)
+    folder, device = Path(folder), bases.pick_device(resources.device)
     rows = [row for row in plan.to_pylist() if row["lora"] in outputs]
-    recipe = {"training": dict(training), "base": bases.identity(base["model"], base["revision"]), "seed": seed}
-    digest = hashlib.sha256(
-        json.dumps([recipe, rows, __version__, torch.__version__], sort_keys=True).encode()
-    ).hexdigest()
+    recipe = {"training": dict(training), "base": bases.identity(**base), "seed": seed}
+    work = {
+        "recipe": recipe,
+        "code": state.code_digest(),
+        "versions": {"lora-atlas": __version__, "torch": torch.__version__},
+        "data": {row["lora"]: _digest({key: row[key] for key in ("seed", "pictures")}) for row in rows},
+    }
+    packs = state.claim(folder, work)
+    material, places = _prepare(rows, pictures, base, training, resources, device)
+    if packs is None:
+        K = _pack_size(material, len(rows), training, resources, recipe, folder)
+        packs = size.split([row["lora"] for row in rows], K)
+        state.settle(folder, work, packs)
 
-    pipeline = bases.load(base["model"], base["revision"], device)
-    wanted = sorted({picture for row in rows for picture in row["pictures"]})
-    latents = bases.encode_pictures(pipeline, load_pictures(pictures, wanted, training["resolution"]))
-    latents = latents.to(device)
-    text = bases.encode_text(pipeline, [training["caption"]], training["resolution"])
-    goal = target(pipeline.scheduler, training, device)
-    unet = pipeline.unet
-    del pipeline
-
-    names = stacked.targeted(unet, training["targets"])
-    layers = stacked.stack(unet, names, len(rows), training["rank"], training["alpha"] / training["rank"])
-    stacked.initialise(layers, initial_seeds(layers, [row["lora"] for row in rows], seed, training["init"]))
-    beginnings = [hash_factors(stacked.factors(layers, k)) for k in range(len(rows))]
-    places = [[wanted.index(picture) for picture in row["pictures"]] for row in rows]
-    streams = [row["seed"] if training["noise"] == "own" else seed for row in rows]
-    history = _run(unet, layers, latents, text, goal, rows, places, streams, training, Path(state), digest)
-
-    for k, row in enumerate(rows):
-        updates = {
-            f"unet.{name}": Update(f"unet.{name}", A.numpy(), B.numpy())
-            for name, (A, B) in stacked.factors(layers, k).items()
-        }
-        # No caption, no artist: whoever learns from the file must learn from the weights.
-        metadata = {
-            "format": "pt",
-            "lora_atlas.version": __version__,
-            "lora_atlas.base": recipe["base"],
-            "lora_atlas.recipe": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest(),
-            "lora_atlas.initial_A": beginnings[k],
-        }
-        write_lora(outputs[row["lora"]], updates, metadata)
+    history, failures = [], {}
+    finished = {lora: folder / "finished" / f"{lora}.safetensors" for lora in outputs}
+    row_of = {row["lora"]: row for row in rows}
+    for number, loras in enumerate(packs):
+        layers = stacked.stack(
+            material.unet, material.modules, len(loras), training["rank"], training["alpha"] / training["rank"]
+        )
+        stacked.initialise(layers, initial_seeds(layers, loras, seed, training["init"]))
+        beginnings = [hash_factors(stacked.factors(layers, k)) for k in range(len(loras))]
+        adapters = [_adapter(row_of[lora], places, training, seed) for lora in loras]
+        file = folder / f"pack-{number:02d}.pt"
+        done = run(
+            material.unet, layers, adapters, material.latents, material.text, material.goal, training, file, limits
+        )
+        history += done.history
+        failures |= done.failures
+        for k, lora in enumerate(loras):
+            if lora not in failures:
+                _write(finished[lora], layers, k, beginnings[k], recipe)
+        stacked.unstack(material.unet, layers)
+    if failures:
+        raise TrainingError(
+            f"{len(failures)} of {len(rows)} LoRAs failed: "
+            + "; ".join(f"{lora}: {what}" for lora, what in sorted(failures.items()))
+            + f". The others are whole, in {folder / 'finished'}: copy them from there. To train anew, delete "
+            f"{folder}; a lower training.learning_rate, or the plan without these pictures, may help"
+        )
+    for lora, path in outputs.items():
+        with tables.replacing(path) as temporary:
+            temporary.write_bytes(finished[lora].read_bytes())
     artist_of = {row["lora"]: row["artist"] for row in rows}
     for artist, path in logs.items():
-        tables.write(path, "training_log", [entry for entry in history if artist_of[entry["lora"]] == artist])
-    shutil.rmtree(state, ignore_errors=True)
+        entries = [entry for entry in history if artist_of[entry["lora"]] == artist]
+        tables.write(path, "training_log", sorted(entries, key=lambda entry: (entry["step"], entry["lora"])))
+    state.remove(folder)
 
 
-def load_pictures(pictures: pa.Table, wanted: Sequence[str], resolution: int) -> torch.Tensor:
-    """The wanted pictures as (n, 3, resolution, resolution) in -1…1; raises TrainingError naming absent ones."""
-    found = {row["picture"]: row["image"]["bytes"] for row in pictures.to_pylist() if row["status"] == "kept"}
-    absent = sorted(set(wanted) - set(found))
-    if absent:
-        raise TrainingError(f"the plan names pictures that the pictures table lacks: {absent}; rerun the plan")
-    arrays = [to_array(crop_square(decode(found[picture], min_side=1), resolution)) for picture in wanted]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+def _prepare(rows, pictures, base, training, resources: Resources, device: str):
+    """Everything that packs share, encoded once; and picture → its shape and place."""
+    pipeline = bases.load(**base, device=device)
+    wanted = sorted({picture for row in rows for picture in row["pictures"]})
+    latents, places, sizes = examples.encode(pipeline, pictures, wanted, training)
+    text = {shape: bases.encode_text(pipeline, [training["caption"]], pixels) for shape, pixels in sizes.items()}
+    goal = target(pipeline.scheduler, training, device)
+    unet = pipeline.unet
+    if resources.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if resources.compile:
+        unet.compile()
+    del pipeline  # autoencoder and text encoders with it
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    latents = {shape: z.to(device) for shape, z in latents.items()}
+    return _Material(unet, latents, text, goal, stacked.targeted(unet, training["targets"])), places
 
 
-def initial_seeds(modules: Sequence[str], loras: Sequence[str], seed: int, init: str) -> list[dict[str, int]]:
-    """Seeds of the initial A: the same for all LoRAs (`shared`), or each its own (`own`)."""
-    return [
-        {name: derive_seed("initial A", seed, name, *([lora] if init == "own" else [])) for name in modules}
-        for lora in loras
-    ]
+def _adapter(row: Mapping[str, Any], places: Mapping[str, tuple[Shape, int]], training, seed: int) -> Adapter:
+    own: dict[Shape, list[tuple[int, str]]] = {}
+    for picture in row["pictures"]:
+        shape, place = places[picture]
+        own.setdefault(shape, []).append((place, picture))
+    return Adapter(row["lora"], own, row["seed"] if training["noise"] == "own" else seed, row["seed"])
 
 
-def hash_factors(factors: Mapping[str, stacked.Factors]) -> str:
-    """Hash of the A factors: LoRAs that share it are comparable factor by factor."""
-    digest = hashlib.sha256()
-    for name, (A, _) in sorted(factors.items()):
-        digest.update(name.encode() + A.numpy().tobytes())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class Memory:
+    """A device's memory: what it is, how much of it, and its highest use since the last reset (bytes)."""
+
+    name: str
+    total: int
+    reset: Callable[[], None]
+    peak: Callable[[], int]
 
 
-def draw(
-    stream: int, order: int, step: int, places: Sequence[int], batch: int, shape: Sequence[int], timesteps: int
-) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    """Pictures, noise (batch, *shape) and timesteps (batch,) of one LoRA at one step: a function of its arguments.
+def memory_of(device: torch.device) -> Memory | None:
+    """The memory of a GPU; None for a CPU, whose packs need no search."""
+    if device.type != "cuda":
+        return None
 
-    Pictures come in epochs, each a new permutation, so that every picture is seen equally often; timesteps are
-    stratified over the batch, so that every stretch of the schedule is (Kingma et al. 2021, app. I.1).
-    """
-    generator, picked = torch.Generator(), []
-    for position in range(step * batch, (step + 1) * batch):
-        epoch, place = divmod(position, len(places))
-        generator.manual_seed(derive_seed("epoch", order, epoch))
-        picked.append(places[int(torch.randperm(len(places), generator=generator)[place])])
-    generator.manual_seed(derive_seed("noise", stream, step))
-    epsilon = torch.randn(batch, *shape, generator=generator)
-    strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    return picked, epsilon, (strata * timesteps).long().clamp(max=timesteps - 1)
+    def reset() -> None:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+    total = torch.cuda.get_device_properties(device).total_memory
+    return Memory(torch.cuda.get_device_name(device), total, reset, lambda: torch.cuda.max_memory_allocated(device))
 
 
-def _run(
-    unet: torch.nn.Module,
-    layers: Mapping[str, stacked.StackedLinear],
-    latents: torch.Tensor,
-    text: bases.Conditioning,
-    goal: Target,
-    rows: Sequence[Mapping[str, Any]],
-    places: Sequence[Sequence[int]],
-    streams: Sequence[int],
-    training: Mapping[str, Any],
-    state: Path,
-    digest: str,
-) -> list[dict[str, Any]]:
-    """The steps; returns rows of the training log."""
-    device, K, b = latents.device, len(rows), training["batch"]
-    params = stacked.parameters(layers)
-    optimizer = torch.optim.AdamW(params, training["learning_rate"], weight_decay=training["weight_decay"])
-    conditioning = text.take(torch.zeros(K * b, dtype=torch.long, device=device))
-    history: list[dict[str, Any]] = []
-    start = _resume(state, digest, layers, optimizer, history)
-    losses, norms, clock = torch.zeros(K), torch.zeros(K), time.perf_counter()
-    since = start
-    with Progress(disable=None, transient=True) as progress:
-        task = progress.add_task("training", total=training["steps"], completed=start)
-        for step in range(start, training["steps"]):
-            draws = [
-                draw(streams[k], rows[k]["seed"], step, places[k], b, latents.shape[1:], len(goal.alphas))
-                for k in range(K)
-            ]
-            x = latents[torch.tensor([i for picked, _, _ in draws for i in picked], device=device)]
-            epsilon = torch.cat([e for _, e, _ in draws]).to(device)
-            t = torch.cat([s for _, _, s in draws]).to(device)
-            noisy = goal.noisy(x, epsilon, t).to(unet.dtype)
-            guess = unet(noisy, t, **conditioning.arguments()).sample.float()
-            error = (guess - goal.value(x, epsilon, t)).square().mean(dim=(1, 2, 3)) * goal.weight(t)
-            loss = error.view(K, b).mean(1)
-            optimizer.zero_grad(set_to_none=True)
-            loss.sum().backward()
-            norm = stacked.clip_gradients(params, training["max_grad_norm"])
-            for group in optimizer.param_groups:
-                group["lr"] = training["learning_rate"] * min(1.0, (step + 1) / max(1, training["warmup"]))
-            optimizer.step()
-            losses += loss.detach().cpu()
-            norms += norm.cpu()
-            progress.advance(task)
-            if (step + 1) % LOG_EVERY == 0 or step + 1 == training["steps"]:
-                bad = [rows[k]["lora"] for k in range(K) if not torch.isfinite(losses[k])]
-                if bad:
-                    raise TrainingError(f"the loss of {bad} is not finite between steps {since} and {step + 1}")
-                done, now = step + 1 - since, time.perf_counter()
-                history += [
-                    {
-                        "lora": rows[k]["lora"],
-                        "step": step + 1,
-                        "loss": losses[k].item() / done,
-                        "gradient_norm": norms[k].item() / done,
-                        "seconds": (now - clock) / K,
-                    }
-                    for k in range(K)
-                ]
-                print(f"step {step + 1}/{training['steps']}: mean loss {losses.mean() / done:.4f}", flush=True)
-                losses, norms, clock, since = torch.zeros(K), torch.zeros(K), now, step + 1
-                if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < training["steps"]:
-                    _checkpoint(state, digest, step + 1, layers, optimizer, history)
-    return history
-
-
-def _checkpoint(state: Path, digest: str, step: int, layers, optimizer, history) -> None:
-    kept = {
-        "digest": digest,
-        "step": step,
-        "factors": {name: (layer.A, layer.B) for name, layer in layers.items()},
-        "optimizer": optimizer.state_dict(),
-        "history": history,
+def _pack_size(material: _Material, count: int, training, resources: Resources, recipe, folder: Path) -> int:
+    if resources.loras_per_pack != "auto":
+        return min(count, int(resources.loras_per_pack))
+    memory = memory_of(next(iter(material.latents.values())).device)
+    if memory is None:
+        return count
+    key = {
+        "device": memory.name,
+        "memory": memory.total,
+        "recipe": _digest({k: v for k, v in recipe.items() if k != "seed"}),
+        "shapes": sorted(material.latents),
+        "checkpointing": resources.gradient_checkpointing,
+        "most": count,
     }
-    with tables.replacing(state / "state.pt") as temporary:
-        torch.save(kept, temporary)
+
+    def trial(K: int) -> int:
+        memory.reset()
+        trial_step(material.unet, material.modules, K, material.latents, material.text, training)
+        return memory.peak()
+
+    # Beside the jobs' own folders, which are removed: the next job on such a device need not search again.
+    file = folder.parent / "pack_sizes.json"
+    chosen = size.remembered(file, key, lambda: size.grow(trial, count, memory.total))
+    print(f"{chosen} LoRAs in a pack on {memory.name}", flush=True)
+    return chosen
 
 
-def _resume(state: Path, digest: str, layers, optimizer, history) -> int:
-    """Load the state if it is of this very work; returns the step to go on from."""
-    file = state / "state.pt"
-    if not file.exists():
-        return 0
-    kept = torch.load(file, map_location=next(iter(layers.values())).A.device, weights_only=True)
-    if kept["digest"] != digest:
-        print(f"{file} belongs to another recipe, plan or version; starting anew", flush=True)
-        return 0
-    with torch.no_grad():
-        for name, (A, B) in kept["factors"].items():
-            layers[name].A.copy_(A)
-            layers[name].B.copy_(B)
-    optimizer.load_state_dict(kept["optimizer"])
-    history += kept["history"]
-    print(f"going on from step {kept['step']}", flush=True)
-    return kept["step"]
+def trial_step(unet, modules, K: int, latents, text, training) -> None:
+    """One step of K adapters on the largest shape, with moments of the optimizer; nothing of it is kept."""
+    layers = stacked.stack(unet, modules, K, training["rank"], 1.0)
+    try:
+        flat = stacked.flatten(layers)
+        moments = torch.zeros(2, *flat.values.shape, device=flat.values.device)
+        shape = max(latents, key=lambda s: s[0] * s[1])
+        n = K * training["batch"]
+        x = torch.zeros(n, *latents[shape].shape[1:], device=moments.device, dtype=unet.dtype)
+        prompt = text[shape].take(torch.zeros(n, dtype=torch.long, device=moments.device))
+        unet(x, torch.zeros(n, dtype=torch.long, device=moments.device), **prompt.arguments()).sample.sum().backward()
+    finally:
+        stacked.unstack(unet, layers)
+
+
+def _write(path: Path, layers: Mapping[str, stacked.Stacked], k: int, beginning: str, recipe) -> None:
+    updates = {}
+    for name, (A, B) in stacked.factors(layers, k).items():
+        A, B = stacked.as_stored(layers[name], A, B)
+        updates[f"unet.{name}"] = Update(f"unet.{name}", A.numpy(), B.numpy())
+    # No caption, no artist: whoever learns from the file must learn from the weights.
+    metadata = {
+        "format": "pt",
+        "lora_atlas.version": __version__,
+        "lora_atlas.base": recipe["base"],
+        "lora_atlas.recipe": _digest(recipe),
+        "lora_atlas.initial_A": beginning,
+    }
+    write_lora(path, updates, metadata)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,175 @@
+"""A job that is killed, stopped or given another's state: it goes on to the very same bytes, or says why not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_atlas import tables
+from lora_atlas.diffusion import pack, state
+from lora_atlas.diffusion.objective import TrainingError
+from lora_atlas.diffusion.pack import TimeBudgetSpent
+from lora_atlas.diffusion.train import Resources
+
+KILLS = 21
+TWO = ["ada/00", "ada/01"]
+
+
+@pytest.mark.slow
+def test_a_job_killed_at_random_moments_ends_in_the_same_bytes(tmp_path, tiny_base, material, recipe):
+    """SIGKILL 21 times: at random moments, in the middle of a save, and between a save and its rename."""
+    plan, pictures = material
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    tables.write(tmp_path / "plan.parquet", "plan", plan)
+    tables.write(tmp_path / "pictures.parquet", "pictures", pictures)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3] / "workflow")}
+    script = Path(__file__).with_name("killed.py")
+    done = subprocess.run(
+        [sys.executable, script, tiny_base, tmp_path, str(KILLS)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    killed = [kind for kind, status in found["kinds"] if status == -signal.SIGKILL]
+    assert len(killed) == KILLS
+    assert {"random", "mid-save", "before the rename"} == set(killed)
+    assert ["pack-00.pt"] in found["saved"]  # it did get on between the kills
+    assert all(found["equal"])
+    assert found["left"] == []
+
+
+@pytest.fixture
+def interrupted(tmp_path, tiny_base, material, make, monkeypatch):
+    """A folder whose job died after its second save."""
+
+    def interrupt(name="x", **changes):
+        saved, left = state.save, [2]
+
+        def die_after_saving(file, kept):
+            saved(file, kept)
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(state, "save", die_after_saving)
+            with pytest.raises(KeyboardInterrupt):
+                make(
+                    tmp_path / name, tiny_base, material, TWO, resources=Resources("cpu", checkpoint_every=5), **changes
+                )
+        return tmp_path / name
+
+    return interrupt
+
+
+def test_a_job_goes_on_from_its_state_and_keeps_its_log(tmp_path, tiny_base, material, make, interrupted, capsys):
+    whole = make(tmp_path / "whole", tiny_base, material, TWO, steps=25)
+    folder = interrupted(steps=25)
+    resumed = make(folder, tiny_base, material, TWO, steps=25)
+    assert "going on from step 10" in capsys.readouterr().out
+    assert all(whole[lora].read_bytes() == resumed[lora].read_bytes() for lora in TWO)
+    one, two = (
+        tables.read(f / "log.parquet", "training_log").drop_columns("seconds") for f in (tmp_path / "whole", folder)
+    )
+    assert one.equals(two)
+    assert sorted(set(one["step"].to_pylist())) == [10, 20, 25]
+    assert not (folder / "state").exists()
+
+
+def test_a_spent_time_budget_stops_cleanly_and_a_retry_goes_on(tmp_path, tiny_base, material, make):
+    whole = make(tmp_path / "whole", tiny_base, material, TWO)
+    stops = []
+    for _ in range(20):
+        try:
+            made = make(tmp_path / "slow", tiny_base, material, TWO, resources=Resources("cpu", time_budget=0))
+            break
+        except TimeBudgetSpent as error:
+            stops.append(str(error))
+            assert not list((tmp_path / "slow").glob("*.safetensors"))
+    assert len(stops) == 11  # a step each, and the twelfth is the last
+    assert "the time budget is spent at step 3 of 12" in stops[2]
+    assert str(tmp_path / "slow" / "state") in stops[2]
+    assert all(whole[lora].read_bytes() == made[lora].read_bytes() for lora in TWO)
+
+
+def test_a_halved_batch_is_remembered(tmp_path, tiny_base, material, make, interrupted, monkeypatch):
+    """Else a job that goes on would add its gradients up in another order."""
+    through, sizes = pack._batch, []
+
+    def short(unet, layers, draws, latents, text, goal, errors, shape, chosen, begin, end, b):
+        sizes.append(len(chosen))
+        if len(chosen) > 1:
+            raise torch.OutOfMemoryError("no room")
+        through(unet, layers, draws, latents, text, goal, errors, shape, chosen, begin, end, b)
+
+    monkeypatch.setattr(pack, "_batch", short)
+    whole = make(tmp_path / "whole", tiny_base, material, TWO)
+    folder = interrupted()
+    sizes.clear()
+    resumed = make(folder, tiny_base, material, TWO)
+    assert set(sizes) == {1}
+    assert all(whole[lora].read_bytes() == resumed[lora].read_bytes() for lora in TWO)
+
+
+# --- state that is not this work's
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learning_rate": 1e-3}, r"recipe\.training\.learning_rate was 0\.002, is 0\.001"),
+        ({"seed": 8}, r"recipe\.seed was 7, is 8"),
+    ],
+)
+def test_state_of_another_recipe_is_refused_with_what_differs(tiny_base, material, make, interrupted, changes, words):
+    folder = interrupted()
+    before = (folder / "state" / "pack-00.pt").read_bytes()
+    with pytest.raises(TrainingError, match=words) as caught:
+        make(folder, tiny_base, material, TWO, **changes)
+    assert f"delete the folder {folder / 'state'}" in str(caught.value)
+    assert (folder / "state" / "pack-00.pt").read_bytes() == before
+
+
+def test_state_of_other_data_code_or_base_is_refused(
+    tiny_base, tiny_bases, material, make, interrupted, monkeypatch, wide_and_tall
+):
+    folder = interrupted()
+    with pytest.raises(TrainingError, match=r"data\.ada/00 is another; data\.ada/01 is another"):
+        make(folder, tiny_base, wide_and_tall, TWO)
+    with pytest.raises(TrainingError, match=r"data\.ada/02 is new"):
+        make(folder, tiny_base, material, [*TWO, "ada/02"])
+    with pytest.raises(TrainingError, match=r"recipe\.base was"):
+        make(folder, tiny_bases["sd-v"], material, TWO)
+    with monkeypatch.context() as patched:
+        patched.setattr(state, "code_digest", lambda: "0" * 64)
+        with pytest.raises(TrainingError, match="code is another"):
+            make(folder, tiny_base, material, TWO)
+
+
+def test_damaged_or_unknown_state_is_refused_by_name(tiny_base, material, make, interrupted):
+    folder = interrupted()
+    file = folder / "state" / "pack-00.pt"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainingError, match=r"pack-00\.pt: damaged"):
+        make(folder, tiny_base, material, TWO)
+    file.write_bytes(whole)
+    (folder / "state" / "manifest.json").write_text("{")
+    with pytest.raises(TrainingError, match=r"manifest\.json: damaged"):
+        make(folder, tiny_base, material, TWO)
+    (folder / "state" / "manifest.json").unlink()
+    with pytest.raises(TrainingError, match=r"no manifest\.json says of what work"):
+        make(folder, tiny_base, material, TWO)
+    assert file.read_bytes() == whole
+
+
+def test_the_code_digest_knows_the_trainer_and_what_it_imports():
+    from lora_atlas import code
+
+    files = {path.name for path in code.closure("diffusion.train")}
+    assert {"train.py", "pack.py", "stacked.py", "streams.py", "seeds.py", "files.py", "decode.py"} <= files
+    assert state.code_digest() == state.code_digest()

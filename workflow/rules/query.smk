@@ -19,7 +19,6 @@ rule query:
     params:
         query=config["query"],
         content=QUERIED,
-        results=RESULTS,
         weights={key: config["weights"][key] for key in ("components", "blocks")},
         options=ENGINE,
     script:

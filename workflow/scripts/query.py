@@ -3,12 +3,14 @@
 from job import job
 
 with job(snakemake) as cost:
+    from pathlib import Path
+
     from lora_atlas import tables
     from lora_atlas.weights.known import collections
     from lora_atlas.weights.query import query, told
 
     p = snakemake.params
     options = {"pickles": p.options["pickles"] == "load", "base": p.options["base"]}
-    rows = query([p.query], collections(p.results, **options), **p.weights, **options)
+    rows = query([p.query], collections(Path(snakemake.output[0]).parents[1], **options), **p.weights, **options)
     tables.write(snakemake.output[0], "query", rows)
     cost.say(told(rows))

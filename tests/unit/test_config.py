@@ -208,7 +208,7 @@ def test_a_key_near_to_none_lists_those_that_there_are():
         ({"training.loss": "min-snr"}, "training.loss: 'min-snr' is unknown; did you mean 'min_snr'?"),
         ({"pictures.source": "foldr"}, "pictures.source: 'foldr' is unknown; did you mean 'folder'?"),
         ({"extractors.clip.library": "openclip"}, "extractors.clip.library: 'openclip' is unknown"),
-        ({"embedding.calibration": 3}, "embedding.calibration: 3 is unknown; one of ['none', 'rescale', 'crossfit']"),
+        ({"embedding.calibration": 3}, "embedding.calibration: 3 is unknown; one of ['none', 'rescale', 'lzw', 'crossfit', 'split']"),
     ],
 )
 def test_an_unknown_choice_names_the_known_ones(changes, words):

@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "workflow"))
 
 from lora_atlas import code as library, config as configuration, embeddings, study as studies
 from lora_atlas.pictures import sources as picture_sources
+from lora_atlas.seeds import derive_seed
 
 try:
     config = configuration.check(
@@ -117,8 +118,10 @@ def rules_of(*stages):
 
 
 def cache_folder(results):
-    """Where a stage keeps what it knows of files by their content, apart for each version of the code that computes it."""
-    return f"{results}/cache/{library.digest('weights.gram', 'weights.sketch')[:12]}"
+    """Where a stage keeps what it knows of files by their content: apart for each version of the code that computes it,
+    and for each base that updates are relative to."""
+    version = derive_seed(library.digest("weights.gram", "weights.sketch"), config["weights"]["base"])
+    return f"{results}/cache/{version:016x}"
 
 
 def spaces_of_folder(wildcards):

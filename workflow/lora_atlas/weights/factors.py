@@ -169,10 +169,11 @@ def finite(update: Factored) -> bool:
 
 
 def _finite(x: np.ndarray) -> bool:
+    """Whether all of x is finite. What is not makes a sum so; the reverse is rare, and then looked at one by one."""
     with np.errstate(over="ignore", invalid="ignore"):
-        flat = x.ravel(order="K")
-        # What is not finite makes the sum of squares so; the reverse is rare, and then looked at number by number.
-        return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(x).all())
+        flat = x.ravel(order="K") if x.flags.forc else None  # the identity is a view that must not be copied
+        total = x.sum(dtype=np.float64) if flat is None else np.dot(flat, flat)
+        return bool(np.isfinite(total) or np.isfinite(x).all())
 
 
 def of_dense(module: str, W: np.ndarray) -> Update:

@@ -31,12 +31,12 @@ def find(folder: str | Path) -> list[Found]:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "is absent"
         raise FolderError(f"{printable(str(folder))}: {what}; expected a folder of LoRA files")
-    paths = sorted(_walk(root), key=lambda path: (os.fsencode(path.with_suffix("")), path.suffix))
+    paths = sorted(_walk(root), key=lambda path: (os.fsencode(_stem(path)), path.suffix))
     if not paths:
         raise FolderError(
             f"{printable(str(folder))}: no LoRA files in it; looked for {', '.join(CANDIDATES)}, and folders of PEFT"
         )
-    short = {path: printable(path.relative_to(root).with_suffix("").as_posix()) for path in paths}
+    short = {path: printable(_stem(path).relative_to(root).as_posix()) for path in paths}
     names = list(short.values())
     found = []
     for path in paths:
@@ -45,6 +45,11 @@ def find(folder: str | Path) -> list[Found]:
         labels = [printable(part) for part in below.parent.parts]
         found.append(Found(name, path, labels[-1] if labels else None, labels[-2] if len(labels) > 1 else None))
     return found
+
+
+def _stem(path: Path) -> Path:
+    """The path without the ending of a file; a folder of PEFT called v1.5 has none."""
+    return path.with_suffix("") if path.suffix.lower() in CANDIDATES else path
 
 
 def _walk(folder: Path) -> Iterator[Path]:

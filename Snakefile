@@ -2,7 +2,8 @@
 
 Paths, under results/{study}/:
 
-    pictures/{artist}.parquet              the pictures of an artist, kept and refused
+    pictures/{artist}.parquet              the pictures of an artist, kept and refused; pictures/index.html shows them
+    fetched.parquet, duplicates.parquet    what was asked for on a network; pictures that are nearly the same
     plan.parquet, plan/{artist}.parquet    which pictures each LoRA is trained on
     loras/{artist}/{nn}.safetensors        a LoRA; loras/{artist}/log.parquet its losses
     generated/{pack}/{setting}.parquet     what they paint; {setting} is s{steps}_g{guidance}, {pack} the first of the
@@ -28,7 +29,7 @@ include: "workflow/rules/common.smk"
 rule all:
     default_target: True
     input:
-        rules_of("tables", "charts"),
+        rules_of("page", "tables", "charts"),
 
 
 include: "workflow/rules/pictures.smk"

@@ -54,6 +54,25 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("status", _text),
         ("reason", _text, "optional"),
     ),
+    # one row a picture that was asked for on a network
+    "fetched": _schema(
+        ("url", _text),
+        ("artist", _text),
+        ("status", _text),
+        ("reason", _text, "optional"),
+        ("sha256", _text, "optional"),
+        ("size", _whole, "optional"),
+    ),
+    # one row a kept picture that is not used, since `other` is nearly the same; `other_artist` may be another
+    "duplicates": _schema(
+        ("picture", _text),
+        ("artist", _text),
+        ("other", _text),
+        ("other_artist", _text),
+        ("distance", _whole),
+        ("correlation", _real),
+        ("reason", _text),
+    ),
     # one row a LoRA: what it is trained on
     "plan": _schema(
         ("lora", _text),

@@ -23,6 +23,13 @@ except studies.StudyError as error:
 
 STUDY = config["study"]
 ARTISTS = picture_sources.artists(config["pictures"], config["folder"])
+PICTURES_FOUND = picture_sources.digests(config["pictures"], config["folder"])
+SOURCE = picture_sources.source(config["pictures"])
+LISTED, FETCHED = SOURCE.list_pictures is not None, SOURCE.fetch is not None
+# What must be there before an artist's pictures are collected.
+PICTURES_NEED = [f"results/{STUDY}/fetched.parquet"] if FETCHED else []
+if config["pictures"]["archive"]:
+    PICTURES_NEED = [config["pictures"]["manifest"], config["folder"]]
 NUMBERS = studies.lora_numbers(config["plan"])
 # Artists whose LoRAs one job trains together, and has paint together; a pack is called by the first of them.
 PACKS = studies.packs(list(ARTISTS), config["resources"]["artists_per_job"])
@@ -65,6 +72,14 @@ def model_files(model):
     return sorted(str(path) for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
 
 
+def listed_manifest(wildcards):
+    """The manifest to fetch from; one that changes with its wiki is looked at by somebody first."""
+    manifest = config["pictures"]["manifest"]
+    if config["pictures"]["source"] == "commons" and not Path(manifest).exists():
+        raise WorkflowError(f"there is no {manifest} yet: run `snakemake manifest`, look at it, commit it, run again")
+    return manifest
+
+
 def runtime(wildcards, attempt):
     """Minutes; a second attempt gets twice the time."""
     return config["resources"]["runtime"] * attempt
@@ -82,6 +97,7 @@ def rules_of(*stages):
     charts = ["weight_map", "comparison"]
     files = {
         "pictures": expand("{r}/pictures/{a}.parquet", r=RESULTS, a=ARTISTS),
+        "page": [f"{RESULTS}/pictures/index.html"],
         "plan": [f"{RESULTS}/plan.parquet"],
         "loras": expand("{r}/loras/{a}/{n}.safetensors", r=RESULTS, a=ARTISTS, n=NUMBERS),
         "generated": expand("{r}/generated/{p}/{s}.parquet", r=RESULTS, p=PACKS, s=SETTINGS),

@@ -1,19 +1,85 @@
-"""Pictures: from the study's source into one table an artist.
+"""Pictures: from the study's source into one table an artist; near-duplicates; a page that shows what was kept and why.
 
-Needs: nothing (source synthetic), or the folder named by `folder` (source folder).
-Makes: results/{study}/pictures/{artist}.parquet
+Needs: nothing (source synthetic), the folder named by `folder` (folder, artbench), a manifest (manifest), or a network
+       (huggingface, commons, manifest): then pictures.contact too
+Makes: results/{study}/pictures/{artist}.parquet, results/{study}/pictures/index.html, results/{study}/duplicates.parquet;
+       of a network results/{study}/fetched.parquet, and the file that pictures.manifest names
 """
 
 
 rule pictures:
     input:
-        rules_of("pictures"),
+        rules_of("pictures", "page"),
     localrule: True
 
 
+if LISTED:
+
+    # Written once, and committed by whoever wants the same pictures again.
+    rule manifest:
+        input:
+            config["pictures"]["manifest"],
+        localrule: True
+
+    rule list_pictures:
+        output:
+            update(config["pictures"]["manifest"]),
+        log:
+            f"{RESULTS}/logs/manifest.log",
+        localrule: True
+        conda:
+            "../../envs/lora-atlas.yaml"
+        params:
+            pictures=config["pictures"],
+        script:
+            "../scripts/list_pictures.py"
+
+
+if FETCHED:
+
+    # One job, so that no server ever sees more than two connections. What it fetched stays in the store.
+    rule fetch_pictures:
+        input:
+            manifest=listed_manifest,
+        output:
+            f"{RESULTS}/fetched.parquet",
+        log:
+            f"{RESULTS}/logs/fetch.log",
+        localrule: True
+        conda:
+            "../../envs/lora-atlas.yaml"
+        params:
+            pictures=config["pictures"],
+            artists=list(ARTISTS),
+            plan=config["plan"],
+            seed=config["seed"],
+        script:
+            "../scripts/fetch_pictures.py"
+
+
+if config["pictures"]["archive"]:
+
+    rule fetch_artbench:
+        output:
+            metadata=config["pictures"]["manifest"],
+            images=directory(config["folder"]),
+        log:
+            f"{RESULTS}/logs/artbench.log",
+        localrule: True
+        conda:
+            "../../envs/lora-atlas.yaml"
+        params:
+            pictures=config["pictures"],
+            lock=config["lock"],
+        script:
+            "../scripts/fetch_artbench.py"
+
+
 # One artist, so that a new one costs only itself. A picture that cannot be used is a row with a reason.
+# What was fetched counts as old: a new artist in the manifest must not collect the others anew.
 rule collect_pictures:
     input:
+        fetched=ancient(PICTURES_NEED),
         code=code("pictures.sources", "pictures.synthetic", "pictures.decode", "tables"),
     output:
         "results/{study}/pictures/{artist}.parquet",
@@ -24,9 +90,47 @@ rule collect_pictures:
         "../../envs/lora-atlas.yaml"
     params:
         genre=lambda wildcards: ARTISTS[wildcards.artist],
-        pictures=lambda wildcards: {**config["pictures"], "artists": None},
+        pictures=lambda wildcards: {**config["pictures"], "artists": None, "contact": None, "duplicates": None},
         folder=config["folder"],
-        pictures_found=lambda wildcards: picture_sources.count(config["pictures"], config["folder"])[wildcards.artist],
+        pictures_found=lambda wildcards: PICTURES_FOUND[wildcards.artist],
         seed=config["seed"],
     script:
         "../scripts/collect_pictures.py"
+
+
+rule find_duplicates:
+    input:
+        pictures=rules_of("pictures"),
+        code=code("pictures.duplicates"),
+    output:
+        f"{RESULTS}/duplicates.parquet",
+    log:
+        f"{RESULTS}/logs/duplicates.log",
+    localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        threshold=config["pictures"]["duplicates"],
+    script:
+        "../scripts/find_duplicates.py"
+
+
+rule show_pictures:
+    input:
+        pictures=rules_of("pictures"),
+        duplicates=f"{RESULTS}/duplicates.parquet",
+        template="workflow/lora_atlas/pictures/templates/pictures.html",
+        code=code("pictures.page"),
+    output:
+        f"{RESULTS}/pictures/index.html",
+    log:
+        f"{RESULTS}/logs/pictures_page.log",
+    localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        study=STUDY,
+        plan=config["plan"],
+        pictures={key: config["pictures"][key] for key in ("source", "manifest", "duplicates")},
+    script:
+        "../scripts/show_pictures.py"

@@ -203,8 +203,20 @@ def test_5_a_file_that_was_left_half_is_continued(museum, client, tmp_path):
     data = picture(side=100)
     museum.paths["/a"] = ranged(data, True)
     (tmp_path / "part").write_bytes(data[:100])
-    museum.paths["/a"](type("once", (), {"headers": {}, "send_response": lambda *a: 0, "send_header": lambda *a: 0,
-        "end_headers": lambda *a: 0, "wfile": io.BytesIO(), "close_connection": False})())  # spend the cut answer
+    museum.paths["/a"](
+        type(
+            "once",
+            (),
+            {
+                "headers": {},
+                "send_response": lambda *a: 0,
+                "send_header": lambda *a: 0,
+                "end_headers": lambda *a: 0,
+                "wfile": io.BytesIO(),
+                "close_connection": False,
+            },
+        )()
+    )  # spend the cut answer
     with (tmp_path / "part").open("rb+") as sink:
         assert client.save(museum.url + "/a", sink, 100, '"one"') == '"one"'
     assert (tmp_path / "part").read_bytes() == data and museum.log[0][1]["Range"] == "bytes=100-"
@@ -264,9 +276,16 @@ def test_7_killed_at_any_moment_a_rerun_fetches_only_what_is_missing(tmp_path):
         for _ in range(10):
             before = len(museum.log)
             process = subprocess.Popen(
-                [sys.executable, "-c", KILLED.replace("range(40)]", "range(40) if not Store(folder).bytes_of"
-                    "({'url': f'{url}/{n}'})[0]]"), museum.url, str(tmp_path)],
-                env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                [
+                    sys.executable,
+                    "-c",
+                    KILLED.replace("range(40)]", "range(40) if not Store(folder).bytes_of({'url': f'{url}/{n}'})[0]]"),
+                    museum.url,
+                    str(tmp_path),
+                ],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
             )
             while len(museum.log) == before and process.poll() is None:
                 time.sleep(0.005)
@@ -336,8 +355,11 @@ def test_10_an_address_that_is_not_public_is_refused_unless_allowed(museum, addr
     museum.paths["/a"] = picture()
     port = museum.url.rsplit(":", 1)[1]
     error = failure(strict, f"http://{address}:{port}/a")
-    assert "private address" in str(error) or "refused" in str(error) or "NewConnection" in str(error) or (
-        "Timeout" in str(error)
+    assert (
+        "private address" in str(error)
+        or "refused" in str(error)
+        or "NewConnection" in str(error)
+        or ("Timeout" in str(error))
     )
     assert museum.log == []  # nothing was sent
 
@@ -363,7 +385,9 @@ def test_10_every_hop_of_a_redirect_is_checked(museum, monkeypatch):
     assert allowed and museum.asked("/secret") == 0
 
 
-@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://example.org/a", "http://user:word@127.0.0.1/", "http://["])
+@pytest.mark.parametrize(
+    "location", ["file:///etc/passwd", "ftp://example.org/a", "http://user:word@127.0.0.1/", "http://["]
+)
 def test_10_a_redirect_to_no_web_address_is_refused(museum, client, location):
     museum.paths["/a"] = lambda h: send(h, b"", 302, Location=location)
     error = failure(client, museum.url + "/a")
@@ -400,7 +424,9 @@ def test_11_a_bomb_is_measured_after_decompression_and_never_held_whole(museum, 
     bomb = gzip.compress(b"\0" * 300_000_000, compresslevel=6)
     assert len(bomb) < 400_000
     museum.paths["/a"] = lambda h: send(h, bomb, Content_Encoding="gzip")
-    small = Client("atlas@example.org", private=True, limits=Limits(**(vars(QUICK) | {"size": 1_000_000, "deadline": 20})))
+    small = Client(
+        "atlas@example.org", private=True, limits=Limits(**(vars(QUICK) | {"size": 1_000_000, "deadline": 20}))
+    )
     tracemalloc.start()
     error = failure(small, museum.url + "/a")
     peak = tracemalloc.get_traced_memory()[1]
@@ -434,7 +460,8 @@ def test_13_requests_name_the_project_and_a_contact_and_never_more_than_two_at_o
         client.fetch_all([{"url": f"{museum.url}/{n}"} for n in range(24)], Store(tmp_path), check)
         agents = {headers["User-Agent"] for _, headers in museum.log}
     assert museum.most == 2 and len(museum.log) == 24
-    assert len(agents) == 1 and all(word in agents.pop() for word in ("LoRA-Atlas/", "(atlas@example.org)"))
+    (agent,) = agents
+    assert agent.startswith("LoRA-Atlas/") and "(atlas@example.org)" in agent
     with pytest.raises(FetchError, match=r"pictures\.contact is not set"):
         Client(None)
 
@@ -453,7 +480,16 @@ def test_13_a_redirect_to_another_host_counts_there(tmp_path):
 
 @pytest.mark.parametrize(
     "url",
-    ["../../etc/passwd", "file:///etc/passwd", "http://a b/", "http://x/\0", "http://x/\n", "http:///x", "", "http://北斎/"]
+    [
+        "../../etc/passwd",
+        "file:///etc/passwd",
+        "http://a b/",
+        "http://x/\0",
+        "http://x/\n",
+        "http:///x",
+        "",
+        "http://北斎/",
+    ]
     + ["http://127.0.0.1:99999/"],
 )
 def test_15_what_is_no_web_address_is_a_reason_and_no_path(client, tmp_path, url, capsys):
@@ -465,7 +501,7 @@ def test_15_what_is_no_web_address_is_a_reason_and_no_path(client, tmp_path, url
 
 
 def test_15_long_names_and_case_twins_are_kept_apart(museum, client, tmp_path):
-    paths = ["/" + "x" * 300, "/Monet.png", "/monet.png", "/%2e%2e%2fup", "/a%00b"]
+    paths = ["/" + "x" * 300, "/Monet.png", "/monet.png", "/up%2F..%2Fup", "/a%00b"]
     museum.paths |= {path: picture(n) for n, path in enumerate(paths)}
     store = Store(tmp_path)
     entries = [{"url": museum.url + path} for path in paths]

@@ -57,10 +57,14 @@ def watched(seconds: float) -> Iterator[Watch]:
 def pool(*, connect: float, read: float, private: bool) -> urllib3.PoolManager:
     """A pool of watched connections; `connect` and `read` are seconds, `private` lets non-public addresses pass."""
     manager = urllib3.PoolManager(maxsize=8, retries=False, timeout=urllib3.Timeout(connect=connect, read=read))
-    manager.pool_classes_by_scheme = {"http": _AnyPool, "https": _AnyTLSPool} if private else {
-        "http": _PublicPool,
-        "https": _PublicTLSPool,
-    }
+    manager.pool_classes_by_scheme = (
+        {"http": _AnyPool, "https": _AnyTLSPool}
+        if private
+        else {
+            "http": _PublicPool,
+            "https": _PublicTLSPool,
+        }
+    )
     return manager
 
 

@@ -34,6 +34,7 @@ from .connect import PrivateAddress, pool, watched
 from .decode import MAX_BYTES, PictureError
 from .store import Entry, Store
 
+DAY = 86_400  # seconds
 TRANSIENT = frozenset((408, 425, 429, 500, 502, 503, 504))
 GONE = frozenset((401, 403, 404, 410, 451))
 
@@ -86,6 +87,7 @@ class _Part:
     sink: BinaryIO
     have: int = 0
     etag: str | None = None
+    started: Callable[[str | None], None] = lambda etag: None
 
     def restart(self) -> None:
         self.sink.seek(0)
@@ -116,12 +118,21 @@ class Client:
         part = _Part(io.BytesIO())
         return self._tried(url, part, lambda: self._checked(part.sink.getvalue(), check))
 
-    def save(self, url: str, sink: BinaryIO, have: int = 0, etag: str | None = None) -> str | None:
+    def save(
+        self,
+        url: str,
+        sink: BinaryIO,
+        have: int = 0,
+        etag: str | None = None,
+        started: Callable[[str | None], None] = lambda etag: None,
+    ) -> str | None:
         """Write the body of a URL to a seekable file; returns its ETag. Raises FetchError.
 
-        A file that holds the first `have` bytes of the version `etag` is continued. Limits.size does not count here.
+        A file that holds the first `have` bytes of the version `etag` is continued; `started` hears, before the first
+        byte is written, of which version the file will be. Limits.size does not count here, nor does the deadline: a
+        large file may take its time as long as something comes.
         """
-        part = _Part(sink, have, etag)
+        part = _Part(sink, have, etag, started)
         return self._tried(url, part, lambda: part.etag, size=None)
 
     def _tried(self, url: str, part: _Part, done: Callable[[], Any], size: int | None = 0) -> Any:
@@ -161,7 +172,7 @@ class Client:
     def _attempt(self, url: str, part: _Part, size: int | None) -> None:
         for _ in range(self.limits.redirects + 1):
             host = self._host(url)
-            with host.slots, watched(self.limits.deadline) as watch:
+            with host.slots, watched(self.limits.deadline if size is not None else DAY) as watch:
                 try:
                     onward = self._hop(url, part, size)
                 except FetchError:
@@ -202,6 +213,7 @@ class Client:
                 part.restart()
             etag = said.get("ETag", "")
             part.etag = etag if etag and not etag.startswith("W/") and not said.get("Content-Encoding") else None
+            part.started(part.etag)
             length = said.get("Content-Length", "")
             if size is not None and length.isdigit() and int(length) > size:
                 raise FetchError(f"too large: {int(length):,} bytes, at most {size:,}", final=True)
@@ -255,7 +267,7 @@ class Client:
             return self._hosts[key]
 
     def fetch_all(self, entries: Sequence[Entry], store: Store, check: Callable[[bytes], None]) -> None:
-        """Each entry's bytes, or the reason why not, into the store; one line each on stdout. Raises nothing for one."""
+        """Each entry's bytes, or the reason why not, into the store; one line each on stdout. Raises for none."""
         queues: dict[str, deque[Entry]] = defaultdict(deque)
         for entry in entries:
             try:

@@ -62,7 +62,10 @@ class Store:
 
     def put(self, entry: Entry, data: bytes) -> str | None:
         """Store bytes; or, where they are not the expected ones, nothing. Returns why not, or None."""
-        got = {"sha256": hashlib.sha256(data).hexdigest(), "sha1": hashlib.sha1(data, usedforsecurity=False).hexdigest()}
+        got = {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha1": hashlib.sha1(data, usedforsecurity=False).hexdigest(),
+        }
         before = self.record(entry) or {}
         for kind in ("sha256", "sha1"):
             expected = entry.get(kind) or before.get(kind)

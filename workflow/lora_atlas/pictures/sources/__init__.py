@@ -24,7 +24,7 @@ from typing import Any
 from . import artbench, commons, folder, huggingface, manifest, synthetic
 from .listing import Source, SourceError, names_of, slug
 
-__all__ = ["SOURCES", "Source", "SourceError", "artists", "collect", "count", "digests", "slug"]
+__all__ = ["SOURCES", "Source", "SourceError", "artists", "collect", "count", "digests", "slug", "source", "titles"]
 
 
 def artists(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str | None]:
@@ -56,14 +56,21 @@ def collect(
     return source(pictures).collect(artist, genre, pictures, folder, seed)
 
 
+def titles(pictures: Mapping[str, Any]) -> dict[str, str]:
+    """Title of a picture by its URL or its path below the folder, where a table beside the source knows any."""
+    path, key = pictures["manifest"], {"folder": "file"}.get(pictures["source"], "url")
+    if path is None or pictures["source"] in ("synthetic", "artbench"):
+        return {}
+    rows = manifest.read_columns(path, required=[key], optional=["title"])
+    return {row[key]: row["title"] for row in rows if row["title"]}
+
+
 def source(pictures: Mapping[str, Any]) -> Source:
     """The source that pictures["source"] names; raises SourceError."""
     try:
         return SOURCES[pictures["source"]]
     except KeyError:
-        raise SourceError(
-            f"pictures.source: no source {pictures['source']!r}; there are {names_of(SOURCES)}"
-        ) from None
+        raise SourceError(f"pictures.source: no source {pictures['source']!r}; there are {names_of(SOURCES)}") from None
 
 
 SOURCES: dict[str, Source] = {

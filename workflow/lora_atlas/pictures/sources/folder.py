@@ -11,7 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, names_of, printable, row, slug, unknown
+from .listing import (
+    Source,
+    SourceError,
+    at_most,
+    choose,
+    chosen_order,
+    gathered,
+    names_of,
+    printable,
+    row,
+    slug,
+    unknown,
+)
 from .manifest import read_columns
 
 # Files under other names (captions, tables, a README) are not candidates. Files under these names are, whatever

@@ -62,9 +62,11 @@ def wanted(pictures: Mapping[str, Any]) -> dict[str, str | None] | None:
     named = pictures["artists"]
     if not named:
         return None
-    pairs = [(name, slug(genre)) for genre, names in named.items() for name in names] if isinstance(
-        named, Mapping
-    ) else [(name, None) for name in named]
+    pairs = (
+        [(name, slug(genre)) for genre, names in named.items() for name in names]
+        if isinstance(named, Mapping)
+        else [(name, None) for name in named]
+    )
     found: dict[str, str | None] = {}
     first: dict[str, str] = {}
     for name, genre in pairs:
@@ -108,17 +110,24 @@ def row(
 
 def judged(found: dict[str, Any], first: dict[str, str], pictures: Mapping[str, Any]) -> dict[str, Any]:
     """A row with bytes, kept when they are a picture and were not seen before; adds it to `first` (id → label)."""
-    from ..decode import PictureError, decode
+    from ..decode import PictureError, decode, encode_png, to_array, trimmed
 
     label, data = found["image"]["path"], found["image"]["bytes"]
     if found["picture"] in first:
         return found | {"image": None, "reason": f"same bytes as {first[found['picture']]}"}
     first[found["picture"]] = label
     try:
-        width, height = decode(data, min_side=pictures["min_side"]).size
+        image = decode(data, min_side=pictures["min_side"])
+        if pictures["trim"]:
+            inner = trimmed(image)
+            if min(inner.size) < pictures["min_side"]:
+                raise PictureError("too small", f"{inner.width} × {inner.height} pixels within its margins")
+            if inner.size != image.size:  # the picture is now another one, and so is its id
+                image, data = inner, encode_png(to_array(inner))
+                found = row(data, label, *(found[key] for key in ("artist", "genre", "source", "licence")))
     except PictureError as error:
         return found | {"image": None, "reason": str(error)}
-    return found | {"width": width, "height": height, "status": "kept"}
+    return found | {"width": image.width, "height": image.height, "status": "kept"}
 
 
 def gathered(

@@ -45,7 +45,9 @@ def read_columns(path: str | Path, required: Sequence[str], optional: Sequence[s
     try:
         stamp = path.stat()
     except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}; expected a CSV or Parquet file with {_columns(required)}") from None
+        raise SourceError(
+            f"{path}: {error.strerror}; expected a CSV or Parquet file with {_columns(required)}"
+        ) from None
     rows = _read(str(path), stamp.st_mtime_ns, stamp.st_size)
     missing = [name for name in required if rows and name not in rows[0]]
     if missing or not rows:
@@ -72,7 +74,9 @@ def _read(path: str, changed: int, size: int) -> tuple[dict[str, str | None], ..
             with open(path, newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.DictReader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
-        raise SourceError(f"{path}: cannot be read as {'Parquet' if path.endswith('.parquet') else 'CSV'}: {error}") from error
+        raise SourceError(
+            f"{path}: cannot be read as {'Parquet' if path.endswith('.parquet') else 'CSV'}: {error}"
+        ) from error
     if any(None in found for found in rows):
         line = next(number for number, found in enumerate(rows, 2) if None in found)
         raise SourceError(f"{path}, line {line}: more fields than the header has; a comma in a field needs quotes")
@@ -101,8 +105,8 @@ def entries_of(pictures: Mapping[str, Any]) -> dict[str, list[Entry]]:
     path = pictures["manifest"]
     if path is None:
         raise SourceError(
-            f"pictures.source is {pictures['source']}, and pictures.manifest is not set: name a CSV or Parquet file with "
-            f"{_columns(REQUIRED)} and, if you like, {', '.join(OPTIONAL)}"
+            f"pictures.source is {pictures['source']}, and pictures.manifest is not set: name a CSV or Parquet file "
+            f"with {_columns(REQUIRED)} and, if you like, {', '.join(OPTIONAL)}"
         )
     found: dict[str, list[Entry]] = {}
     spelt: dict[str, str] = {}
@@ -143,6 +147,35 @@ def digests(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str]:
         artist: hashlib.sha256(repr(sorted(tuple(e.values()) for e in map(_text, rows))).encode()).hexdigest()[:16]
         for artist, rows in entries_of(pictures).items()
     }
+
+
+def is_there(pictures: Mapping[str, Any]) -> bool:
+    """Whether the manifest, which a source on a network writes first, was written; raises where it has no place."""
+    if pictures["manifest"] is None:
+        raise SourceError(
+            f"pictures.source is {pictures['source']}: set pictures.manifest to the path of a CSV that `snakemake "
+            "manifest` writes and you commit, such as workflow/studies/mine.csv"
+        )
+    return Path(pictures["manifest"]).exists()
+
+
+def planned(artists: Callable, asked: Callable, unknown_yet: Any = None) -> Callable:
+    """A question about a manifest, answered for the artists of the config while there is none yet."""
+
+    def answer(pictures: Mapping[str, Any], folder: str | None) -> dict[str, Any]:
+        if is_there(pictures):
+            return asked(pictures, folder)
+        return dict.fromkeys(
+            artists(pictures, folder), (pictures["per_artist"] or 10**6) if unknown_yet is None else unknown_yet
+        )
+
+    return answer
+
+
+def client_of(pictures: Mapping[str, Any]) -> Any:
+    from ..fetch import Client
+
+    return Client(pictures["contact"], private=pictures["private_network"])
 
 
 def _text(entry: Entry) -> dict[str, str]:

@@ -84,7 +84,14 @@ def test_every_key_of_the_schema_is_in_the_committed_configuration():
         {"pictures.per_artist": None, "pictures.artists": ["maren", "pauline"]},
         {"weights.kernels": ["down"], "weights.components": ["self_attention"], "weights.blocks": ["up"]},
         {"extractors.large": {"library": "open_clip", "model": "ViT-L-14", "pretrained": "openai"}},
-        {"extractors.hub": {"library": "timm", "model": "hf-hub:timm/vit_small", "pretrained": None}},
+        {
+            "extractors.hub": {
+                "library": "timm",
+                "model": "hf-hub:timm/vit_small",
+                "pretrained": None,
+                "revision": "a" * 40,
+            }
+        },
         {"plan.gallery": [1], "plan.query": [1], "pictures.per_artist": 2},
     ],
 )

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from .features import CONTROLS
+from .hub import COMMIT
 from .pictures import sources
 from .study import StudyError, too_few
 
@@ -98,6 +99,8 @@ def _path_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
             f"base.model: there is no folder {base!r} with a model_index.json here; if it is a hub id, name the commit "
             "to use in base.revision"
         )
+    elif not (root / base).is_dir() and not COMMIT.fullmatch(revision):
+        yield f"base.revision: {revision!r} is no commit of {base}; name its 40 characters, a branch moves"
     for name, extractor in config["extractors"].items():
         if not re.fullmatch(r"[a-z0-9_]+", name):
             yield f"extractors.{name}: names are lower-case letters, digits and _, since they become file names"
@@ -105,6 +108,16 @@ def _path_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
         if extractor["library"] == "control":
             if model not in CONTROLS:
                 yield f"extractors.{name}.model: {model!r} is no control; {_near(model, list(CONTROLS))}"
+        elif model.startswith("hf-hub:"):
+            if not COMMIT.fullmatch(extractor.get("revision") or "") and config["lock"] is None:
+                yield (
+                    f"extractors.{name}.revision: name the commit of {model}, or set `lock` to a file that keeps "
+                    "the one that the first fetch finds"
+                )
+        elif extractor["library"] in ("csd", "vgg_gram"):
+            weights = extractor["pretrained"] or model
+            if not (root / weights).exists():
+                yield f"extractors.{name}: there is no {weights!r}; of a hub write 'hf-hub:owner/name'"
         elif "/" in model and not model.startswith("hf-hub:") and not (root / model).is_dir():
             yield f"extractors.{name}.model: there is no folder {model!r}; of a hub write 'hf-hub:owner/name'"
     headline = config["embedding"]["calibration"]
@@ -117,6 +130,14 @@ def _is_hub_id(model: str) -> bool:
 
 
 def _picture_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    pictures = config["pictures"]
+    if (sources.source(pictures).fetch is not None or pictures["archive"]) and not pictures["contact"]:
+        yield (
+            "pictures.contact: servers are told who asks them; set it to a mail address or a page, "
+            "as --config 'pictures={contact: you@example.org}'"
+        )
+    if pictures["archive"] and pictures["source"] != "artbench":
+        yield f"pictures.archive: only the source artbench has one, and pictures.source is {pictures['source']}"
     try:
         counts = sources.count(config["pictures"], config["folder"])
     except ValueError as error:

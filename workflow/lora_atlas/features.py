@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import tables
+from . import hub, tables
+from .lock import sha256_of
 from .pictures.decode import PictureError, crop_square, decode, to_array
 
 BATCH = 32  # fixed: float sums depend on it, results should not depend on a setting of the machine
@@ -50,6 +51,7 @@ def extract(
     *,
     device: str,
     outputs: Mapping[str, str | Path],
+    lock: str | None = None,
 ) -> int:
     """Write one table "features" per source; returns the number of pictures.
 
@@ -60,7 +62,7 @@ def extract(
     """
     if set(sources) != set(outputs):
         raise FeatureError(f"sources {sorted(sources)} and outputs {sorted(outputs)} differ")
-    model = load(extractor, device)
+    model = load(extractor, device, lock)
     total = 0
     for source, paths in sources.items():
         pictures = (_training if source == "training" else _generated)(paths)
@@ -73,12 +75,35 @@ def extract(
     return total
 
 
-def load(extractor: Mapping[str, str | None], device: str) -> Model:
-    """The extractor's model, ready on `device`; raises FeatureError."""
+def load(extractor: Mapping[str, str | None], device: str, lock: str | None = None) -> Model:
+    """The extractor's model, ready on `device`; raises FeatureError.
+
+    A model of the hub that has a revision, or that the lock file knows, is taken from its pinned snapshot.
+    """
     library, model = extractor["library"], extractor["model"]
     if library not in EXTRACTORS:
         raise FeatureError(f"extractor library {library!r}: there are {', '.join(EXTRACTORS)}")
+    if library in hub.FILES and model.startswith("hf-hub:") and (extractor.get("revision") or lock):
+        try:
+            model = hub.folder(model.removeprefix("hf-hub:"), extractor.get("revision"), library, lock=lock)
+        except hub.HubError as error:
+            raise FeatureError(f"{library}: {error}") from error
+    if extractor.get("sha256"):
+        _check_hash(library, model, extractor)
     return EXTRACTORS[library](model, extractor.get("pretrained"), device)
+
+
+def _check_hash(library: str, model: str, extractor: Mapping[str, str | None]) -> None:
+    """The file of weights has the sha256 that the config names; a model by name alone has no file to look at."""
+    places = [Path(model, name) for name in hub.FILES.get(library, ())] + [Path(extractor.get("pretrained") or model)]
+    files = [place for place in places if place.is_file() and place.suffix != ".json"]
+    if not files:
+        raise FeatureError(
+            f"{library} {model!r}: no file whose sha256 could be checked; name a folder, a file or hf-hub:"
+        )
+    digest = sha256_of(files[0])
+    if digest != extractor["sha256"]:
+        raise FeatureError(f"{files[0]}: expected sha256 {extractor['sha256']}, found {digest}")
 
 
 # --- pictures in, vectors out
@@ -177,6 +202,32 @@ def _timm(model: str, pretrained: str | None, device: str) -> Model:
     with _loading("timm", model, pretrained):
         network = timm.create_model(name, pretrained=True, num_classes=0, **extra)
         preprocess = timm.data.create_transform(**timm.data.resolve_data_config({}, model=network), is_training=False)
+    return _torch_model(torch, network, network, preprocess, device)
+
+
+def _csd(model: str, pretrained: str | None, device: str) -> Model:
+    return _style("csd", model, pretrained, device)
+
+
+def _vgg_gram(model: str, pretrained: str | None, device: str) -> Model:
+    return _style("vgg_gram", model, pretrained, device)
+
+
+def _style(library: str, model: str, pretrained: str | None, device: str) -> Model:
+    import torch
+
+    from . import style
+
+    names = hub.FILES[library]
+    files = [Path(pretrained)] if pretrained else [Path(model), *(Path(model, name) for name in names)]
+    weights = next((file for file in files if file.is_file()), None)
+    if weights is None:
+        raise FeatureError(
+            f"{library}: {pretrained or model!r} is neither a file of weights nor a folder with {' or '.join(names)}; of "
+            "a hub write 'hf-hub:owner/name' and a revision"
+        )
+    with _loading(library, model, pretrained):
+        network, preprocess = getattr(style, library)(weights)
     return _torch_model(torch, network, network, preprocess, device)
 
 
@@ -282,5 +333,7 @@ CONTROLS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 EXTRACTORS: dict[str, Callable[[str, str | None, str], Model]] = {
     "open_clip": _open_clip,
     "timm": _timm,
+    "csd": _csd,
+    "vgg_gram": _vgg_gram,
     "control": _control,
 }

@@ -110,7 +110,7 @@ rule find_duplicates:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        threshold=config["pictures"]["duplicates"],
+        threshold=config["pictures"]["duplicates"] if SOURCE.photographs else None,
     script:
         "../scripts/find_duplicates.py"
 

@@ -21,6 +21,11 @@ from .sources import titles
 
 SIDE = 112  # pixels of a thumbnail
 SHOWN = 60  # pictures of an artist; the rest is counted
+KINDS = {
+    "near-duplicate under": "near-duplicate of another artist's",
+    "near-duplicate": "near-duplicate of the same artist's",
+    "same bytes": "same bytes as another",
+}
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -113,9 +118,11 @@ def _tile(row: Mapping[str, Any], reason: str | None, said: Mapping[str, str]) -
 
 def _kind(reason: str) -> str:
     """A reason without what differs from picture to picture."""
-    for word in ("near-duplicate under", "near-duplicate", "same bytes", "changed", "opted out", "HTTP"):
-        if reason.startswith(word):
-            return word if word != "HTTP" else " ".join(reason.split()[:2])
+    if reason.startswith("HTTP "):
+        return " ".join(reason.split()[:2])
+    for start, kind in KINDS.items():
+        if reason.startswith(start):
+            return kind
     return reason.split(":")[0]
 
 

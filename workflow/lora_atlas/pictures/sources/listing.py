@@ -22,8 +22,9 @@ class SourceError(ValueError):
 class Source:
     """The questions that a source answers; the functions of the same names in `sources` ask them by config.
 
-    Only sources that need a network have `list_pictures` (the rows of their manifest) and `fetch` (manifest rows →
-    the store); the others have None.
+    `photographs`: its pictures are photographs of things, of which two may show one; the painters of this project
+    paint the same motifs on purpose, and nothing twice. Only sources that need a network have `list_pictures` (the rows
+    of their manifest) and `fetch` (manifest rows → the store); the others have None.
     """
 
     artists: Callable[[Mapping[str, Any], str | None], dict[str, str | None]]
@@ -32,6 +33,7 @@ class Source:
     collect: Callable[[str, str | None, Mapping[str, Any], str | None, int], list[dict[str, Any]]]
     list_pictures: Callable[..., list[dict[str, Any]]] | None = None
     fetch: Callable[..., list[dict[str, Any]]] | None = None
+    photographs: bool = True
 
 
 def slug(name: str) -> str:

@@ -66,4 +66,4 @@ def _collect(
     return rows
 
 
-SOURCE = Source(_artists, _count, _digests, _collect)
+SOURCE = Source(_artists, _count, _digests, _collect, photographs=False)

@@ -223,8 +223,8 @@ def _style(library: str, model: str, pretrained: str | None, device: str) -> Mod
     weights = next((file for file in files if file.is_file()), None)
     if weights is None:
         raise FeatureError(
-            f"{library}: {pretrained or model!r} is neither a file of weights nor a folder with {' or '.join(names)}; of "
-            "a hub write 'hf-hub:owner/name' and a revision"
+            f"{library}: {pretrained or model!r} is neither a file of weights nor a folder with {' or '.join(names)};"
+            " of a hub write 'hf-hub:owner/name' and a revision"
         )
     with _loading(library, model, pretrained):
         network, preprocess = getattr(style, library)(weights)

@@ -13,10 +13,12 @@ Paths, under results/{study}/:
     embeddings/{descriptor}.parquet        vectors of all LoRAs; {descriptor} is a kernel, or {extractor}_{source}
     tables/{table}.parquet                 clustering, retrieval, cost
     charts/{chart}.png, .svg               weight_map, comparison
+    models/{model}.json                    commits and hashes of models of the hub
     cost/{stage}/{item}.parquet            seconds of each costly job
 
 `snakemake` makes the tables and charts; a stage alone is made by its name: pictures, plan, loras, generated, features,
-weights, embeddings, tables, charts.
+weights, embeddings, tables, charts. `snakemake estimate` says what a study will cost, `snakemake manifest` lists a source on
+a network, `snakemake models` fetches models of the hub.
 """
 
 
@@ -33,6 +35,7 @@ rule all:
 
 
 include: "workflow/rules/pictures.smk"
+include: "workflow/rules/models.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/loras.smk"
 include: "workflow/rules/generated.smk"

@@ -131,11 +131,6 @@ def _is_hub_id(model: str) -> bool:
 
 def _picture_problems(config: Mapping[str, Any]) -> Iterator[str]:
     pictures = config["pictures"]
-    if (sources.source(pictures).fetch is not None or pictures["archive"]) and not pictures["contact"]:
-        yield (
-            "pictures.contact: servers are told who asks them; set it to a mail address or a page, "
-            "as --config 'pictures={contact: you@example.org}'"
-        )
     if pictures["archive"] and pictures["source"] != "artbench":
         yield f"pictures.archive: only the source artbench has one, and pictures.source is {pictures['source']}"
     try:

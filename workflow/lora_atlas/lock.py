@@ -4,7 +4,9 @@ YAML with two parts: `files` (URL → sha256, bytes) and `hub` (repository and a
 bytes of each file). An entry is never changed here: to take something new, delete it.
 """
 
+import fcntl
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,17 +35,23 @@ def read(path: str | Path | None) -> dict[str, dict[str, Any]]:
 
 def settled(path: str | Path | None, part: str, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """What the lock says of `name`; where it says nothing, `found`, which is written there (if there is a path)."""
-    parts = read(path)
-    if name in parts[part]:
+    if path is None:
+        return dict(found)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(Path(path).parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # several models may be fetched at once
+        parts = read(path)
+        if name not in parts[part]:
+            parts[part][name] = dict(found)
+            with replacing(path) as temporary:
+                temporary.write_text(
+                    "# What was fetched from where, written by the first fetch. Commit it: later ones are held to it.\n"
+                    + yaml.safe_dump(parts, sort_keys=True)
+                )
         return parts[part][name]
-    if path is not None:
-        parts[part][name] = dict(found)
-        with replacing(path) as temporary:
-            temporary.write_text(
-                "# What was fetched from where, written by the first fetch. Commit it: later fetches are held to it.\n"
-                + yaml.safe_dump(parts, sort_keys=True)
-            )
-    return dict(found)
+    finally:
+        os.close(folder)
 
 
 def sha256_of(path: str | Path) -> str:

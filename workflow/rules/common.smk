@@ -67,9 +67,40 @@ def pack_of(artist):
 
 
 def model_files(model):
-    """The files of a model in a local folder, as inputs; a hub id has none."""
+    """The files of a model, as inputs: those of a local folder, or the receipts of a hub id."""
     folder = Path(model)
-    return sorted(str(path) for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if folder.is_dir():
+        return sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    return [receipt for receipt, asked in HUB_MODELS.items() if asked["repository"] == model.removeprefix("hf-hub:")]
+
+
+def hub_models():
+    """Receipt of a download → repository, revision, kind and hash, of every hub id that the study names."""
+    base, found = config["base"], {}
+    if not Path(base["model"]).is_dir():
+        found["base"] = {"repository": base["model"], "revision": base["revision"], "kind": "base", "sha256": None}
+    for name, extractor in config["extractors"].items():
+        if extractor["model"].startswith("hf-hub:"):
+            found[name] = {
+                "repository": extractor["model"].removeprefix("hf-hub:"),
+                "revision": extractor.get("revision"),
+                "kind": extractor["library"],
+                "sha256": extractor.get("sha256"),
+            }
+    return {f"{RESULTS}/models/{name}.json": asked for name, asked in found.items()}
+
+
+HUB_MODELS = hub_models()
+
+
+def introduced(wildcards):
+    """No files, but an error before any job starts where servers would not be told who asks them."""
+    if not config["pictures"]["contact"] and not workflow.dryrun:
+        raise WorkflowError(
+            "pictures.contact is not set, and this study fetches pictures: servers are told who asks them. Set it to a "
+            "mail address or a page, as --config 'pictures={contact: you@example.org}'"
+        )
+    return []
 
 
 def listed_manifest(wildcards):

@@ -22,6 +22,9 @@ if LISTED:
         localrule: True
 
     rule list_pictures:
+        input:
+            contact=introduced,
+            code=code("pictures.sources"),
         output:
             update(config["pictures"]["manifest"]),
         log:
@@ -40,7 +43,9 @@ if FETCHED:
     # One job, so that no server ever sees more than two connections. What it fetched stays in the store.
     rule fetch_pictures:
         input:
+            contact=introduced,
             manifest=listed_manifest,
+            code=code("pictures.sources", "study"),
         output:
             f"{RESULTS}/fetched.parquet",
         log:
@@ -60,6 +65,9 @@ if FETCHED:
 if config["pictures"]["archive"]:
 
     rule fetch_artbench:
+        input:
+            contact=introduced,
+            code=code("pictures.archive"),
         output:
             metadata=config["pictures"]["manifest"],
             images=directory(config["folder"]),

@@ -70,7 +70,7 @@ def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
     side = training["resolution"]
     passes = sum(steps) * sum(1 if guidance == 1 else 2 for guidance in generation["guidance_scale"]) * grid
     disk = {
-        "pictures": pictures * rates["picture"]["fetched"]["bytes"],
+        "pictures": pictures * rates["picture"]["archive" if config["pictures"]["archive"] else "other"]["bytes"],
         "loras": loras * numbers * FLOAT,
         "generated": generated * side * side * rates["picture"]["generated"]["bytes"],
         "features": (pictures + generated) * len(models) * 1024 * FLOAT,

@@ -52,7 +52,7 @@ def serving(delay: float = 0.0) -> Iterator[Museum]:
             with museum.lock:
                 museum.now += 1
                 museum.most = max(museum.most, museum.now)
-                museum.log.append((path, dict(self.headers)))
+                museum.log.append((path, {k.title(): v for k, v in self.headers.items()}))
                 museum.at.append(time.monotonic())
             try:
                 time.sleep(delay)
@@ -69,7 +69,7 @@ def serving(delay: float = 0.0) -> Iterator[Museum]:
                 with museum.lock:
                     museum.now -= 1
 
-        do_HEAD = do_GET
+        do_HEAD = do_POST = do_GET
 
         def log_message(self, *_):
             pass

@@ -17,6 +17,7 @@ from . import manifest
 from .listing import Source, SourceError, choose, names_of, slug, wanted
 
 BATCH = 16  # images in memory at once
+BUFFER = 2**23  # bytes of a request: a row group of images is not held whole
 _URL = re.compile(r"hf://datasets/(?P<id>[^@]+)@(?P<commit>[0-9a-f]{40})/(?P<path>[^#]+)#(?P<row>\d+)")
 
 
@@ -132,9 +133,9 @@ def _parquet(dataset: Mapping[str, Any], path: str, pictures: Mapping[str, Any])
 
     hub = _hub(pictures)
     remote = hub.HfFileSystem(skip_instance_cache=True).open(
-        f"datasets/{dataset['id']}/{path}", revision=dataset["revision"], block_size=2**20
+        f"datasets/{dataset['id']}/{path}", revision=dataset["revision"], cache_type="none"
     )
-    return pq.ParquetFile(remote, pre_buffer=False)
+    return pq.ParquetFile(remote, pre_buffer=False, buffer_size=BUFFER)
 
 
 def _named_values(file: Any, columns: Sequence[str], path: str) -> list[list[str | None]]:

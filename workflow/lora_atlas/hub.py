@@ -97,16 +97,14 @@ def fetch(
 
 def folder(repository: str, revision: str | None, kind: str, *, lock: str | Path | None = None) -> str:
     """The folder of a model in the hub's cache, fetched first where it is not there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
 
     found = commit(repository, revision, lock)
-    try:
-        there = snapshot_download(repository, revision=found, local_files_only=True)
-        if any(Path(there, name).exists() for name in FILES[kind] if name.endswith((".safetensors", ".bin"))):
-            return there
-    except LocalEntryNotFoundError:
-        pass
+    for name in FILES[kind]:
+        if name.endswith((".safetensors", ".bin")):
+            there = try_to_load_from_cache(repository, name, revision=found)
+            if isinstance(there, str):
+                return str(Path(there).parent)
     return fetch(repository, found, kind, lock=lock)["folder"]
 
 

@@ -35,8 +35,9 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
         found = load_file(path)
     else:
         # What training scripts leave beside their tensors; all of it inert.
-        scalar = (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar")
-        inert = [argparse.Namespace, scalar, np.dtype, type(np.dtype(np.float64))]
+        scalar = np.float64(0).__reduce__()[0]
+        old = (scalar, "numpy.core.multiarray.scalar")  # its name before NumPy 2
+        inert = [argparse.Namespace, scalar, old, np.dtype, type(np.dtype(np.float64))]
         with torch.serialization.safe_globals(inert):
             found = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("model_state_dict", "state_dict"):

@@ -3,7 +3,7 @@
 Paths, under results/{study}/:
 
     pictures/{artist}.parquet              the pictures of an artist, kept and refused; pictures/index.html shows them
-    fetched.parquet, duplicates.parquet    what was asked for on a network; pictures that are nearly the same
+    duplicates.parquet                     pictures that are nearly the same, of one artist or of two
     plan.parquet, plan/{artist}.parquet    which pictures each LoRA is trained on
     loras/{artist}/{nn}.safetensors        a LoRA; loras/{artist}/log.parquet its losses
     generated/{pack}/{setting}.parquet     what they paint; {setting} is s{steps}_g{guidance}, {pack} the first of the

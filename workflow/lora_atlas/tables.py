@@ -54,15 +54,6 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("status", _text),
         ("reason", _text, "optional"),
     ),
-    # one row a picture that was asked for on a network
-    "fetched": _schema(
-        ("url", _text),
-        ("artist", _text),
-        ("status", _text),
-        ("reason", _text, "optional"),
-        ("sha256", _text, "optional"),
-        ("size", _whole, "optional"),
-    ),
     # one row a kept picture that is not used, since `other` is nearly the same; `other_artist` may be another
     "duplicates": _schema(
         ("picture", _text),

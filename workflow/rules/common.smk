@@ -1,5 +1,6 @@
 """Functions that the rules share. The configuration is checked here, before any job exists."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -27,9 +28,7 @@ PICTURES_FOUND = picture_sources.digests(config["pictures"], config["folder"])
 SOURCE = picture_sources.source(config["pictures"])
 LISTED, FETCHED = SOURCE.list_pictures is not None, SOURCE.fetch is not None
 # What must be there before an artist's pictures are collected.
-PICTURES_NEED = [f"results/{STUDY}/fetched.parquet"] if FETCHED else []
-if config["pictures"]["archive"]:
-    PICTURES_NEED = [config["pictures"]["manifest"], config["folder"]]
+PICTURES_NEED = [config["pictures"]["manifest"], config["folder"]] if config["pictures"]["archive"] else []
 NUMBERS = studies.lora_numbers(config["plan"])
 # Artists whose LoRAs one job trains together, and has paint together; a pack is called by the first of them.
 PACKS = studies.packs(list(ARTISTS), config["resources"]["artists_per_job"])
@@ -93,7 +92,7 @@ def hub_models():
 HUB_MODELS = hub_models()
 
 
-def introduced(wildcards):
+def introduced_to_list(wildcards):
     """No files, but an error before any job starts where servers would not be told who asks them."""
     if not config["pictures"]["contact"] and not workflow.dryrun:
         raise WorkflowError(
@@ -103,12 +102,12 @@ def introduced(wildcards):
     return []
 
 
-def listed_manifest(wildcards):
-    """The manifest to fetch from; one that changes with its wiki is looked at by somebody first."""
+def introduced(wildcards):
+    """The same for jobs that fetch pictures; what they fetch is listed before, and looked at by somebody."""
     manifest = config["pictures"]["manifest"]
-    if config["pictures"]["source"] == "commons" and not Path(manifest).exists():
+    if LISTED and not Path(manifest).exists() and not workflow.dryrun:
         raise WorkflowError(f"there is no {manifest} yet: run `snakemake manifest`, look at it, commit it, run again")
-    return manifest
+    return introduced_to_list(wildcards) if FETCHED else []
 
 
 def runtime(wildcards, attempt):

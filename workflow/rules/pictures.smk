@@ -3,7 +3,8 @@
 Needs: nothing (source synthetic), the folder named by `folder` (folder, artbench), a manifest (manifest), or a network
        (huggingface, commons, manifest): then pictures.contact too
 Makes: results/{study}/pictures/{artist}.parquet, results/{study}/pictures/index.html, results/{study}/duplicates.parquet;
-       of a network results/{study}/fetched.parquet, and the file that pictures.manifest names
+       of a
+       network the store, and the file that pictures.manifest names
 """
 
 
@@ -23,7 +24,7 @@ if LISTED:
 
     rule list_pictures:
         input:
-            contact=introduced,
+            contact=introduced_to_list,
             code=code("pictures.sources"),
         output:
             update(config["pictures"]["manifest"]),
@@ -38,35 +39,11 @@ if LISTED:
             "../scripts/list_pictures.py"
 
 
-if FETCHED:
-
-    # One job, so that no server ever sees more than two connections. What it fetched stays in the store.
-    rule fetch_pictures:
-        input:
-            contact=introduced,
-            manifest=listed_manifest,
-            code=code("pictures.sources", "study"),
-        output:
-            f"{RESULTS}/fetched.parquet",
-        log:
-            f"{RESULTS}/logs/fetch.log",
-        localrule: True
-        conda:
-            "../../envs/lora-atlas.yaml"
-        params:
-            pictures=config["pictures"],
-            artists=list(ARTISTS),
-            plan=config["plan"],
-            seed=config["seed"],
-        script:
-            "../scripts/fetch_pictures.py"
-
-
 if config["pictures"]["archive"]:
 
     rule fetch_artbench:
         input:
-            contact=introduced,
+            contact=introduced_to_list,
             code=code("pictures.archive"),
         output:
             metadata=config["pictures"]["manifest"],
@@ -84,10 +61,11 @@ if config["pictures"]["archive"]:
 
 
 # One artist, so that a new one costs only itself. A picture that cannot be used is a row with a reason.
-# What was fetched counts as old: a new artist in the manifest must not collect the others anew.
+# What lies on a network is fetched by the first of these jobs for all of them, into the store; the others wait for it.
 rule collect_pictures:
     input:
-        fetched=ancient(PICTURES_NEED),
+        needed=PICTURES_NEED,
+        contact=introduced,
         code=code("pictures.sources", "pictures.synthetic", "pictures.decode", "tables"),
     output:
         "results/{study}/pictures/{artist}.parquet",
@@ -96,9 +74,14 @@ rule collect_pictures:
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
+    # Who asks, and for whom, changes no picture: these are no reason to collect anew.
+    resources:
+        contact=config["pictures"]["contact"] or "",
+        artists=json.dumps(config["pictures"]["artists"]),
     params:
         genre=lambda wildcards: ARTISTS[wildcards.artist],
         pictures=lambda wildcards: {**config["pictures"], "artists": None, "contact": None, "duplicates": None},
+        plan={key: max(config["plan"][key]) for key in ("gallery", "query")},
         folder=config["folder"],
         pictures_found=lambda wildcards: PICTURES_FOUND[wildcards.artist],
         seed=config["seed"],

@@ -76,9 +76,7 @@ def study(tmp_path, rows, **changes) -> dict:
 
 def fetched(config: dict, seed: int = 0) -> list[dict]:
     client = Client(config["contact"], private=True, limits=QUICK)
-    rows = manifest.fetch(config, seed, client.fetch_all)
-    tables.table("fetched", rows)
-    return rows
+    return manifest.fetch(config, seed, client.fetch_all)
 
 
 def collected(config: dict, artist: str) -> list[dict]:

@@ -103,7 +103,7 @@ def judge(found: Sequence[Likeness], threshold: float) -> list[dict[str, Any]]:
     """Rows of the table "duplicates", sorted; the same for the same pictures in any order."""
     found = sorted(found, key=lambda each: (each.picture, each.artist))
     links: dict[tuple[int, int], tuple[int, float]] = {}
-    bits = np.array([each.bits for each in found], dtype=np.int16).reshape(len(found), -1)
+    bits = np.array([each.bits for each in found], dtype=np.int16).reshape(len(found), 64)
     for i in range(len(found)):
         distances = np.abs(bits[i + 1 :] - bits[i]).sum(1)
         for j in np.flatnonzero(distances <= SIEVE) + i + 1:

@@ -21,10 +21,23 @@ Decisions:
 from collections.abc import Mapping
 from typing import Any
 
-from . import artbench, commons, folder, huggingface, manifest, synthetic
+from ...study import require
+from . import artbench, commons, folder, huggingface, manifest, once, synthetic
 from .listing import Source, SourceError, names_of, slug
 
-__all__ = ["SOURCES", "Source", "SourceError", "artists", "collect", "count", "digests", "slug", "source", "titles"]
+__all__ = [
+    "SOURCES",
+    "Source",
+    "SourceError",
+    "artists",
+    "collect",
+    "count",
+    "digests",
+    "fetch",
+    "slug",
+    "source",
+    "titles",
+]
 
 
 def artists(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str | None]:
@@ -54,6 +67,26 @@ def collect(
     A row that could not be read has the id "path:" + SHA-256 of its label, and no image.
     """
     return source(pictures).collect(artist, genre, pictures, folder, seed)
+
+
+def fetch(artist: str, pictures: Mapping[str, Any], plan: Mapping[str, int], seed: int) -> None:
+    """Fetch into the store what the study lacks, where its source lies on a network; else do nothing.
+
+    The first process that needs something fetches for all artists, so that no server sees more than one study's two
+    connections and no file is read twice; the others wait for it. `plan`: the most pictures of a gallery and of a
+    query LoRA. Raises StudyError naming all artists left with too few, after everything else was fetched.
+    """
+    get = source(pictures).fetch
+    if get is not None:
+        with once.fetching(pictures["store"]) as together:
+            if manifest.lacks(artist, pictures, seed, together.settled(pictures, seed)):
+                counts = manifest.good(get(pictures, seed))
+                require(
+                    counts,
+                    {side: [number] for side, number in plan.items()},
+                    "after everything else was fetched (the log says why; a rerun asks for what is missing)",
+                )
+                together.settle(pictures, seed)
 
 
 def titles(pictures: Mapping[str, Any]) -> dict[str, str]:

@@ -207,7 +207,8 @@ def fetch(
     seed: int,
     get: Callable[[Sequence[Entry], stores.Store, Callable[[bytes], None]], None],
 ) -> list[dict[str, Any]]:
-    """Fetch what the study needs of its manifest into the store; rows of the table "fetched", one an asked picture.
+    """Fetch what the study needs of its manifest into the store; a row for each picture that was asked for: its
+    `url`, `artist`, `status` (kept or refused), `reason`, `sha256` and `size`.
 
     `get`: entries that the store lacks → the store, whatever becomes of each; it never raises for one picture. Each
     artist's pictures are asked for in the seeded order and only until pictures["per_artist"] are good: what is
@@ -259,6 +260,30 @@ def fetch(
         for artist, rows in asked.items()
         for entry, good, reason in rows
     ]
+
+
+def good(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Artist → number of good pictures among rows of `fetch`."""
+    counts = dict.fromkeys((each["artist"] for each in rows), 0)
+    for each in rows:
+        counts[each["artist"]] += each["status"] == "kept"
+    return counts
+
+
+def lacks(artist: str, pictures: Mapping[str, Any], seed: int, settled: bool) -> bool:
+    """Whether the store lacks something that this artist needs; `settled`: it was asked for, and that is enough."""
+    store, limit = stores.Store(pictures["store"]), pictures["per_artist"]
+    by_url = {entry["url"]: entry for entry in entries_of(pictures).get(artist, [])}
+    have = 0
+    for url in chosen_order(by_url, artist, seed):
+        if have == limit:
+            break
+        if not store.asked(by_url[url]):
+            return not settled
+        if store.wants(by_url[url]) and not settled:
+            return True
+        have += store.bytes_of(by_url[url])[0] is not None
+    return False
 
 
 def _fetch(pictures: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:

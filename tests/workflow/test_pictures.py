@@ -87,10 +87,8 @@ def test_a_fetch_without_a_contact_is_refused_before_any_job(copied, tmp_path):
         text = copied.run("pictures", *asked(path, contact=None), "study=nobody", fails=True)
         assert "pictures.contact is not set" in text and "localrule" not in text
         assert museum.log == []
-    assert (
-        planned(copied.run("pictures", "--dry-run", *asked(path, contact=None), "study=nobody"))["collect_pictures"]
-        == 2
-    )
+    text = copied.run("pictures", "--dry-run", *asked(path, contact=None), "study=nobody")
+    assert planned(text)["collect_pictures"] == 2
 
 
 @pytest.mark.parametrize(("study", "unet"), [("artbench_sd15", "stable-diffusion-v1-5"), ("artbench_sdxl", "xl-base")])

@@ -78,10 +78,10 @@ rule collect_pictures:
     resources:
         contact=config["pictures"]["contact"] or "",
         artists=json.dumps(config["pictures"]["artists"]),
+        plan=json.dumps({side: max(config["plan"][side]) for side in ("gallery", "query")}),
     params:
         genre=lambda wildcards: ARTISTS[wildcards.artist],
         pictures=lambda wildcards: {**config["pictures"], "artists": None, "contact": None, "duplicates": None},
-        plan={key: max(config["plan"][key]) for key in ("gallery", "query")},
         folder=config["folder"],
         pictures_found=lambda wildcards: PICTURES_FOUND[wildcards.artist],
         seed=config["seed"],

@@ -10,6 +10,6 @@ with job(snakemake):
 
     p, r = snakemake.params, snakemake.resources
     everyone = {**p.pictures, "artists": json.loads(r.artists), "contact": r.contact}
-    fetch(snakemake.wildcards.artist, everyone, p.plan, p.seed)
+    fetch(snakemake.wildcards.artist, everyone, json.loads(r.plan), p.seed)
     rows = collect(snakemake.wildcards.artist, p.genre, p.pictures, p.folder, p.seed)
     tables.write(snakemake.output[0], "pictures", rows)

@@ -48,12 +48,8 @@ def test_an_artbench_study_is_what_the_paper_shows(study):
     )
     found = estimate(config, RATES)
     assert (found.artists, found.loras, found.pictures, found.generated) == (50, 1000, 5000, 8000)
-    assert {extractor["library"] for extractor in config["extractors"].values()} == {
-        "open_clip",
-        "timm",
-        "csd",
-        "control",
-    }
+    libraries = {extractor["library"] for extractor in config["extractors"].values()}
+    assert libraries == {"open_clip", "timm", "csd", "control"}
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -95,10 +91,10 @@ def test_the_size_of_a_lora_is_that_of_the_file():
     import torch
     from diffusers import UNet2DConditionModel
 
-    unet = UNet2DConditionModel.from_config(
-        json.loads((ROOT / "workflow/resources/mini/base/unet/config.json").read_text())
-    )
     from lora_atlas.diffusion.stacked import targeted
+
+    config = json.loads((ROOT / "workflow/resources/mini/base/unet/config.json").read_text())
+    unet = UNet2DConditionModel.from_config(config)
 
     modules = dict(unet.named_modules())
     for target in ("attention", "feed_forward"):

@@ -45,6 +45,7 @@ def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **head
 def serving(delay: float = 0.0) -> Iterator[Museum]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or a kept connection waits 40 ms for an acknowledgement
 
         def do_GET(self):
             museum = self.server.museum

@@ -18,7 +18,19 @@ from lora_atlas import tables
 from lora_atlas.pictures.archive import fetch as fetch_archive
 from lora_atlas.pictures.decode import encode_png
 from lora_atlas.pictures.fetch import Client, Limits
-from lora_atlas.pictures.sources import SourceError, artists, collect, commons, count, digests, manifest, source, titles
+from lora_atlas.pictures.sources import (
+    SourceError,
+    artists,
+    collect,
+    commons,
+    count,
+    digests,
+    fetch,
+    manifest,
+    source,
+    titles,
+)
+from lora_atlas.study import StudyError
 
 
 def room(name: str):
@@ -209,6 +221,42 @@ def test_a_genre_of_the_config_goes_before_that_of_the_source(tmp_path):
         artists(config | {"artists": {"g": ["c"]}}, None)
     with pytest.raises(SourceError, match="are one artist, 'b'"):
         artists(config | {"artists": {"g": ["b"], "h": ["B"]}}, None)
+
+
+# --- one fetch for all
+
+
+def test_jobs_that_start_together_fetch_everything_once(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with serving(delay=0.01) as museum:
+        museum.paths |= {f"/{n}": picture(n) for n in range(24)}
+        museum.paths["/5"] = lambda h: send(h, b"", 404)
+        rows = [{"artist": "abc"[n // 8], "url": f"{museum.url}/{n}"} for n in range(24)]
+        config = study(tmp_path, rows, per_artist=7)
+        with ThreadPoolExecutor(3) as jobs:
+            list(jobs.map(lambda artist: fetch(artist, config, {"gallery": 3, "query": 3}, 0), "abc"))
+        assert museum.most <= 2
+        once = museum.numbers()
+        assert set(once.values()) == {1} and len(once) in (21, 22)
+        museum.log.clear()
+        fetch("a", config, {"gallery": 3, "query": 3}, 0)
+        assert museum.log == []
+    assert all(sum(row["status"] == "kept" for row in collected(config, artist)) == 7 for artist in "abc")
+
+
+def test_artists_left_with_too_few_are_all_named_after_the_rest_was_fetched(museum, tmp_path):
+    museum.paths |= {f"/{n}": picture(n) for n in (0, 1, 2, 3, 8, 16)}
+    rows = [{"artist": ["ada", "bob", "cyd"][n // 8], "url": f"{museum.url}/{n}"} for n in range(24)]
+    config = study(tmp_path, rows)
+    with pytest.raises(StudyError, match=r"after everything else was fetched.*\n.*: bob \(1\), cyd \(1\); each"):
+        fetch("bob", config, {"gallery": 2, "query": 2}, 0)
+    assert set(museum.numbers()) == {f"/{n}" for n in range(24)} and max(museum.numbers().values()) == 1
+    museum.paths |= {f"/{n}": picture(n) for n in range(24)}
+    for path in (tmp_path / "store/records").rglob("*.json"):  # a museum that found its pictures again
+        path.write_text(path.read_text().replace('"final": true', '"final": false'))
+    fetch("bob", config, {"gallery": 2, "query": 2}, 0)
+    assert museum.asked("/0") == 1 and museum.asked("/9") == 2
 
 
 # --- folder with a table

@@ -25,7 +25,7 @@ def listed(pictures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of the manifest: every picture of the wanted artists. Raises SourceError."""
     dataset, named = _dataset(pictures), wanted(pictures)
     entries, others, many = [], set(), defaultdict(lambda: defaultdict(list))
-    for path in _files(dataset):
+    for path in _files(dataset, pictures):
         columns = [dataset["artist"], *([dataset["genre"]] if dataset["genre"] else [])]
         with _parquet(dataset, path, pictures) as file:
             found = _named_values(file, columns, path)
@@ -105,10 +105,10 @@ def _hub(pictures: Mapping[str, Any]) -> Any:
     return huggingface_hub
 
 
-def _files(dataset: Mapping[str, Any]) -> list[str]:
+def _files(dataset: Mapping[str, Any], pictures: Mapping[str, Any]) -> list[str]:
+    hub = _hub(pictures)
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    hub = _hub({"contact": None})
     try:
         tree = hub.HfApi().list_repo_tree(
             dataset["id"], revision=dataset["revision"], repo_type="dataset", recursive=True

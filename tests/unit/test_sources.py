@@ -231,6 +231,11 @@ def test_bad_files_are_rows_with_reasons_and_the_rest_goes_on(tmp_path, monkeypa
     refused = [row for row in rows if row["status"] == "refused"]
     assert len(rows) == 11 and len(refused) == 9
     assert all(row["image"] is None and row["reason"] for row in refused)
+    assert {row["source"].removeprefix("folder: ").removeprefix("monet/") for row in refused} == {
+        *bad,
+        "annex.jpg",
+        "huge.tif",
+    }
     assert sorted(row["reason"].split(":")[0] for row in refused) == sorted(
         ["empty", "html", "git-lfs pointer", "truncated or damaged", "too small", "unsupported", "not a picture"]
         + ["unreadable", "too large"]

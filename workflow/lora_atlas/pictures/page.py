@@ -100,7 +100,7 @@ def _artist(table: Any, alike: Mapping[str, str], said: Mapping[str, str]) -> di
 
 
 def _tile(row: Mapping[str, Any], reason: str | None, said: Mapping[str, str]) -> dict[str, Any]:
-    label = row["image"]["path"] if row["image"] else None
+    label = row["image"]["path"] if row["image"] else row["source"].partition(": ")[2] or None
     source = row["source"]
     return {
         "more": False,

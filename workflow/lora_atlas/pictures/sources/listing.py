@@ -150,8 +150,12 @@ def gathered(
         if kept == pictures["per_artist"]:
             break
         found = read(label)
+        name = found["image"] and found["image"]["path"]
         if found["image"] is not None:
             found = judged(found, first, pictures)
+        if found["status"] == "refused" and "://" not in found["source"]:
+            # A refused row has no image, and its file must be found by somebody.
+            found = found | {"source": f"{found['source']}: {name or printable(label)}"}
         rows.append(found)
         if found["status"] == "kept":
             kept += 1

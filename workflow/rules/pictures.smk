@@ -3,8 +3,7 @@
 Needs: nothing (source synthetic), the folder named by `folder` (folder, artbench), a manifest (manifest), or a network
        (huggingface, commons, manifest): then pictures.contact too
 Makes: results/{study}/pictures/{artist}.parquet, results/{study}/pictures/index.html, results/{study}/duplicates.parquet;
-       of a
-       network the store, and the file that pictures.manifest names
+       of a network also the store, and the file that pictures.manifest names
 """
 
 
@@ -53,8 +52,11 @@ if config["pictures"]["archive"]:
         localrule: True
         conda:
             "../../envs/lora-atlas.yaml"
+        # Who asks changes nothing that is fetched.
+        resources:
+            contact=config["pictures"]["contact"] or "",
         params:
-            pictures=config["pictures"],
+            pictures={key: config["pictures"][key] for key in ("archive", "store", "private_network")},
             lock=config["lock"],
         script:
             "../scripts/fetch_artbench.py"

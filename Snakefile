@@ -2,7 +2,8 @@
 
 Paths, under results/{study}/:
 
-    pictures/{artist}.parquet              the pictures of an artist, kept and refused
+    pictures/{artist}.parquet              the pictures of an artist, kept and refused; pictures/index.html shows them
+    duplicates.parquet                     pictures that are nearly the same, of one artist or of two
     plan.parquet, plan/{artist}.parquet    which pictures each LoRA is trained on
     loras/{artist}/{nn}.safetensors        a LoRA; loras/{artist}/log.parquet its losses
     kohya/{artist}/{nn}.safetensors        the same LoRAs under kohya's names, if `export` asks for them
@@ -16,10 +17,13 @@ Paths, under results/{study}/:
     spaces/{space}/                        of LoRAs that are not trained here: weights/, neighbours.parquet and the map of
                                            those of one base
     query/{name}.parquet                   the known LoRAs that a file is nearest to
+    models/{model}.json                    commits and hashes of models of the hub
     cost/{stage}/{item}.parquet            seconds of each costly job
 
 `snakemake` makes the tables and charts; a stage alone is made by its name: pictures, plan, loras, export, generated,
-features, weights, embeddings, tables, charts; and `snakemake query --config query=FILE` asks which LoRAs a file is near.
+features, weights, embeddings, tables, charts. `snakemake estimate` says what a study will cost, `snakemake manifest` lists a
+source on a network, `snakemake models` fetches models of the hub, and `snakemake query --config query=FILE` asks which
+LoRAs a file is near.
 """
 
 
@@ -34,9 +38,10 @@ if TRAINED:
     rule all:
         default_target: True
         input:
-            rules_of("tables", "charts", *([config["export"]] if config["export"] else [])),
+            rules_of("page", "tables", "charts", *([config["export"]] if config["export"] else [])),
 
     include: "workflow/rules/pictures.smk"
+    include: "workflow/rules/models.smk"
     include: "workflow/rules/plan.smk"
     include: "workflow/rules/loras.smk"
     include: "workflow/rules/generated.smk"

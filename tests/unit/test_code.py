@@ -59,7 +59,7 @@ def test_imports_within_functions_are_in_it():
 def test_an_imported_name_is_the_file_that_has_it_and_an_imported_module_is_that_module():
     assert "tables.py" in names("weights.gram")  # from ..tables import replacing
     assert "mini/autoencoder.py" in names("mini.card")  # from . import autoencoder
-    assert "pictures/sources.py" in names("config")  # from .pictures import sources
+    assert "pictures/sources/__init__.py" in names("config")  # from .pictures import sources
 
 
 def test_a_package_is_its_init_file():
@@ -129,7 +129,7 @@ print(json.dumps(found))
 @pytest.mark.parametrize("module", MODULES)
 def test_all_that_an_interpreter_imports_is_in_it(imported, module):
     loaded = {Path(file).relative_to(PACKAGE).as_posix() for file in imported[module]}
-    assert f"{module.replace('.', '/')}.py" in loaded
+    assert {f"{module.replace('.', '/')}.py", f"{module.replace('.', '/')}/__init__.py"} & loaded
     assert loaded <= set(names(module))
 
 

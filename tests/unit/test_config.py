@@ -84,7 +84,14 @@ def test_every_key_of_the_schema_is_in_the_committed_configuration():
         {"pictures.per_artist": None, "pictures.artists": ["maren", "pauline"]},
         {"weights.kernels": ["down"], "weights.components": ["self_attention"], "weights.blocks": ["up"]},
         {"extractors.large": {"library": "open_clip", "model": "ViT-L-14", "pretrained": "openai"}},
-        {"extractors.hub": {"library": "timm", "model": "hf-hub:timm/vit_small", "pretrained": None}},
+        {
+            "extractors.hub": {
+                "library": "timm",
+                "model": "hf-hub:timm/vit_small",
+                "pretrained": None,
+                "revision": "a" * 40,
+            }
+        },
         {"plan.gallery": [1], "plan.query": [1], "pictures.per_artist": 2},
     ],
 )
@@ -208,7 +215,10 @@ def test_a_key_near_to_none_lists_those_that_there_are():
         ({"training.loss": "min-snr"}, "training.loss: 'min-snr' is unknown; did you mean 'min_snr'?"),
         ({"pictures.source": "foldr"}, "pictures.source: 'foldr' is unknown; did you mean 'folder'?"),
         ({"extractors.clip.library": "openclip"}, "extractors.clip.library: 'openclip' is unknown"),
-        ({"embedding.calibration": 3}, "embedding.calibration: 3 is unknown; one of ['none', 'rescale', 'lzw', 'crossfit', 'split']"),
+        (
+            {"embedding.calibration": 3},
+            "embedding.calibration: 3 is unknown; one of ['none', 'rescale', 'lzw', 'crossfit', 'split']",
+        ),
     ],
 )
 def test_an_unknown_choice_names_the_known_ones(changes, words):
@@ -323,3 +333,49 @@ def test_one_artist_is_no_study():
 def test_a_folder_that_is_not_set_says_what_to_put_there():
     (problem,) = problems({"pictures.source": "folder"})
     assert "`folder` is not set" in problem and "monet/water-lilies.jpg" in problem
+
+
+# --- the network
+
+
+def test_models_of_the_hub_need_a_commit_or_a_lock():
+    hub = {"library": "timm", "model": "hf-hub:timm/vit", "pretrained": None}
+    (problem,) = problems({"extractors.vit": hub})
+    assert problem.startswith("extractors.vit.revision: name the commit of hf-hub:timm/vit, or set `lock`")
+    assert problems({"extractors.vit": hub | {"revision": "main"}})
+    assert checked({"extractors.vit": hub | {"revision": "b" * 40}})
+    assert checked({"extractors.vit": hub, "lock": "mine.lock.yaml"})
+    (problem,) = problems({"base.model": "o/base", "base.revision": "main"})
+    assert problem.startswith("base.revision: 'main' is no commit of o/base")
+
+
+def test_weights_of_style_extractors_are_files_or_of_the_hub():
+    for library in ("csd", "vgg_gram"):
+        (problem,) = problems({"extractors.s": {"library": library, "model": "no/such", "pretrained": None}})
+        assert problem.startswith("extractors.s: there is no 'no/such'")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pictures.archive": {"metadata": "http://x/a", "images": "http://x/b"}}, "pictures.archive: only the source"),
+        ({"pictures.source": "manifest"}, "pictures.source is manifest, and pictures.manifest is not set"),
+        (
+            {"pictures.source": "commons", "pictures.manifest": "x.csv"},
+            "pictures.source is commons: set pictures.c",
+        ),
+        (
+            {"pictures.source": "huggingface", "pictures.manifest": "x.csv"},
+            "pictures.source is huggingface: set ",
+        ),
+        ({"pictures.dataset": {"id": "o/d"}}, "pictures.dataset: "),
+        ({"pictures.contact": "a\nb"}, "pictures.contact: "),
+    ],
+)
+def test_half_a_source_is_named(changes, words):
+    assert any(problem.startswith(words) for problem in problems(changes))
+
+
+def test_artists_may_stand_under_genres():
+    chosen = {"strokes": ["maren"], "points": ["odile"]}
+    assert checked({"pictures.artists": chosen})["pictures"]["artists"] == chosen

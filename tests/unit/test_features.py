@@ -289,11 +289,11 @@ def test_a_control_needs_no_heavy_library(tmp_path):
 
 
 def test_unknown_libraries_and_controls_name_the_known():
-    with pytest.raises(FeatureError, match="'clip': there are open_clip, timm, control"):
+    with pytest.raises(FeatureError, match="'clip': there are open_clip, timm, csd, vgg_gram, control"):
         load(CONTROL | {"library": "clip"}, "cpu")
     with pytest.raises(FeatureError, match="'mean_color': there are mean_colour"):
         load(CONTROL | {"model": "mean_color"}, "cpu")
-    assert set(EXTRACTORS) == {"open_clip", "timm", "control"}
+    assert set(EXTRACTORS) == {"open_clip", "timm", "csd", "vgg_gram", "control"}
 
 
 def test_a_picture_that_changed_after_it_was_collected_is_noticed(tmp_path):

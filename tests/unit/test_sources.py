@@ -14,12 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_atlas import tables
-from lora_atlas.pictures import sources
 from lora_atlas.pictures.decode import decode, encode_png, to_array
-from lora_atlas.pictures.sources import SOURCES, SourceError, artists, collect, count, slug
+from lora_atlas.pictures.sources import SOURCES, SourceError, artists, collect, count, listing, slug
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
-CONFIG = {"source": "folder", "artists": None, "per_artist": None, "artists_per_genre": 2, "min_side": 16}
+NETWORK = {"dataset": None, "categories": None, "api": None, "archive": None, "contact": None, "private_network": True}
+CONFIG = {
+    "source": "folder",
+    "artists": None,
+    "per_artist": None,
+    "artists_per_genre": 2,
+    "min_side": 16,
+    "trim": False,
+    "duplicates": None,
+    "manifest": None,
+    "store": "results/fetched",
+} | NETWORK
 
 
 def picture(seed: int, side: int = 20) -> bytes:
@@ -88,7 +98,7 @@ def test_a_folder_without_artists_says_what_was_expected_and_what_was_found(tmp_
 
 
 def test_an_unknown_source_names_the_known_ones():
-    with pytest.raises(SourceError, match=r"'sinthetic'.*'synthetic', 'folder'"):
+    with pytest.raises(SourceError, match=r"'sinthetic'.*'synthetic', 'folder', 'manifest'"):
         artists(CONFIG | {"source": "sinthetic"}, None)
 
 
@@ -221,6 +231,11 @@ def test_bad_files_are_rows_with_reasons_and_the_rest_goes_on(tmp_path, monkeypa
     refused = [row for row in rows if row["status"] == "refused"]
     assert len(rows) == 11 and len(refused) == 9
     assert all(row["image"] is None and row["reason"] for row in refused)
+    assert {row["source"].removeprefix("folder: ").removeprefix("monet/") for row in refused} == {
+        *bad,
+        "annex.jpg",
+        "huge.tif",
+    }
     assert sorted(row["reason"].split(":")[0] for row in refused) == sorted(
         ["empty", "html", "git-lfs pointer", "truncated or damaged", "too small", "unsupported", "not a picture"]
         + ["unreadable", "too large"]
@@ -241,7 +256,7 @@ def test_the_second_of_two_files_with_the_same_bytes_is_refused(tmp_path):
 
 def test_more_than_one_table_can_hold_is_an_error(tmp_path, monkeypatch):
     fill(tmp_path / "monet", 3)
-    monkeypatch.setattr(sources, "MAX_ARTIST_BYTES", 2 * len(picture(0)))
+    monkeypatch.setattr(listing, "MAX_ARTIST_BYTES", 2 * len(picture(0)))
     with pytest.raises(SourceError, match=r"lower pictures\.per_artist"):
         read(tmp_path, "monet")
     assert len(read(tmp_path, "monet", per_artist=2)) == 2
@@ -408,6 +423,9 @@ def test_listing_imports_nothing_heavy(tmp_path):
 
 
 def test_every_source_answers_the_three_questions():
-    assert set(SOURCES) == {"synthetic", "folder"}
+    assert set(SOURCES) == {"synthetic", "folder", "manifest", "huggingface", "artbench", "commons"}
     for source in SOURCES.values():
-        assert callable(source.artists) and callable(source.count) and callable(source.collect)
+        for question in (source.artists, source.count, source.digests, source.collect):
+            assert callable(question)
+    fetching = {name for name, source in SOURCES.items() if source.fetch is not None}
+    assert fetching == {"manifest", "huggingface", "commons"}

@@ -38,7 +38,7 @@ def folder(root, **numbers: int) -> str:
     for artist, number in numbers.items():
         (root / artist).mkdir(parents=True)
         for n in range(number):
-            pixels = default_rng([len(artist), n]).integers(0, 256, (80, 90, 3), dtype="uint8")
+            pixels = default_rng([*artist.encode(), n]).integers(0, 256, (80, 90, 3), dtype="uint8")
             (root / artist / f"{n}.png").write_bytes(encode_png(pixels))
     return str(root)
 

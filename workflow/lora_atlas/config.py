@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from .features import CONTROLS
+from .hub import COMMIT
 from .pictures import sources
 from .study import StudyError, too_few
 from .weights.folder import find
@@ -101,6 +102,8 @@ def _model_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
             f"base.model: there is no folder {base!r} with a model_index.json here; if it is a hub id, name the commit "
             "to use in base.revision"
         )
+    elif not (root / base).is_dir() and not COMMIT.fullmatch(revision):
+        yield f"base.revision: {revision!r} is no commit of {base}; name its 40 characters, a branch moves"
     for name, extractor in config["extractors"].items():
         if not re.fullmatch(r"[a-z0-9_]+", name):
             yield f"extractors.{name}: names are lower-case letters, digits and _, since they become file names"
@@ -108,6 +111,16 @@ def _model_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
         if extractor["library"] == "control":
             if model not in CONTROLS:
                 yield f"extractors.{name}.model: {model!r} is no control; {_near(model, list(CONTROLS))}"
+        elif model.startswith("hf-hub:"):
+            if not COMMIT.fullmatch(extractor.get("revision") or "") and config["lock"] is None:
+                yield (
+                    f"extractors.{name}.revision: name the commit of {model}, or set `lock` to a file that keeps "
+                    "the one that the first fetch finds"
+                )
+        elif extractor["library"] in ("csd", "vgg_gram"):
+            weights = extractor["pretrained"] or model
+            if not (root / weights).exists():
+                yield f"extractors.{name}: there is no {weights!r}; of a hub write 'hf-hub:owner/name'"
         elif "/" in model and not model.startswith("hf-hub:") and not (root / model).is_dir():
             yield f"extractors.{name}.model: there is no folder {model!r}; of a hub write 'hf-hub:owner/name'"
 
@@ -138,6 +151,9 @@ def _folder_problems(folder: str | None) -> Iterator[str]:
 
 
 def _picture_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    pictures = config["pictures"]
+    if pictures["archive"] and pictures["source"] != "artbench":
+        yield f"pictures.archive: only the source artbench has one, and pictures.source is {pictures['source']}"
     try:
         counts = sources.count(config["pictures"], config["folder"])
     except ValueError as error:

@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import tables
+from . import hub, tables
+from .controls import CONTROLS, oklab
+from .lock import sha256_of
 from .pictures.decode import PictureError, crop_square, decode, to_array
 
 BATCH = 32  # fixed: float sums depend on it, results should not depend on a setting of the machine
@@ -50,6 +52,7 @@ def extract(
     *,
     device: str,
     outputs: Mapping[str, str | Path],
+    lock: str | None = None,
 ) -> int:
     """Write one table "features" per source; returns the number of pictures.
 
@@ -60,7 +63,7 @@ def extract(
     """
     if set(sources) != set(outputs):
         raise FeatureError(f"sources {sorted(sources)} and outputs {sorted(outputs)} differ")
-    model = load(extractor, device)
+    model = load(extractor, device, lock)
     total = 0
     for source, paths in sources.items():
         pictures = (_training if source == "training" else _generated)(paths)
@@ -73,12 +76,35 @@ def extract(
     return total
 
 
-def load(extractor: Mapping[str, str | None], device: str) -> Model:
-    """The extractor's model, ready on `device`; raises FeatureError."""
+def load(extractor: Mapping[str, str | None], device: str, lock: str | None = None) -> Model:
+    """The extractor's model, ready on `device`; raises FeatureError.
+
+    A model of the hub that has a revision, or that the lock file knows, is taken from its pinned snapshot.
+    """
     library, model = extractor["library"], extractor["model"]
     if library not in EXTRACTORS:
         raise FeatureError(f"extractor library {library!r}: there are {', '.join(EXTRACTORS)}")
+    if library in hub.FILES and model.startswith("hf-hub:") and (extractor.get("revision") or lock):
+        try:
+            model = hub.folder(model.removeprefix("hf-hub:"), extractor.get("revision"), library, lock=lock)
+        except hub.HubError as error:
+            raise FeatureError(f"{library}: {error}") from error
+    if extractor.get("sha256"):
+        _check_hash(library, model, extractor)
     return EXTRACTORS[library](model, extractor.get("pretrained"), device)
+
+
+def _check_hash(library: str, model: str, extractor: Mapping[str, str | None]) -> None:
+    """The file of weights has the sha256 that the config names; a model by name alone has no file to look at."""
+    places = [Path(model, name) for name in hub.FILES.get(library, ())] + [Path(extractor.get("pretrained") or model)]
+    files = [place for place in places if place.is_file() and place.suffix != ".json"]
+    if not files:
+        raise FeatureError(
+            f"{library} {model!r}: no file whose sha256 could be checked; name a folder, a file or hf-hub:"
+        )
+    digest = sha256_of(files[0])
+    if digest != extractor["sha256"]:
+        raise FeatureError(f"{files[0]}: expected sha256 {extractor['sha256']}, found {digest}")
 
 
 # --- pictures in, vectors out
@@ -180,6 +206,32 @@ def _timm(model: str, pretrained: str | None, device: str) -> Model:
     return _torch_model(torch, network, network, preprocess, device)
 
 
+def _csd(model: str, pretrained: str | None, device: str) -> Model:
+    return _style("csd", model, pretrained, device)
+
+
+def _vgg_gram(model: str, pretrained: str | None, device: str) -> Model:
+    return _style("vgg_gram", model, pretrained, device)
+
+
+def _style(library: str, model: str, pretrained: str | None, device: str) -> Model:
+    import torch
+
+    from . import style
+
+    names = hub.FILES[library]
+    files = [Path(pretrained)] if pretrained else [Path(model), *(Path(model, name) for name in names)]
+    weights = next((file for file in files if file.is_file()), None)
+    if weights is None:
+        raise FeatureError(
+            f"{library}: {pretrained or model!r} is neither a file of weights nor a folder with {' or '.join(names)};"
+            " of a hub write 'hf-hub:owner/name' and a revision"
+        )
+    with _loading(library, model, pretrained):
+        network, preprocess = getattr(style, library)(weights)
+    return _torch_model(torch, network, network, preprocess, device)
+
+
 def _torch_model(torch: Any, network: Any, forward: Callable, preprocess: Callable, device: str) -> Model:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -236,51 +288,10 @@ def _control(model: str, pretrained: str | None, device: str) -> Model:
     )
 
 
-def oklab(rgb: np.ndarray) -> np.ndarray:
-    """uint8 sRGB (…, 3) → Oklab (…, 3) float64: lightness 0…1, green-red, blue-yellow (Ottosson 2020).
-
-    Perceptual, so that Euclidean distance between colours means what it looks like: neither dark nor saturated
-    pictures dominate, as they would in linear light.
-    """
-    encoded = rgb.astype(np.float64) / 255
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    return np.cbrt(linear @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
-
-
-_RGB_TO_LMS = np.array(
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-)
-_LMS_TO_LAB = np.array(
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-)
-
-
-def _mean_colour(pixels: np.ndarray) -> np.ndarray:
-    """Oklab pixels (n, 3) → their mean (3,)."""
-    return pixels.mean(0)
-
-
-def _colour_moments(pixels: np.ndarray) -> np.ndarray:
-    """Oklab pixels (n, 3) → mean, deviation and signed root of skewness (9,) (Stricker & Orengo 1995)."""
-    centred = pixels - pixels.mean(0)
-    return np.concatenate([pixels.mean(0), pixels.std(0), np.cbrt((centred**3).mean(0))])
-
-
-CONTROLS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "mean_colour": _mean_colour,
-    "colour_moments": _colour_moments,
-}
-
 EXTRACTORS: dict[str, Callable[[str, str | None, str], Model]] = {
     "open_clip": _open_clip,
     "timm": _timm,
+    "csd": _csd,
+    "vgg_gram": _vgg_gram,
     "control": _control,
 }

@@ -30,6 +30,13 @@ def too_few(counts: Mapping[str, int], plan: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def require(counts: Mapping[str, int], plan: Mapping[str, Any], when: str) -> None:
+    """Raise one StudyError that names all artists with too few pictures, if there are any; `when` begins it."""
+    problems = too_few(counts, plan)
+    if problems:
+        raise StudyError(f"{when}:\n{problems[0]}")
+
+
 def lora_ids(artist: str, plan: Mapping[str, Any]) -> list[str]:
     """Ids of an artist's LoRAs: the gallery's, then the queries'."""
     return [f"{artist}/{number}" for number in lora_numbers(plan)]
@@ -55,11 +62,8 @@ def plan(
     `overlap` is the largest share of a LoRA's pictures that another LoRA of its side also has. An artist's rows do
     not depend on the other artists.
     """
-    problems = too_few({artist: len(pictures) for artist, pictures in kept.items()}, settings)
-    if problems:
-        raise StudyError(
-            "after refusing pictures that cannot be used (see the reasons in the pictures tables):\n" + problems[0]
-        )
+    found = {artist: len(pictures) for artist, pictures in kept.items()}
+    require(found, settings, "after refusing pictures that cannot be used (see the reasons in the pictures tables)")
     rows = []
     for artist, pictures in kept.items():
         rng = np.random.Generator(np.random.PCG64(derive_seed("plan", seed, artist)))

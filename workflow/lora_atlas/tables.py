@@ -55,6 +55,16 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("status", _text),
         ("reason", _text, "optional"),
     ),
+    # one row a kept picture that is not used, since `other` is nearly the same; `other_artist` may be another
+    "duplicates": _schema(
+        ("picture", _text),
+        ("artist", _text),
+        ("other", _text),
+        ("other_artist", _text),
+        ("distance", _whole),
+        ("correlation", _real),
+        ("reason", _text),
+    ),
     # one row a LoRA: what it is trained on
     "plan": _schema(
         ("lora", _text),

@@ -1,5 +1,6 @@
 """Functions that the rules share. The configuration is checked here, before any job exists."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -32,8 +33,13 @@ def listed_files(path):
 STUDY = config["study"]
 # Either LoRAs are trained on artists' pictures, or they are there.
 TRAINED = config["loras"]["source"] == "trained"
+LORA_FILES = [] if TRAINED else listed_files(config["folder"])
 ARTISTS = picture_sources.artists(config["pictures"], config["folder"]) if TRAINED else {}
-LISTED = [] if TRAINED else listed_files(config["folder"])
+PICTURES_FOUND = picture_sources.digests(config["pictures"], config["folder"]) if TRAINED else {}
+SOURCE = picture_sources.source(config["pictures"])
+LISTED, FETCHED = SOURCE.list_pictures is not None, SOURCE.fetch is not None
+# What must be there before an artist's pictures are collected.
+PICTURES_NEED = [config["pictures"]["manifest"], config["folder"]] if config["pictures"]["archive"] else []
 NUMBERS = studies.lora_numbers(config["plan"])
 # Artists whose LoRAs one job trains together, and has paint together; a pack is called by the first of them.
 PACKS = studies.packs(list(ARTISTS), config["resources"]["artists_per_job"])
@@ -76,9 +82,48 @@ def pack_of(artist):
 
 
 def model_files(model):
-    """The files of a model in a local folder, as inputs; a hub id has none."""
+    """The files of a model, as inputs: those of a local folder, or the receipts of a hub id."""
     folder = Path(model)
-    return sorted(str(path) for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if folder.is_dir():
+        return sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    return [receipt for receipt, asked in HUB_MODELS.items() if asked["repository"] == model.removeprefix("hf-hub:")]
+
+
+def hub_models():
+    """Receipt of a download → repository, revision, kind and hash, of every hub id that the study names."""
+    base, found = config["base"], {}
+    if not Path(base["model"]).is_dir():
+        found["base"] = {"repository": base["model"], "revision": base["revision"], "kind": "base", "sha256": None}
+    for name, extractor in config["extractors"].items():
+        if extractor["model"].startswith("hf-hub:"):
+            found[name] = {
+                "repository": extractor["model"].removeprefix("hf-hub:"),
+                "revision": extractor.get("revision"),
+                "kind": extractor["library"],
+                "sha256": extractor.get("sha256"),
+            }
+    return {f"{RESULTS}/models/{name}.json": asked for name, asked in found.items()}
+
+
+HUB_MODELS = hub_models()
+
+
+def introduced_to_list(wildcards):
+    """No files, but an error before any job starts where servers would not be told who asks them."""
+    if not config["pictures"]["contact"] and not workflow.dryrun:
+        raise WorkflowError(
+            "pictures.contact is not set, and this study fetches pictures: servers are told who asks them. Set it to a "
+            "mail address or a page, as --config 'pictures={contact: you@example.org}'"
+        )
+    return []
+
+
+def introduced(wildcards):
+    """The same for jobs that fetch pictures; what they fetch is listed before, and looked at by somebody."""
+    manifest = config["pictures"]["manifest"]
+    if LISTED and not Path(manifest).exists() and not workflow.dryrun:
+        raise WorkflowError(f"there is no {manifest} yet: run `snakemake manifest`, look at it, commit it, run again")
+    return introduced_to_list(wildcards) if FETCHED else []
 
 
 def runtime(wildcards, attempt):
@@ -103,6 +148,7 @@ def rules_of(*stages):
     charts = ["weight_map", "comparison"]
     files = {
         "pictures": expand("{r}/pictures/{a}.parquet", r=RESULTS, a=ARTISTS),
+        "page": [f"{RESULTS}/pictures/index.html"],
         "plan": [f"{RESULTS}/plan.parquet"],
         "loras": expand("{r}/loras/{a}/{n}.safetensors", r=RESULTS, a=ARTISTS, n=NUMBERS),
         "kohya": expand("{r}/kohya/{a}/{n}.safetensors", r=RESULTS, a=ARTISTS, n=NUMBERS),

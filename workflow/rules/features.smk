@@ -36,6 +36,7 @@ rule extract_features:
         extractor=lambda wildcards: config["extractors"][wildcards.extractor],
         settings=SETTINGS,
         device=config["resources"]["device"],
+        lock=config["lock"],
     script:
         "../scripts/extract_features.py"
 
@@ -58,5 +59,6 @@ rule extract_controls:
         extractor=lambda wildcards: config["extractors"][wildcards.extractor],
         settings=[],
         device="cpu",
+        lock=None,
     script:
         "../scripts/extract_features.py"

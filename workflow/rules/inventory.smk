@@ -25,7 +25,7 @@ checkpoint inventory:
     params:
         folder=config["folder"],
         # Not as inputs: the names of people's files hold whatever a file system allows.
-        files=LISTED,
+        files=LORA_FILES,
         engine=ENGINE,
         cache=cache_folder("results/{study}"),
     script:

@@ -1,6 +1,6 @@
 """Plan: which pictures each LoRA is trained on, gallery and query.
 
-Needs: results/{study}/pictures/{artist}.parquet of all artists
+Needs: results/{study}/pictures/{artist}.parquet of all artists, results/{study}/duplicates.parquet
 Makes: results/{study}/plan.parquet, and its rows artist by artist in results/{study}/plan/{artist}.parquet
 """
 
@@ -9,6 +9,7 @@ Makes: results/{study}/plan.parquet, and its rows artist by artist in results/{s
 rule plan:
     input:
         pictures=rules_of("pictures"),
+        duplicates=f"{RESULTS}/duplicates.parquet",
         code=code("study", "tables"),
     output:
         plan=f"{RESULTS}/plan.parquet",

@@ -1,11 +1,15 @@
 """Rule collect_pictures: one artist's pictures from the source into a table."""
 
+import json
+
 from job import job
 
 with job(snakemake):
     from lora_atlas import tables
-    from lora_atlas.pictures.sources import collect
+    from lora_atlas.pictures.sources import collect, fetch
 
-    p = snakemake.params
+    p, r = snakemake.params, snakemake.resources
+    everyone = {**p.pictures, "artists": json.loads(r.artists), "contact": r.contact}
+    fetch(snakemake.wildcards.artist, everyone, json.loads(r.plan), p.seed)
     rows = collect(snakemake.wildcards.artist, p.genre, p.pictures, p.folder, p.seed)
     tables.write(snakemake.output[0], "pictures", rows)

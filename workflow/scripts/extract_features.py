@@ -10,4 +10,4 @@ with job(snakemake) as cost:
     for setting in p.settings:
         sources[setting] = [path for path in snakemake.input.generated if path.endswith(f"/{setting}.parquet")]
     outputs = dict(zip(sources, snakemake.output.features, strict=True))
-    cost.count = extract(p.extractor, sources, device=p.device, outputs=outputs)
+    cost.count = extract(p.extractor, sources, device=p.device, outputs=outputs, lock=p.lock)

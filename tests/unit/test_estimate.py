@@ -1,0 +1,126 @@
+"""Estimates: counts that are exact, bytes and hours that scale as they must, and words that say what was assumed."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lora_atlas import estimate as room
+from lora_atlas import lock as locks
+from lora_atlas.config import check
+from lora_atlas.estimate import estimate, text, write
+
+ROOT = Path(__file__).parents[2]
+CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+RATES = yaml.safe_load((ROOT / "workflow/resources/rates.yaml").read_text())
+STUDIES = ("artbench_sd15", "artbench_sdxl")
+
+
+def overlaid(study: str, **changes) -> dict:
+    """The embedded configuration with an overlay of workflow/studies, as Snakemake lays it."""
+    config, overlay = copy.deepcopy(CONFIG), yaml.safe_load((ROOT / f"workflow/studies/{study}.yaml").read_text())
+
+    def lay(inner: dict, over: dict) -> None:
+        for key, value in over.items():
+            if isinstance(value, dict) and isinstance(inner.get(key), dict):
+                lay(inner[key], value)
+            else:
+                inner[key] = value
+
+    lay(config, overlay)
+    lay(config, changes)
+    return check(config, SCHEMA, ROOT)
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_an_artbench_study_is_what_the_paper_shows(study):
+    config = overlaid(study)
+    assert {genre: len(names) for genre, names in config["pictures"]["artists"].items()} == dict.fromkeys(
+        ("art_nouveau", "baroque", "post_impressionism", "renaissance", "ukiyo_e"), 10
+    )
+    found = estimate(config, RATES)
+    assert (found.artists, found.loras, found.pictures, found.generated) == (50, 1000, 5000, 8000)
+    libraries = {extractor["library"] for extractor in config["extractors"].values()}
+    assert libraries == {"open_clip", "timm", "csd", "control"}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_byte_is_named_with_its_revision(study):
+    found = estimate(overlaid(study), RATES)
+    hub = [each for each in found.downloads if each.name.startswith("hf://")]
+    assert len(hub) == 6 and all(len(each.revision) == 40 and each.bytes for each in hub)
+    others = [each for each in found.downloads if each not in hub]
+    assert len(others) == 2 and all(each.revision is None and each.bytes for each in others)
+    said = text(found)
+    assert all(each.name in said and (each.revision or "locked by the first fetch") in said for each in found.downloads)
+    assert "ASSUMED, not measured" in said
+
+
+def test_a_lock_makes_downloads_exact(tmp_path):
+    lock, url = tmp_path / "s.lock.yaml", "https://artbench.eecs.berkeley.edu/files/ArtBench-10.csv"
+    locks.settled(lock, "files", url, {"sha256": "ab" * 32, "bytes": 123})
+    locks.settled(lock, "hub", "timm/x@main", {"commit": "c" * 40})
+    locks.settled(lock, "hub", f"timm/x@{'c' * 40}", {"commit": "c" * 40, "files": {"a": {"sha256": "d", "bytes": 7}}})
+    x = {"library": "timm", "model": "hf-hub:timm/x", "pretrained": None, "revision": "main"}
+    config = overlaid("artbench_sd15", lock=str(lock), extractors={"x": x})
+    found = {each.name: each for each in estimate(config, RATES).downloads}
+    assert (found[url].revision, found[url].bytes, found[url].exact) == ("sha256:" + "ab" * 32, 123, True)
+    assert (found["hf://timm/x"].revision, found["hf://timm/x"].bytes) == ("c" * 40, 7)
+
+
+def test_what_is_twice_as_much_costs_twice_as_much():
+    one = estimate(overlaid("artbench_sd15"), RATES)
+    two = estimate(overlaid("artbench_sd15", training={"rank": 32}), RATES)
+    assert two.disk["loras"] == 2 * one.disk["loras"] and two.hours == one.hours
+    more = estimate(overlaid("artbench_sd15", training={"steps": 1000}), RATES)
+    start = 50 * RATES["seconds"]["sd15"]["start"] / 3600
+    assert more.hours["training"] - start == pytest.approx(2 * (one.hours["training"] - start))
+    assert estimate(overlaid("artbench_sdxl"), RATES).disk["loras"] > 5 * one.disk["loras"]
+
+
+def test_the_size_of_a_lora_is_that_of_the_file():
+    """Two files of the mini base, counted against its own layers."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from lora_atlas.diffusion.stacked import targeted
+
+    config = json.loads((ROOT / "workflow/resources/mini/base/unet/config.json").read_text())
+    unet = UNet2DConditionModel.from_config(config)
+
+    modules = dict(unet.named_modules())
+    for target in ("attention", "feed_forward"):
+        layers = [modules[name] for name in targeted(unet, [target])]
+        assert all(isinstance(layer, torch.nn.Linear) for layer in layers)
+        counted = sum(layer.in_features + layer.out_features for layer in layers)
+        assert counted == RATES["bases"]["workflow/resources/mini/base"][target]
+
+
+def test_nothing_to_download_and_no_extractors_are_said(tmp_path):
+    config = check(copy.deepcopy(CONFIG) | {"extractors": {}}, SCHEMA, ROOT)
+    said = write(config, ROOT / "workflow/resources/rates.yaml", tmp_path / "estimate.md")
+    assert "| nothing | | |" in said and "0 generated pictures" in said
+    assert (tmp_path / "estimate.md").read_text() == said
+    assert json.loads((tmp_path / "estimate.json").read_text())["loras"] == 72
+
+
+def test_a_base_without_rates_is_named():
+    config = copy.deepcopy(CONFIG)
+    config["base"] = {"model": "o/other", "revision": "a" * 40}
+    with pytest.raises(ValueError, match=r"no rates for 'o/other'.*Add the base there"):
+        estimate(config, RATES)
+
+
+def test_every_rate_says_where_it_comes_from():
+    for rates in RATES["seconds"].values():
+        assert rates["source"] and isinstance(rates["measured"], bool)
+        assert rates["measured"] or "assumed" in rates["source"]
+    assert room.estimate

@@ -1,0 +1,142 @@
+"""Models of the hub, against a stand-in on the loopback: pinned, hashed, locked."""
+
+import importlib.util
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lora_atlas import lock as locks
+from lora_atlas.hub import HubError, commit, fetch, folder
+
+PICTURES = Path(__file__).with_name("pictures")
+for _name in ("museum", "hub_server"):
+    _spec = importlib.util.spec_from_file_location(_name, PICTURES / f"{_name}.py")
+    sys.modules[_name] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules[_name])
+import hub_server  # noqa: E402
+import museum as museum_room  # noqa: E402
+
+FILES = {
+    "config.json": b'{"architecture": "x"}',
+    "model.safetensors": b"tensors" * 100,
+    "pytorch_model.bin": b"a pickle",
+    "README.md": b"words",
+}
+
+
+@pytest.fixture
+def museum(monkeypatch, tmp_path):
+    """The hub's client, whose address and cache are ours for a test."""
+    from huggingface_hub import constants
+
+    with museum_room.serving() as found:
+        monkeypatch.setattr(constants, "ENDPOINT", found.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", found.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield found
+
+
+def refused(*arguments, **options) -> str:
+    with pytest.raises(HubError) as caught:
+        fetch(*arguments, **options)
+    return str(caught.value)
+
+
+def test_only_the_files_that_are_used_are_fetched_and_named_with_their_hashes(museum, tmp_path):
+    hub_server.serve_repository(museum, "models", "timm/vit", FILES)
+    found = fetch("timm/vit", hub_server.COMMIT, "timm")
+    assert set(found["files"]) == {"config.json", "model.safetensors"} and found["commit"] == hub_server.COMMIT
+    weights = FILES["model.safetensors"]
+    assert found["files"]["model.safetensors"] == {"sha256": sha256(weights).hexdigest(), "bytes": len(weights)}
+    assert Path(found["folder"], "model.safetensors").read_bytes() == weights
+    asked = {path.rsplit("/", 1)[1] for path, _ in museum.log if "/resolve/" in path}
+    assert asked == {"config.json", "model.safetensors"}
+    museum.log.clear()
+    there = folder("timm/vit", hub_server.COMMIT, "timm")
+    assert there == found["folder"] and museum.log == []  # what is there needs no network
+
+
+def test_a_branch_is_resolved_once_and_then_read_from_the_lock(museum, tmp_path):
+    hub_server.serve_repository(museum, "models", "timm/vit", FILES)
+    lock = str(tmp_path / "study.lock.yaml")
+    found = fetch("timm/vit", "main", "timm", lock=lock)
+    assert found["commit"] == hub_server.COMMIT
+    said = yaml.safe_load(Path(lock).read_text())["hub"]
+    assert said["timm/vit@main"] == {"commit": hub_server.COMMIT}
+    assert said[f"timm/vit@{hub_server.COMMIT}"]["files"] == found["files"]
+    assert commit("timm/vit", "main", lock) == commit("timm/vit", None, lock) == hub_server.COMMIT  # without a network
+    with pytest.raises(HubError, match="no commit; name one"):
+        commit("timm/vit", "main", None)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_bytes_that_are_not_those_of_the_listing_are_refused(museum, tmp_path, file):
+    lies = {file: FILES[file][:-1] + b"?"}
+    hub_server.serve_repository(museum, "models", "timm/vit", FILES, lies)
+    found = refused("timm/vit", hub_server.COMMIT, "timm")
+    assert "delete it and run again" in found and file in found
+
+
+def test_a_hash_of_the_config_or_of_the_lock_is_held_to(museum, tmp_path):
+    hub_server.serve_repository(museum, "models", "timm/vit", FILES)
+    wrong = refused("timm/vit", hub_server.COMMIT, "timm", sha256="0" * 64)
+    assert f"names sha256 {'0' * 64}" in wrong
+    lock = tmp_path / "l.yaml"
+    file = {"model.safetensors": {"sha256": "0" * 64, "bytes": 1}}
+    locks.settled(lock, "hub", f"timm/vit@{hub_server.COMMIT}", {"commit": hub_server.COMMIT, "files": file})
+    wrong = refused("timm/vit", hub_server.COMMIT, "timm", lock=str(lock))
+    assert "model.safetensors changed" in wrong
+
+
+def test_a_repository_without_the_files_says_which(museum, tmp_path):
+    hub_server.serve_repository(museum, "models", "timm/vit", {"README.md": b"x", "pytorch_model.bin": b"x"})
+    found = refused("timm/vit", hub_server.COMMIT, "timm")
+    assert "none of config.json, model.safetensors" in found
+    gone = refused("no/such", hub_server.COMMIT, "timm")
+    assert "no/such@" in gone
+
+
+def test_a_base_is_fetched_without_its_other_precisions_and_formats(museum, tmp_path):
+    wanted = {
+        "model_index.json": b"{}",
+        "unet/config.json": b"{}",
+        "unet/diffusion_pytorch_model.safetensors": b"unet",
+        "vae/config.json": b"{}",
+        "vae/diffusion_pytorch_model.safetensors": b"vae",
+        "text_encoder_2/config.json": b"{}",
+        "text_encoder_2/model.safetensors": b"text",
+        "tokenizer_2/vocab.json": b"{}",
+        "scheduler/scheduler_config.json": b"{}",
+    }
+    others = ["v1-5.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.bin"]
+    others += ["safety_checker/model.safetensors", "vae_1_0/diffusion_pytorch_model.safetensors", "unet/model.onnx"]
+    files = wanted | dict.fromkeys(others, b"other")
+    hub_server.serve_repository(museum, "models", "o/base", files)
+    found = fetch("o/base", hub_server.COMMIT, "base")
+    assert set(found["files"]) == set(wanted)
+
+
+# --- the lock file
+
+
+def test_a_lock_is_never_changed_only_added_to(tmp_path):
+    path = tmp_path / "s.lock.yaml"
+    assert locks.settled(path, "files", "http://x", {"sha256": "a"}) == {"sha256": "a"}
+    assert locks.settled(path, "files", "http://x", {"sha256": "b"}) == {"sha256": "a"}
+    assert locks.settled(path, "hub", "o/d@main", {"commit": "c"}) == {"commit": "c"}
+    assert locks.read(path) == {"files": {"http://x": {"sha256": "a"}}, "hub": {"o/d@main": {"commit": "c"}}}
+    assert locks.settled(None, "files", "http://x", {"sha256": "b"}) == {"sha256": "b"}
+
+
+@pytest.mark.parametrize("text", ["[", "a list: [x]\nfiles: [1]", "- x"])
+def test_a_damaged_lock_is_named(tmp_path, text):
+    (tmp_path / "s.lock.yaml").write_text(text)
+    with pytest.raises(locks.LockError, match=r"s\.lock\.yaml: "):
+        locks.read(tmp_path / "s.lock.yaml")

@@ -1,0 +1,164 @@
+"""What a study will cost before it runs: files and their revisions, bytes on disk, hours; from its config alone.
+
+Counts are exact, sums of what the stages will do. Bytes and seconds come from workflow/resources/rates.yaml, where each
+says its source; what was assumed there is called assumed here. No network, and no file of the study is needed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import lock as locks
+from .pictures import sources
+from .study import lora_numbers
+from .tables import replacing
+
+FLOAT = 4  # bytes of a number in a LoRA file
+
+
+@dataclass(frozen=True)
+class Download:
+    """One thing to fetch: `revision` is a commit or hash, None: the first fetch finds it; `bytes` None: unknown."""
+
+    name: str
+    revision: str | None
+    bytes: int | None
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Counts, bytes on disk by stage, downloads, and hours by stage; `measured` says whether the rates were."""
+
+    study: str
+    artists: int
+    loras: int
+    pictures: int
+    generated: int
+    disk: dict[str, int]
+    downloads: list[Download]
+    hours: dict[str, float]
+    rates: str
+    measured: bool
+
+
+def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
+    """The estimate of a checked configuration; ValueError for a base that the rates do not know."""
+    base = config["base"]["model"]
+    if base not in rates["bases"]:
+        raise ValueError(
+            f"base.model: no rates for {base!r} in workflow/resources/rates.yaml; it knows "
+            f"{', '.join(rates['bases'])}. Add the base there, with what one of its steps costs"
+        )
+    known = rates["bases"][base]
+    seconds = rates["seconds"][known["rates"]]
+    counts = sources.count(config["pictures"], config["folder"])
+    training, generation = config["training"], config["generation"]
+    models = [e for e in config["extractors"].values() if e["library"] != "control"]
+    loras = len(counts) * len(lora_numbers(config["plan"]))
+    unknown = [artist for artist, number in counts.items() if number >= 10**6]
+    needed = sum(config["plan"]["gallery"]) + sum(config["plan"]["query"])
+    pictures = sum(needed if artist in unknown else number for artist, number in counts.items())
+    steps = generation["num_inference_steps"]
+    grid = len(generation["prompts"]) * len(generation["seeds"]) * loras * bool(models)
+    generated = grid * len(steps) * len(generation["guidance_scale"])
+    numbers = sum(known[target] for target in training["targets"]) * training["rank"]
+    side = training["resolution"]
+    passes = sum(steps) * sum(1 if guidance == 1 else 2 for guidance in generation["guidance_scale"]) * grid
+    disk = {
+        "pictures": pictures * rates["picture"]["archive" if config["pictures"]["archive"] else "other"]["bytes"],
+        "loras": loras * numbers * FLOAT,
+        "generated": generated * side * side * rates["picture"]["generated"]["bytes"],
+        "features": (pictures + generated) * len(models) * 1024 * FLOAT,
+        "weights": loras * loras * 8 * 12 * len(config["weights"]["kernels"]),
+    }
+    jobs = -(-len(counts) // config["resources"]["artists_per_job"])
+    hours = {
+        "training": (loras * training["steps"] * training["batch"] * seconds["train"] + jobs * seconds["start"]) / 3600,
+        "generation": (passes * seconds["generate"] + jobs * seconds["start"] * bool(models)) / 3600,
+        "features": len(models) * ((pictures + generated) * seconds["features"] + seconds["start"]) / 3600,
+    }
+    downloads = _downloads(config, rates)
+    disk["downloads"] = sum(each.bytes or 0 for each in downloads)
+    return Estimate(
+        config["study"],
+        len(counts),
+        loras,
+        pictures,
+        generated,
+        disk,
+        downloads,
+        hours,
+        seconds["source"],
+        seconds["measured"],
+    )
+
+
+def _downloads(config: Mapping[str, Any], rates: Mapping[str, Any]) -> list[Download]:
+    locked = locks.read(config["lock"])
+    found = []
+    asked = [(config["base"]["model"], config["base"]["revision"])] * (not Path(config["base"]["model"]).is_dir())
+    for extractor in config["extractors"].values():
+        if extractor["model"].startswith("hf-hub:"):
+            asked.append((extractor["model"].removeprefix("hf-hub:"), extractor.get("revision")))
+    for repository, revision in dict.fromkeys(asked):
+        commit = locked["hub"].get(f"{repository}@{revision or 'main'}", {}).get("commit", revision)
+        stated = locked["hub"].get(f"{repository}@{commit}", {}).get("files")
+        rate = rates["models"].get(f"{repository}@{commit}", {})
+        size = sum(file["bytes"] for file in stated.values()) if stated else rate.get("bytes")
+        found.append(Download(f"hf://{repository}", commit, size, bool(stated) or rate.get("exact", False)))
+    for url in (config["pictures"]["archive"] or {}).values():
+        entry, rate = locked["files"].get(url), rates["files"].get(url, {})
+        size = entry["bytes"] if entry else rate.get("bytes")
+        found.append(Download(url, entry and f"sha256:{entry['sha256']}", size, bool(entry)))
+    if dataset := config["pictures"]["dataset"]:
+        found.append(Download(f"hf://datasets/{dataset['id']}", dataset["revision"], None, False))
+    return found
+
+
+def text(found: Estimate) -> str:
+    """The estimate as Markdown, for a terminal and for a file."""
+    how = "measured" if found.measured else "ASSUMED, not measured on such a device yet"
+    lines = [
+        f"# What {found.study} costs",
+        "",
+        f"{found.artists} artists, {found.loras:,} LoRAs, {found.pictures:,} pictures at most, "
+        f"{found.generated:,} generated pictures.",
+        "",
+        "| to download | revision | bytes |",
+        "|---|---|---:|",
+    ]
+    for each in found.downloads:
+        size = "unknown" if each.bytes is None else f"{'' if each.exact else '≈ '}{_bytes(each.bytes)}"
+        lines.append(f"| {each.name} | {each.revision or 'found and locked by the first fetch'} | {size} |")
+    lines += [] if found.downloads else ["| nothing | | |"]
+    lines += ["", "| on disk | bytes |", "|---|---:|"]
+    lines += [f"| {stage} | {_bytes(size)} |" for stage, size in found.disk.items()]
+    lines += [f"| **together** | **{_bytes(sum(found.disk.values()))}** |", "", "| stage | hours |", "|---|---:|"]
+    lines += [f"| {stage} | {hours:,.2f} |" for stage, hours in found.hours.items()]
+    lines += [f"| **together** | **{sum(found.hours.values()):,.2f}** |", ""]
+    lines += [f"Hours of one device; rates {how}: {found.rates}."]
+    return "\n".join(lines) + "\n"
+
+
+def _bytes(size: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:,.1f} {unit}"
+    return f"{size} B"
+
+
+def write(config: Mapping[str, Any], rates: str | Path, path: str | Path) -> str:
+    """Write the estimate to `path` (Markdown) and, as JSON, beside it; returns the text."""
+    found = estimate(config, yaml.safe_load(Path(rates).read_text()))
+    for place, content in (
+        (Path(path), text(found)),
+        (Path(path).with_suffix(".json"), json.dumps(asdict(found), indent=1)),
+    ):
+        with replacing(place) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return text(found)

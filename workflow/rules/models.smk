@@ -1,0 +1,48 @@
+"""Models of the hub: fetched where there is a network, before the jobs that read them; and what a study will cost.
+
+Needs: a network, for hub ids in base.model and extractors
+Makes: results/{study}/models/{model}.json, a receipt (commit, hashes) of what lies in the hub's cache; the file that
+       `lock` names; results/{study}/estimate.md and .json
+"""
+
+
+rule models:
+    input:
+        list(HUB_MODELS),
+    localrule: True
+
+
+rule fetch_model:
+    input:
+        code=code("hub"),
+    output:
+        "results/{study}/models/{model}.json",
+    log:
+        "results/{study}/logs/models/{model}.log",
+    wildcard_constraints:
+        model=r"[\w.-]+",
+    localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        model=lambda wildcards: HUB_MODELS[f"results/{wildcards.study}/models/{wildcards.model}.json"],
+        lock=config["lock"],
+    script:
+        "../scripts/fetch_model.py"
+
+
+# It has no output of its own, so that it always prints.
+rule estimate:
+    input:
+        rates="workflow/resources/rates.yaml",
+        code=code("estimate"),
+    log:
+        f"{RESULTS}/logs/estimate.log",
+    localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        config=config,
+        output=f"{RESULTS}/estimate.md",
+    script:
+        "../scripts/estimate.py"

@@ -1,0 +1,11 @@
+"""Rule find_duplicates: pictures that are nearly the same, of one artist or of two."""
+
+from job import job
+
+with job(snakemake):
+    from lora_atlas import tables
+    from lora_atlas.pictures.duplicates import find
+
+    threshold = snakemake.params.threshold
+    rows = find(snakemake.input.pictures, threshold) if threshold is not None else []
+    tables.write(snakemake.output[0], "duplicates", rows, {"threshold": threshold})

@@ -322,6 +322,21 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def turns(args: argparse.Namespace) -> str:
+    """(a) and (c) alone in many short turns, which neighbours on the machine strike alike."""
+    bench, K, found = prepare(args), max(args.packs), []
+    sequential(bench, recipe(args, 2), 99, True, args.device)
+    packed(bench, recipe(args, 1), K, args)
+    for number in range(args.turns):
+        seconds, _, a_work = sequential(bench, recipe(args, 10), number, True, args.device)
+        c_seconds, _, c_work = packed(bench, recipe(args, 3), K, args, whole=False)
+        a, c = sum(seconds) / 10, c_seconds / (3 * K)
+        found.append((100 * a_work, 1e3 * c_work / (3 * K), a_work / 10 / (c_work / (3 * K)), a / c))
+    names = ("(a), ms of processor", "(c), ms of processor", "ratio, processor", "ratio, clock")
+    columns = zip(names, zip(*found, strict=True), strict=True)
+    return "\n".join(f"{n}: {median(v):.2f} ({min(v):.2f}–{max(v):.2f})" for n, v in columns)
+
+
 def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -399,12 +414,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", help="write the measurements here")
     parser.add_argument("--chart", help="draw them here (PNG)")
+    parser.add_argument("--turns", type=int, help="only (a) and (c), in so many short turns")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.child is not None:
         seconds, losses, work = sequential(prepare(args), recipe(args, args.steps), args.child, False, args.device)
         print(json.dumps({"seconds": seconds, "losses": losses, "work": work}))
+        return
+    if args.turns:
+        print(turns(args))
         return
     found = measure(args)
     if args.json:

@@ -25,6 +25,7 @@ def _close(one, same, other, share=1e-4) -> None:
     assert (one - same).norm() < share * (one - other).norm()
 
 
+@pytest.mark.slow
 def test_an_adapter_is_the_same_alone_in_company_and_in_another_order(tmp_path, tiny_base, material, make):
     """Products of another shape round differently; over 200 steps that was 2e-6 of the way to a neighbour."""
     alone = make(tmp_path / "alone", tiny_base, material, ["ada/01"], steps=200)
@@ -35,6 +36,7 @@ def test_an_adapter_is_the_same_alone_in_company_and_in_another_order(tmp_path, 
     _close(one, _vector(turned["ada/01"]), other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -94,7 +94,7 @@ def factors(paths):
     from lora_atlas.weights.embed import combine
     from lora_atlas.weights.gram import gram
 
-    return _components(combine(gram(paths, "factors", threads=THREADS)))
+    return _components(combine(gram(paths, "factors")))
 
 
 def delta(paths):
@@ -102,7 +102,7 @@ def delta(paths):
     from lora_atlas.weights.embed import combine
     from lora_atlas.weights.gram import gram
 
-    return _components(combine(gram(paths, "delta", threads=THREADS)))
+    return _components(combine(gram(paths, "delta")))
 
 
 def sketch(paths):
@@ -112,7 +112,7 @@ def sketch(paths):
     from lora_atlas.weights.sketch import sketch_files_gram
 
     with tempfile.TemporaryDirectory(dir=Path(paths[0]).parent) as folder:
-        kept = sketched(paths, [str(n) for n in range(len(paths))], folder, threads=THREADS)
+        kept = sketched(paths, [str(n) for n in range(len(paths))], folder)
         return _components(combine(sketch_files_gram(kept)))
 
 

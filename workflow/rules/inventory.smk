@@ -18,7 +18,6 @@ checkpoint inventory:
         "results/{study}/logs/inventory.log",
     conda:
         "../../envs/lora-atlas.yaml"
-    threads: workflow.cores
     resources:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,

@@ -15,6 +15,5 @@ with job(snakemake) as cost:
         cache=f"{p.cache}/{p.kernel}.safetensors",
         folder=f"{p.cache}/sketches",
         numbers=p.engine["sketch_numbers"],
-        threads=snakemake.threads,
     )
     cost.count = len(p.ids)

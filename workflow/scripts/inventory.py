@@ -14,7 +14,6 @@ with job(snakemake) as cost:
         numbers=p.engine["sketch_numbers"],
         pickles=p.engine["pickles"] == "load",
         base=p.engine["base"],
-        threads=snakemake.threads,
     )
     tables.write(snakemake.output.table, "loras", rows)
     cost.count = len(rows)

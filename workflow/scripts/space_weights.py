@@ -20,6 +20,5 @@ with job(snakemake) as cost:
         sha256=[row["sha256"] for row in rows],
         pickles=p.engine["pickles"] == "load",
         base=p.engine["base"],
-        threads=snakemake.threads,
     )
     cost.count = len(rows)

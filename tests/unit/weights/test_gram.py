@@ -297,14 +297,6 @@ def test_tiles_and_open_files_and_precision_change_no_matrix(make, tmp_path, mon
     assert (found == found.T).all()
 
 
-def test_threads_change_no_number(make, tmp_path, files):
-    for paths in (files, mixed(make, tmp_path)):
-        alone = gram(paths, "delta")
-        for threads in (2, 5):
-            found = gram(paths, "delta", threads=threads)
-            assert all((found[key] == K).all() for key, K in alone.items())
-
-
 def test_raw_factors_of_a_kind_that_has_none_are_refused(make, tmp_path):
     paths = mixed(make, tmp_path)
     with pytest.raises(

@@ -274,7 +274,7 @@ def test_the_second_pass_reads_no_tensor_and_says_the_same(make, folder, cache, 
     for name, rows in (("a", first), ("b", second)):
         tables.write(tmp_path / name, "loras", rows)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    tables.write(tmp_path / "b", "loras", inventory(find(folder), tmp_path / "fresh", numbers=NUMBERS, threads=3)[:4])
+    tables.write(tmp_path / "b", "loras", inventory(find(folder), tmp_path / "fresh", numbers=NUMBERS)[:4])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

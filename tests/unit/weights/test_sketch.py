@@ -177,11 +177,10 @@ def test_matrices_of_sketches_come_by_component_and_block_with_zeros_for_absent_
 def test_a_sketch_depends_on_its_file_alone(paths, tmp_path):
     alone = [sketch(open_lora(path)) for path in paths]
     files = [open_lora(path) for path in reversed(paths)]
-    for threads in (1, 3):
-        together = list(sketches(files, threads=threads))[::-1]
-        for one, other in zip(alone, together, strict=True):
-            assert one.D == other.D and one.norms == other.norms
-            assert all((one.parts[m] == other.parts[m]).all() for m in one.parts)
+    together = list(sketches(files))[::-1]
+    for one, other in zip(alone, together, strict=True):
+        assert one.D == other.D and one.norms == other.norms
+        assert all((one.parts[m] == other.parts[m]).all() for m in one.parts)
     for n, one in enumerate(alone):
         write_sketch(tmp_path / f"{n}.sketch", one)
     again = read_sketch(tmp_path / "3.sketch")

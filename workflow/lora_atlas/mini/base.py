@@ -190,5 +190,9 @@ def build(
     )
     pipeline.unet.half()  # as stored; loaders give float32 back unless told otherwise
     pipeline.save_pretrained(folder)
+    # diffusers notes where a part was loaded from: a path of the machine that trained it.
+    for config in Path(folder).glob("*/config.json"):
+        kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+        config.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
     write_log(log, losses)
     Path(state).unlink(missing_ok=True)

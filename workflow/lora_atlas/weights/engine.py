@@ -35,7 +35,6 @@ def matrices(
     sha256: Sequence[str] | None = None,
     pickles: bool = False,
     base: str | None = None,
-    threads: int = 1,
 ) -> None:
     """Write the Gram matrices of `paths`, called `ids`, by the engine ("exact" or "sketch").
 
@@ -46,9 +45,9 @@ def matrices(
     shas = list(sha256) if sha256 is not None else [digest(open_lora(path, **opened).path) for path in paths]
     made: dict[str, Any] = {"engine": engine}
     if engine == "exact":
-        grams = gram(paths, kernel, ids=shas, cache=cache, threads=threads, **opened)
+        grams = gram(paths, kernel, ids=shas, cache=cache, **opened)
     else:
-        grams = sketch_files_gram(sketched(paths, shas, folder, numbers=numbers, threads=threads, **opened))
+        grams = sketch_files_gram(sketched(paths, shas, folder, numbers=numbers, **opened))
         made |= {"numbers": numbers, "sketches": os.path.relpath(folder, Path(output).parent)}
     write_gram(output, ids, grams, kernel, made)
 
@@ -61,13 +60,12 @@ def sketched(
     numbers: int = NUMBERS,
     pickles: bool = False,
     base: str | None = None,
-    threads: int = 1,
 ) -> list[Path]:
     """One sketch file a LoRA in `folder`, named by its id; those that are there are not made again."""
     targets = [sketch_path(folder, identity, numbers) for identity in ids]
     waiting = {target: path for target, path in zip(targets, paths, strict=True) if not target.is_file()}
     files = [open_lora(path, pickles=pickles, base=base) for path in waiting.values()]
-    made = sketches(files, numbers=numbers, hashes=Hashes(), threads=threads)
+    made = sketches(files, numbers=numbers, hashes=Hashes())
     for target, found in zip(waiting, made, strict=True):
         if not isinstance(found, Sketch):
             raise found

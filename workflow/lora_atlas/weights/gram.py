@@ -21,7 +21,6 @@ else. A run that was killed goes on after the last module that it wrote down.
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -167,7 +166,6 @@ def gram(
     cache: str | Path | None = None,
     pickles: bool = False,
     base: str | None = None,
-    threads: int = 1,
 ) -> Grams:
     """Gram matrices (N, N) float64, symmetric, of N files, by (component, block).
 
@@ -179,11 +177,11 @@ def gram(
     files = [open_lora(path, pickles=pickles, base=base) for path in paths]
     check_one_base(files)
     if cache is None:
-        return dict(sorted(_fresh(files, kernel, np.zeros(len(files), bool), {}, None, threads).items()))
+        return dict(sorted(_fresh(files, kernel, np.zeros(len(files), bool), {}, None).items()))
     ids = [digest(file.path) for file in files] if ids is None else list(ids)
     grams, old = _cached(Path(cache), ids, kernel)
     if not old.all():
-        grams = _fresh(files, kernel, old, grams, _Progress(Path(cache), kernel, ids, old), threads)
+        grams = _fresh(files, kernel, old, grams, _Progress(Path(cache), kernel, ids, old))
     grams = dict(sorted(grams.items()))
     write_gram(cache, ids, grams, kernel)
     return grams
@@ -218,7 +216,6 @@ def _fresh(
     old: np.ndarray,
     known: Grams,
     progress: "_Progress | None",
-    threads: int = 1,
 ) -> Grams:
     """All inner products of which one side at least is not `old` (N,), added to the `known` ones."""
     modules = sorted(set().union(*(file.layout.specs for file in files)))
@@ -231,26 +228,16 @@ def _fresh(
         descriptors: list[int | None] = [None] * len(files)
         if len(files) <= OPEN_FILES:
             descriptors = [stack.enter_context(file.reading()) for file in files]
-        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        kept = Buffer()
 
-        kept, own = Buffer(), [Buffer() for _ in range(threads)]
-
+        # In one thread: the work is in many small steps, and two threads would spend it waiting for each other.
         def read(tile: Sequence[int], module: str, side: str) -> Group:
-            parts = [part for part in np.array_split(tile, threads) if len(part)]
             if not all(is_plain(files[i], module) for i in tile):
-                made = pool.map(lambda part: [files[i].update(module, descriptors[i]) for i in part], parts)
-                return [update for part in made for update in part]
+                return [files[i].update(module, descriptors[i]) for i in tile]
             ranks = tuple(files[i].layout.specs[module].rank for i in tile)
             out, width = files[tile[0]].layout.specs[module].shape
             A, Bt = (kept.array(side + name, (sum(ranks), n), np.float32) for name, n in (("A", width), ("B", out)))
-            stops = np.cumsum([0, *ranks])[np.cumsum([0, *map(len, parts)])]
-
-            def fill_part(n: int) -> None:
-                rows = slice(stops[n], stops[n + 1])
-                held = [files[i] for i in parts[n]], module, [descriptors[i] for i in parts[n]]
-                fill(*held, A[rows], Bt[rows], own[n])
-
-            list(pool.map(fill_part, range(len(parts))))
+            fill([files[i] for i in tile], module, [descriptors[i] for i in tile], A, Bt, kept)
             return Stack(A, Bt, ranks)
 
         for number, module in enumerate(modules[done:], done + 1):

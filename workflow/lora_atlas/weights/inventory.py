@@ -44,7 +44,6 @@ def inventory(
     numbers: int = NUMBERS,
     pickles: bool = False,
     base: str | None = None,
-    threads: int = 1,
 ) -> list[dict[str, Any]]:
     """Rows of the table "loras", in the order of the candidates; sketches are kept in the folder `cache`."""
     rows = [_row(candidate) for candidate in candidates]
@@ -63,7 +62,7 @@ def inventory(
         twin = first.setdefault(row["sha256"], i)
         if twin != i:
             row |= {"copy_of": rows[twin]["lora"], "relation": "same bytes"}
-    known = _sketched(files, rows, Path(cache), numbers, threads)
+    known = _sketched(files, rows, Path(cache), numbers)
     for i, found in known.items():
         if isinstance(found, LoraFileError):
             _refuse(rows[i], found, candidates[i].path)
@@ -137,7 +136,7 @@ def _measure(row: dict[str, Any], found: Sketch) -> None:
 
 
 def _sketched(
-    files: Mapping[int, LoraFile], rows: Sequence[Mapping[str, Any]], cache: Path, numbers: int, threads: int
+    files: Mapping[int, LoraFile], rows: Sequence[Mapping[str, Any]], cache: Path, numbers: int
 ) -> dict[int, Sketch | LoraFileError]:
     """Sketches folded to FOLD numbers a module, whole ones being kept on disk; an error for a file that has none."""
     found: dict[int, Sketch | LoraFileError] = {}
@@ -152,7 +151,7 @@ def _sketched(
     for i in files:
         if i not in found:
             waiting.setdefault(rows[i]["sha256"], []).append(i)
-    made = sketches([files[same[0]] for same in waiting.values()], numbers=numbers, hashes=Hashes(), threads=threads)
+    made = sketches([files[same[0]] for same in waiting.values()], numbers=numbers, hashes=Hashes())
     for (sha256, same), result in zip(waiting.items(), made, strict=True):
         if isinstance(result, Sketch):
             write_sketch(sketch_path(cache, sha256, numbers), result)

@@ -21,7 +21,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,19 +119,15 @@ def _projected(module: str, pieces: Iterable[tuple[np.ndarray, np.ndarray]], D: 
 
 
 def sketches(
-    files: Sequence[LoraFile], *, numbers: int = NUMBERS, hashes: Hashes | None = None, threads: int = 1
+    files: Sequence[LoraFile], *, numbers: int = NUMBERS, hashes: Hashes | None = None
 ) -> Iterator[Sketch | LoraFileError]:
     """Sketches of many files in their order; of one that cannot be read, its error."""
     hashes = hashes or Hashes()
-
-    def one(file: LoraFile) -> Sketch | LoraFileError:
+    for file in files:
         try:
-            return sketch(file, numbers=numbers, hashes=hashes)
+            yield sketch(file, numbers=numbers, hashes=hashes)
         except LoraFileError as error:
-            return error
-
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(one, files)
+            yield error
 
 
 def folded(found: Sketch, D: int) -> Sketch:

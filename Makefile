@@ -14,8 +14,9 @@ demo: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason
 	@PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo
 
+# Files of tests side by side, one thread each: the workflow's wait for processes most of the time.
 test: .venv/installed
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 # What needs no Snakemake and no training: seconds to a few minutes, while you write.
 test-fast: .venv/installed

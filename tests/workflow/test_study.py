@@ -105,6 +105,17 @@ def test_one_lora_is_made_by_its_name(tiny):
     tiny.make()
 
 
+def test_a_lora_is_asked_about_and_the_study_knows_it(tiny, tmp_path):
+    asked = tmp_path / "whose.safetensors"
+    asked.write_bytes((tiny.root / "results/tiny/loras/odile/02.safetensors").read_bytes())
+    text = tiny.make("query", "--config", f"query={asked}")
+    rows = tables.read(tiny.root / "results/tiny/query/whose.parquet", "query").to_pylist()
+    assert [row["rank"] for row in rows] == list(range(1, 11))
+    assert (rows[0]["lora"], rows[0]["relation"]) == ("odile/02", "same update") and rows[0]["distance"] < 1e-3
+    assert rows[0]["artist"] == "odile" and 0 < rows[0]["p"] <= 1
+    assert "odile/02" in text and "same update" in text
+
+
 def test_every_stage_has_a_name(tiny):
     for stage in ("pictures", "plan", "loras", "generated", "features", "weights", "embeddings", "tables", "charts"):
         assert "Nothing to be done" in tiny.make(stage), stage

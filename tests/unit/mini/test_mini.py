@@ -57,6 +57,11 @@ def test_weights_are_safetensors_and_nothing_can_run_code():
         assert all(torch.isfinite(tensor.float()).all() for tensor in load_file(path).values()), path.name
 
 
+def test_no_configuration_tells_where_it_was_made():
+    for path in MINI.rglob("*.json"):
+        assert "_name_or_path" not in path.read_text(), path
+
+
 def test_the_card_counts_the_parameters_of_what_lies_beside_it():
     card = (MINI / "README.md").read_text()
 

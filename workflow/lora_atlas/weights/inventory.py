@@ -174,6 +174,12 @@ def _place(rows: Sequence[dict[str, Any]], files: Mapping[int, LoraFile], usable
             spaces.append(space)
         space.shapes |= shapes
         rows[i]["space"] = space.name
+    whole = {space.name: len(space.shapes) for space in spaces}
+    for i in usable:
+        total = whole[rows[i]["space"]]
+        if rows[i]["modules"] < total:
+            said = f"has {rows[i]['modules']} of the {total} modules of its space; the others count as zero"
+            rows[i]["remark"] = "; ".join(filter(None, (rows[i]["remark"], said)))
 
 
 def fits(shapes: Mapping[str, tuple[int, int]], known: Mapping[str, tuple[int, int]], belongs: str) -> bool:

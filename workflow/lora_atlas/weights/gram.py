@@ -34,7 +34,7 @@ from .container import LoraFileError, digest
 from .factors import Factored, Update, expanded, inner
 from .files import LoraFile, open_lora
 from .names import block, component
-from .stack import Buffer, Stack, fill, is_plain, of_updates
+from .stack import Buffer, Stack, is_plain, of_updates, read_stack
 
 Grams = dict[tuple[str, str], np.ndarray]
 Group = Stack | Sequence[Factored]
@@ -91,15 +91,15 @@ def _plain(updates: Sequence[Factored]) -> tuple[dict[int, Update], set[int]]:
 def _products(left: Stack, right: Stack | None) -> np.ndarray:
     """Inner products (n, m) float64 of stacked updates; of one stack with itself where `right` is None."""
     ranks = (left.ranks, (right or left).ranks)
-    work = sum(ranks[0]) * sum(ranks[1]) * (left.A.shape[1] + left.Bt.shape[1])
+    work = sum(ranks[0]) * sum(ranks[1]) * (left.A.shape[1] + len(left.B[0]))
     kind = np.float64 if work <= DOUBLE else np.float32
-    A, Bt = left.A.astype(kind, copy=False), left.Bt.astype(kind, copy=False)
+    A, B = left.A.astype(kind, copy=False), np.concatenate(left.B, axis=1, dtype=kind)
     if right is None:  # a matrix by its own transpose is half the work
         products = A @ A.T
-        products *= Bt @ Bt.T
+        products *= B.T @ B
     else:
         products = A @ right.A.astype(kind, copy=False).T
-        products *= Bt @ right.Bt.astype(kind, copy=False).T
+        products *= B.T @ np.concatenate(right.B, axis=1, dtype=kind)
     for axis, sizes in enumerate(ranks):
         if len(set(sizes)) == 1:  # reduceat is slow along rows
             shape = (len(sizes), sizes[0], -1) if axis == 0 else (len(products), len(sizes), sizes[0])
@@ -116,8 +116,9 @@ def _flat(side: str) -> Callable[..., np.ndarray]:
     def kernel(left: Group, right: Group | None = None) -> np.ndarray:
         """Inner products of raw factors; a smaller rank is padded with zeros."""
         groups = [left] if right is None else [left, right]
-        if all(isinstance(group, Stack) for group in groups) and len({r for g in groups for r in g.ranks}) == 1:
-            rows = [(group.A if side == "A" else group.Bt).reshape(len(group.ranks), -1) for group in groups]
+        laid = all(isinstance(group, Stack) and group.rows is not None for group in groups)
+        if laid and len({group.ranks[0] for group in groups}) == 1:
+            rows = [group.A.reshape(len(group), -1) if side == "A" else group.rows for group in groups]
             exact = rows[0].size + rows[-1].size <= SMALL
             rows = [X.astype(np.float64 if exact else np.float32, copy=False) for X in rows]
         else:
@@ -234,11 +235,7 @@ def _fresh(
         def read(tile: Sequence[int], module: str, side: str) -> Group:
             if not all(is_plain(files[i], module) for i in tile):
                 return [files[i].update(module, descriptors[i]) for i in tile]
-            ranks = tuple(files[i].layout.specs[module].rank for i in tile)
-            out, width = files[tile[0]].layout.specs[module].shape
-            A, Bt = (kept.array(side + name, (sum(ranks), n), np.float32) for name, n in (("A", width), ("B", out)))
-            fill([files[i] for i in tile], module, [descriptors[i] for i in tile], A, Bt, kept)
-            return Stack(A, Bt, ranks)
+            return read_stack([files[i] for i in tile], module, [descriptors[i] for i in tile], kept, side)
 
         for number, module in enumerate(modules[done:], done + 1):
             total = grams.setdefault((component(module), block(module)), np.zeros((len(files), len(files))))

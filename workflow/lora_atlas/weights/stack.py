@@ -15,17 +15,22 @@ import numpy as np
 from .container import LoraFileError
 from .factors import Update
 from .files import LoraFile
+from .formats import Spec
 
 _EXPONENT = 0x7C00  # of float16: infinite or NaN where all its bits are set
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A (R, in) and Bt (R, out) of several updates, one below the other; `ranks` of each."""
+    """Plain updates of one module: A (R, in), one below the other, and each one's B (out, r), of `ranks` r.
+
+    `rows` (n, out × r): the B laid flat, where their memory lies so; of one rank, then.
+    """
 
     A: np.ndarray
-    Bt: np.ndarray
+    B: tuple[np.ndarray, ...]
     ranks: tuple[int, ...]
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ranks)
@@ -34,8 +39,7 @@ class Stack:
         """The same as updates that share its memory."""
         stops = np.cumsum(self.ranks)
         return [
-            Update(module, self.A[stop - r : stop], self.Bt[stop - r : stop].T)
-            for stop, r in zip(stops, self.ranks, strict=True)
+            Update(module, self.A[stop - r : stop], B) for stop, r, B in zip(stops, self.ranks, self.B, strict=True)
         ]
 
 
@@ -54,15 +58,9 @@ class Buffer:
 
 
 def of_updates(updates: Sequence[Update]) -> Stack:
-    """A stack of plain updates, copied."""
-    ranks = tuple(update.rank for update in updates)
-    out, width = updates[0].shape
-    kind = np.result_type(*(update.A for update in updates), *(update.B for update in updates))
-    A, Bt, at = np.empty((sum(ranks), width), kind), np.empty((sum(ranks), out), kind), 0
-    for update, r in zip(updates, ranks, strict=True):
-        A[at : at + r], Bt[at : at + r] = update.A, update.B.T
-        at += r
-    return Stack(A, Bt, ranks)
+    """A stack of plain updates."""
+    A = np.concatenate([update.A for update in updates])
+    return Stack(A, tuple(update.B for update in updates), tuple(update.rank for update in updates))
 
 
 def is_plain(file: LoraFile, module: str) -> bool:
@@ -76,52 +74,55 @@ def thin(file: LoraFile, module: str, descriptor: int | None, own: Buffer) -> tu
     spec = file.layout.specs[module]
     out, width = spec.shape
     B, At = own.array("B", (out, spec.rank), np.float32), own.array("A", (width, spec.rank), np.float32)
-    _read(file, spec.keys["A"], descriptor, At.T, own)
-    _read(file, spec.keys["B"], descriptor, B, own)
+    _read(file, spec, descriptor, At.T, B, own)
     return B, At, file.scale(module, descriptor)
 
 
-def fill(
-    files: Sequence[LoraFile],
-    module: str,
-    descriptors: Sequence[int | None],
-    A: np.ndarray,
-    Bt: np.ndarray,
-    own: Buffer,
-) -> None:
-    """Read one module of plain files into rows of A (R, in) and Bt (R, out); what is not finite stays so.
+def read_stack(
+    files: Sequence[LoraFile], module: str, descriptors: Sequence[int | None], own: Buffer, name: str
+) -> Stack:
+    """One module of plain files, in memory of `own` called `name`; what is not finite stays so.
 
-    `own`: buffers of the calling thread. Raises LoraFileError as `LoraFile.update` does.
+    Raises LoraFileError as `LoraFile.update` does.
     """
-    at = 0
-    for file, descriptor in zip(files, descriptors, strict=True):
-        spec = file.layout.specs[module]
-        r = spec.rank
-        _read(file, spec.keys["A"], descriptor, A[at : at + r], own)
-        _read(file, spec.keys["B"], descriptor, Bt[at : at + r].T, own)
+    specs = [file.layout.specs[module] for file in files]
+    ranks, (out, width) = tuple(spec.rank for spec in specs), specs[0].shape
+    A = own.array(f"{name} A", (sum(ranks), width), np.float32)
+    flat = own.array(f"{name} B", (sum(ranks) * out,), np.float32)
+    found, at = [], 0
+    for file, spec, descriptor, r in zip(files, specs, descriptors, ranks, strict=True):
+        B = flat[at * out : (at + r) * out].reshape(out, r)
+        _read(file, spec, descriptor, A[at : at + r], B, own)
         scale = file.scale(module, descriptor)
         if scale != 1.0:
             with np.errstate(over="ignore", invalid="ignore"):
-                Bt[at : at + r] *= np.float32(scale)
+                B *= np.float32(scale)
+        found.append(B)
         at += r
+    return Stack(A, tuple(found), ranks, flat.reshape(len(files), -1) if len(set(ranks)) == 1 else None)
 
 
-def _read(file: LoraFile, key: str, descriptor: int | None, out: np.ndarray, own: Buffer) -> None:
-    """One tensor as float32 into `out`, whose shape is that of the tensor laid flat."""
-    entry = file.container.entries[key]
-    if entry.dtype != "F16" or descriptor is None:
-        np.copyto(out, file.container.read(key, descriptor).reshape(out.shape))
+def _read(file: LoraFile, spec: Spec, descriptor: int | None, A: np.ndarray, B: np.ndarray, own: Buffer) -> None:
+    """Both factors as float32 into A (r, in) and B (out, r)."""
+    down, up = (file.container.entries[spec.keys[part]] for part in "AB")
+    if descriptor is None or (down.dtype, up.dtype) != ("F16", "F16") or up.start != down.end:
+        np.copyto(A, file.container.read(spec.keys["A"], descriptor).reshape(A.shape))
+        np.copyto(B, file.container.read(spec.keys["B"], descriptor).reshape(B.shape))
         return
-    size = entry.end - entry.start
-    data = own.array("bytes", (size,), np.uint8)
-    if os.preadv(descriptor, [data], entry.start) != size:
+    # The two lie side by side in the file, as safetensors sorts them: one read and one conversion serve both.
+    count = A.size + B.size
+    bits = own.array("bits", (count,), np.int16)
+    if os.preadv(descriptor, [bits.view(np.uint8)], down.start) != 2 * count:
         raise LoraFileError(f"{file.path}: cut short while it was read; copy it again")
-    bits = data.view("<i2").reshape(out.shape)
-    magnitude = np.bitwise_and(bits, 0x7FFF, out=own.array("magnitude", out.shape, np.int16))
+    magnitude = np.bitwise_and(bits, 0x7FFF, out=own.array("magnitude", (count,), np.int16))
     if magnitude.max() >= _EXPONENT:
-        np.copyto(out, bits.view("<f2"))
+        values = bits.view(np.float16).astype(np.float32)
+        np.copyto(A, values[: A.size].reshape(A.shape))
+        np.copyto(B, values[A.size :].reshape(B.shape))
         return
     # As in container.py: the sign to the top, exponent and mantissa to their place, then the exponent's bias.
-    wide = np.left_shift(bits, 13, out=own.array("wide", out.shape, np.int32), dtype=np.int32)
+    wide = np.left_shift(bits, 13, out=own.array("wide", (count,), np.int32), dtype=np.int32)
     wide &= np.int32(-0x70002000)
-    np.multiply(wide.view(np.float32), np.float32(2.0**112), out=out)
+    single, bias = wide.view(np.float32), np.float32(2.0**112)
+    np.multiply(single[: A.size].reshape(A.shape), bias, out=A)
+    np.multiply(single[A.size :].reshape(B.shape), bias, out=B)

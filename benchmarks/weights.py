@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -170,13 +171,17 @@ DENSE = {
 DENSE_LIMIT = 32  # LoRAs for which a full PCA fits into 24 GiB
 
 
-def measure(route: str, folder: Path, count: int) -> dict:
-    """Seconds of the work (imports apart) and peak resident memory of one process."""
+def measure(route: str, folder: Path, count: int) -> dict | None:
+    """Seconds of the work (imports apart) and peak resident memory of one process; None where memory did not suffice."""
     command = [sys.executable, __file__, "--route", route, "--folder", str(folder), "--most", str(count)]
     threads = {f"{name}_NUM_THREADS": str(THREADS) for name in ("OMP", "OPENBLAS", "MKL")}
     done = subprocess.run(
-        command, env={**os.environ, **threads, "OMP_WAIT_POLICY": "PASSIVE"}, capture_output=True, text=True, check=True
+        command, env={**os.environ, **threads, "OMP_WAIT_POLICY": "PASSIVE"}, capture_output=True, text=True
     )
+    if done.returncode == -signal.SIGKILL:  # what Linux does to a process that wants more memory than there is
+        return None
+    if done.returncode:
+        raise RuntimeError(f"{route}, N = {count}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -276,12 +281,15 @@ def section(found: dict[str, dict[int, dict]], lost: list[dict]) -> str:
                 cells.append("")
                 continue
             row = rows[n]
+            if row is None:
+                cells.append("out of memory")
+                continue
             ratio = row["seconds"] / found["read"][n]["seconds"]
             cells.append(f"{row['seconds']:.2f} s · {ratio:.1f}× · {row['gigabytes']:.2f}")
         does = {**OURS, **DENSE}[route].__doc__.rstrip(".")
         lines.append(f"| {does} | " + " | ".join(cells) + " |")
     n = max(set(found["pca_full"]))
-    best = min(found[route][n]["seconds"] for route in DENSE if route != "pca_full")
+    best = min(row["seconds"] for route in DENSE if route != "pca_full" and (row := found[route][n]))
     ours = found["factors"][n]["seconds"]
     lines += ["", f"At N = {n}, raw factors: {found['pca_full'][n]['seconds'] / ours:.0f}× faster than a full PCA, "
               f"{best / ours:.1f}× than the best dense alternative."]  # fmt: skip

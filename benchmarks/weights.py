@@ -172,7 +172,7 @@ DENSE_LIMIT = 32  # LoRAs for which a full PCA fits into 24 GiB
 
 
 def measure(route: str, folder: Path, count: int) -> dict | None:
-    """Seconds of the work (imports apart) and peak resident memory of one process; None where memory did not suffice."""
+    """Seconds of the work (imports apart) and peak resident memory of one process; None where that was too much."""
     command = [sys.executable, __file__, "--route", route, "--folder", str(folder), "--most", str(count)]
     threads = {f"{name}_NUM_THREADS": str(THREADS) for name in ("OMP", "OPENBLAS", "MKL")}
     done = subprocess.run(

@@ -5,8 +5,8 @@ forming it: a and b are each scattered over D places with random signs (CountSke
 
     s = Σᵢ ℱ⁻¹( ℱ(C₁bᵢ) ∘ ℱ(C₂aᵢ) ),        E⟨s, s′⟩ = ⟨ΔW, ΔW′⟩,
 
-with an error near √(2/D) of the norms whatever the rank is. S ΔW Tᵀ with random S and T of k rows, D = k², is cheaper
-by a half, but its error falls only with √k where the rank is low, as that of LoRAs is (benchmarks/RESULTS.md has both).
+with an error near √(2/D) of the norms whatever the rank is. S ΔW Tᵀ with random S and T of k rows, D = k², needs no
+transforms, but its error falls only with √k where the rank is low, as that of LoRAs is (benchmarks/RESULTS.md).
 Sketches of modules stand side by side, so their errors average out, and any subset of components or blocks is a sum
 over some of them. Sketches are linear: copies of one update, rescaled or not, have parallel sketches whatever D is.
 

@@ -8,7 +8,7 @@ MAX_GROWTH = 16
 FREE_GROWTH = 64 * 2**20  # bytes
 # The rank of an update is the size of this axis of the first of these parts that is there.
 _RANK_AXIS = (("A", 0), ("w1_b", 0), ("kw1_b", 0), ("kw2_b", 0), ("kw1_a", 1), ("kw2_a", 1))
-_WHOLE = {"LoRA": {"A", "B"}, "LoHa": {"w1_a", "w1_b", "w2_a", "w2_b"}}
+_LOHA = {"w1_a", "w1_b", "w2_a", "w2_b"}
 
 Shape = tuple[int, ...]
 
@@ -31,7 +31,7 @@ def incomplete(kind: str, parts: Mapping[str, str]) -> str | None:
     if kind in ("LoRA", "Tucker") or (kind == "DoRA" and names <= {"A", "B", "mid"}):
         missing, foreign = {"A", "B"} - names, names - {"A", "B", "mid"}
     elif kind == "LoHa":
-        missing, foreign = _WHOLE["LoHa"] - names, names - _WHOLE["LoHa"] - {"t1", "t2"}
+        missing, foreign = _LOHA - names, names - _LOHA - {"t1", "t2"}
         missing |= {"t1", "t2"} - names if names & {"t1", "t2"} else set()
     elif kind == "LoKr":
         missing = set()

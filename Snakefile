@@ -35,22 +35,40 @@ include: "workflow/rules/common.smk"
 
 if TRAINED:
 
-    rule all:
-        default_target: True
-        input:
-            rules_of("page", "tables", "charts", *([config["export"]] if config["export"] else [])),
+    if not IS_VARIANT:
 
-    include: "workflow/rules/pictures.smk"
+        rule all:
+            default_target: True
+            input:
+                rules_of("page", "tables", "charts", "findings", *([config["export"]] if config["export"] else [])),
+
+    # Stages that a variant shares with its study are made there.
+    if "pictures" in OWN:
+
+        include: "workflow/rules/pictures.smk"
+
+    if "plan" in OWN:
+
+        include: "workflow/rules/plan.smk"
+
+    if "loras" in OWN:
+
+        include: "workflow/rules/loras.smk"
+
+    if "generated" in OWN:
+
+        include: "workflow/rules/generated.smk"
     include: "workflow/rules/models.smk"
-    include: "workflow/rules/plan.smk"
-    include: "workflow/rules/loras.smk"
-    include: "workflow/rules/generated.smk"
     include: "workflow/rules/features.smk"
     include: "workflow/rules/weights.smk"
     include: "workflow/rules/embeddings.smk"
     include: "workflow/rules/tables.smk"
-    include: "workflow/rules/charts.smk"
-    include: "workflow/rules/pretrain.smk"
+
+    if not IS_VARIANT:
+
+        include: "workflow/rules/charts.smk"
+        include: "workflow/rules/findings.smk"
+        include: "workflow/rules/pretrain.smk"
 
 else:
 
@@ -63,4 +81,21 @@ else:
     include: "workflow/rules/inventory.smk"
 
 
-include: "workflow/rules/query.smk"
+if not IS_VARIANT:
+
+    include: "workflow/rules/query.smk"
+
+
+# A variant is this very file under its own configuration; its rules are called by its name and theirs.
+for variant in VARIANTS:
+
+    module:
+        name: variant
+        snakefile:
+            "Snakefile"
+        config:
+            VARIANTS[variant]
+
+    prefix = f"{variant}_"
+
+    use rule * from variant as prefix*

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -156,9 +157,14 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def sequential(bench: Bench, training: dict[str, Any], lora: int, cached: bool, device: str):
+def cast(args: argparse.Namespace) -> torch.autocast:
+    """Arithmetic in bfloat16: always on a GPU, on a CPU where it is asked for."""
+    return torch.autocast(args.device, torch.bfloat16, enabled=args.device == "cuda" or args.precision == "bfloat16")
+
+
+def sequential(bench: Bench, training: dict[str, Any], lora: int, cached: bool, args: argparse.Namespace):
     """Arms (a) and (b): one LoRA by PEFT; seconds and loss of each step, and the processor's seconds in all."""
-    unet, b = bench.unet, training["batch"]
+    unet, b, device = bench.unet, training["batch"], args.device
     torch.manual_seed(lora)
     modules = stacked.targeted(unet, training["targets"])
     unet.add_adapter(LoraConfig(r=training["rank"], lora_alpha=training["rank"], target_modules=modules))
@@ -166,7 +172,6 @@ def sequential(bench: Bench, training: dict[str, Any], lora: int, cached: bool, 
     for p in params:
         p.data = p.data.float()
     optimizer = torch.optim.AdamW(params, lr=training["learning_rate"], weight_decay=training["weight_decay"])
-    cast = torch.autocast(device, bases.DTYPES[device], enabled=device == "cuda")
     pictures = {bench.shape: list(range(PICTURES))}
     seconds, losses, work = [], [], time.process_time()
     for step in range(training["steps"]):
@@ -181,7 +186,7 @@ def sequential(bench: Bench, training: dict[str, Any], lora: int, cached: bool, 
                     encoder(bench.tokens.expand(b, -1))
         x, epsilon, t = bench.latents[index.to(device)], d.epsilon.to(device), d.t.to(device)
         prompt = bench.text.take(torch.zeros(b, dtype=torch.long, device=device))
-        with cast:
+        with cast(args):
             guess = unet(bench.goal.noisy(x, epsilon, t).to(unet.dtype), t, **prompt.arguments()).sample
         loss = (guess.float() - epsilon).square().mean()
         loss.backward()
@@ -209,17 +214,19 @@ def packed(bench: Bench, training: dict[str, Any], K: int, args: argparse.Namesp
         with tempfile.TemporaryDirectory() as folder:
             wait(args.device)
             start, work = time.perf_counter(), time.process_time()
-            done = pack.run(
-                bench.unet,
-                layers,
-                adapters,
-                {bench.shape: bench.latents},
-                {bench.shape: bench.text},
-                bench.goal,
-                training,
-                Path(folder) / "pack.pt",
-                pack.Limits(checkpoint_every=50 if whole else 10**9),
-            )
+            # On a GPU the trainer needs no autocast: its base is bfloat16.
+            with cast(args) if args.device == "cpu" else nullcontext():
+                done = pack.run(
+                    bench.unet,
+                    layers,
+                    adapters,
+                    {bench.shape: bench.latents},
+                    {bench.shape: bench.text},
+                    bench.goal,
+                    training,
+                    Path(folder) / "pack.pt",
+                    pack.Limits(checkpoint_every=50 if whole else 10**9),
+                )
             wait(args.device)
             return time.perf_counter() - start, done.history, time.process_time() - work
     finally:
@@ -229,7 +236,7 @@ def packed(bench: Bench, training: dict[str, Any], K: int, args: argparse.Namesp
 def alone(args: argparse.Namespace, lora: int) -> dict[str, Any]:
     """Arm (b): one LoRA in a process of its own; its steps, and all else that the process took."""
     command = [sys.executable, __file__, "--child", str(lora)]
-    for name in ("device", "base", "resolution", "rank", "steps", "threads"):
+    for name in ("device", "base", "resolution", "rank", "steps", "threads", "precision"):
         command += [f"--{name}", str(getattr(args, name))]
     start = time.perf_counter()
     done = subprocess.run(command + ["--reduced"] * args.reduced, stdout=subprocess.PIPE, text=True, check=True)
@@ -264,9 +271,9 @@ def matrix_rate(device: str) -> float:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     bench, training = prepare(args), recipe(args, args.steps)
     K, rounds = max(args.packs), []
-    sequential(bench, {**training, "steps": 2}, 99, True, args.device)  # libraries warm up
+    sequential(bench, {**training, "steps": 2}, 99, True, args)  # libraries warm up
     for number in range(args.rounds):
-        a_seconds, a_losses, a_work = sequential(bench, training, number, True, args.device)
+        a_seconds, a_losses, a_work = sequential(bench, training, number, True, args)
         b = alone(args, number)
         c_seconds, history, c_work = packed(bench, training, K, args)
         last = [row["loss"] for row in history if row["step"] == args.steps and row["lora"] == f"bench/{number:02d}"]
@@ -311,6 +318,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "lora_steps": args.lora_steps,
         "steps": args.steps,
         "threads": args.threads,
+        "precision": args.precision,
         "device": torch.cuda.get_device_name() if args.device == "cuda" else processor(),
         "torch": torch.__version__,
         "date": date.today().isoformat(),
@@ -325,10 +333,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def turns(args: argparse.Namespace) -> str:
     """(a) and (c) alone in many short turns, which neighbours on the machine strike alike."""
     bench, K, found = prepare(args), max(args.packs), []
-    sequential(bench, recipe(args, 2), 99, True, args.device)
+    sequential(bench, recipe(args, 2), 99, True, args)
     packed(bench, recipe(args, 1), K, args)
     for number in range(args.turns):
-        seconds, _, a_work = sequential(bench, recipe(args, 10), number, True, args.device)
+        seconds, _, a_work = sequential(bench, recipe(args, 10), number, True, args)
         c_seconds, _, c_work = packed(bench, recipe(args, 3), K, args, whole=False)
         a, c = sum(seconds) / 10, c_seconds / (3 * K)
         found.append((100 * a_work, 1e3 * c_work / (3 * K), a_work / 10 / (c_work / (3 * K)), a / c))
@@ -412,6 +420,12 @@ def main() -> None:
     parser.add_argument("--lora-steps", type=int, default=320, help="steps of a whole LoRA")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "bfloat16"],
+        help="auto: as the trainer has it; bfloat16: all arms by autocast on a CPU too",
+    )
     parser.add_argument("--json", help="write the measurements here")
     parser.add_argument("--chart", help="draw them here (PNG)")
     parser.add_argument("--turns", type=int, help="only (a) and (c), in so many short turns")
@@ -419,7 +433,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.child is not None:
-        seconds, losses, work = sequential(prepare(args), recipe(args, args.steps), args.child, False, args.device)
+        seconds, losses, work = sequential(prepare(args), recipe(args, args.steps), args.child, False, args)
         print(json.dumps({"seconds": seconds, "losses": losses, "work": work}))
         return
     if args.turns:

@@ -216,7 +216,7 @@ def two_sided(update, k):
 def losses(results: Path) -> list[dict]:
     """mAP of the embedded study's queries by sketches of several sizes: cross-fitted components, and whole updates."""
     from lora_atlas import tables
-    from lora_atlas.metrics.retrieval import average_precision
+    from lora_atlas.metrics.ranking import average_precision
     from lora_atlas.weights.embed import combine, embed, normalise
     from lora_atlas.weights.files import read_lora
     from lora_atlas.weights.gram import gram

@@ -12,6 +12,7 @@ from lora_atlas import tables
 from lora_atlas.embeddings import (
     KINDS,
     DescriptorError,
+    embed_controls,
     embed_pictures,
     embed_weights,
     kinds,
@@ -26,7 +27,13 @@ from lora_atlas.weights.gram import gram, write_gram
 
 ARTISTS = ("ada", "bea", "cyd", "dot")
 PER_ARTIST, PICTURES = 4, 2  # three of the gallery and one query; pictures of each
-WEIGHTS = {"kernels": ["delta", "factors"], "scales": ["unit", "raw"], "components": None, "blocks": None}
+WEIGHTS = {
+    "kernels": ["delta", "factors"],
+    "scales": ["unit", "raw"],
+    "controls": [],
+    "components": None,
+    "blocks": None,
+}
 EXTRACTORS = {
     "clip": {"library": "open_clip", "model": "a", "pretrained": None},
     "dino": {"library": "timm", "model": "b", "pretrained": None},
@@ -403,3 +410,37 @@ def test_pictures_that_are_all_alike_name_the_descriptor(tmp_path, plan, feature
     tables.write(path, "features", alike)
     with pytest.raises(DescriptorError, match=r"clip_s8_g1: .*LoRAs are all alike"):
         run_pictures(tmp_path / "out", {**features, ("clip", "s8_g1"): path}, plan)
+
+
+# --- controls of the weights
+
+
+def test_controls_are_norms_spectra_and_sizes_of_sets(tmp_path):
+    plan = make_plan()
+    rng = np.random.default_rng(0)
+    spectra = rng.uniform(0.5, 2, size=(len(plan), 3, 2))
+    weights = WEIGHTS | {"controls": ["norm", "spectrum", "set_size"]}
+    outputs = {name: tmp_path / f"{name}.parquet" for name in weights["controls"]}
+    embed_controls(spectra, plan, weights, EMBEDDING, seed=0, outputs=outputs)
+    read = {name: tables.read(path, "embeddings").to_pylist() for name, path in outputs.items()}
+    norms = np.log(np.sqrt((spectra**2).sum((1, 2))))
+    got = np.array([row["vector"] for row in read["norm"] if row["scenario"] == TOGETHER])[:, 0]
+    assert np.abs(got) == pytest.approx(np.abs(norms - norms.mean()), abs=1e-6)
+    assert len({tuple(row["vector"]) for row in read["set_size"]}) == 1  # all sets are of one size: it knows nothing
+    places = {name: [(row["scenario"], row["calibration"], row["lora"]) for row in rows] for name, rows in read.items()}
+    assert places["norm"] == places["spectrum"] == places["set_size"]
+
+
+def test_a_spectrum_is_that_of_the_lora_at_norm_one(tmp_path):
+    plan = make_plan()
+    spectra = np.random.default_rng(1).uniform(0.5, 2, size=(len(plan), 3, 2))
+    weights = WEIGHTS | {"controls": ["spectrum"]}
+    for name, values in (("a", spectra), ("b", spectra * np.linspace(1, 9, len(plan))[:, None, None])):
+        embed_controls(values, plan, weights, EMBEDDING, seed=0, outputs={"spectrum": tmp_path / f"{name}.parquet"})
+    a, b = (np.stack(tables.read(tmp_path / f"{n}.parquet", "embeddings")["vector"].to_pylist()) for n in "ab")
+    assert a == pytest.approx(b, abs=1e-5)
+
+
+def test_controls_are_of_their_kind():
+    found = kinds(WEIGHTS | {"controls": ["norm", "set_size"]}, EXTRACTORS, SETTINGS)
+    assert found["norm"] == found["set_size"] == "control"

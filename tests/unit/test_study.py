@@ -260,3 +260,27 @@ def test_seeds_fit_every_generator_and_tell_their_parts_apart(one, other):
 def test_parts_that_print_alike_give_different_seeds():
     alike = [("a", 1), ("a", "1"), ("a1",), ("a", 1, ""), ("a", [1]), (["a", 1],), ("a", 1.0), ("a", True)]
     assert len({derive_seed(*parts) for parts in alike}) == len(alike)
+
+
+# --- mixtures
+
+
+def test_mixtures_deal_all_pictures_anew_and_keep_the_sides_apart():
+    names = [f"artist{n}" for n in range(6)]
+    kept = {name: ids(20, name) for name in names}
+    genres = dict.fromkeys(names, "genre")
+    sizes = {"gallery": [5, 5], "query": [5]}
+    apart, mixed = (plan(kept, genres, sizes | {"mixtures": mix}, 0) for mix in (False, True))
+    assert [row["lora"] for row in mixed] == [row["lora"] for row in apart]
+    assert {row["genre"] for row in mixed} == {None}
+    by_split = {
+        split: {p for row in mixed if row["split"] == split for p in row["pictures"]} for split in ("gallery", "query")
+    }
+    assert not by_split["gallery"] & by_split["query"]
+    for split, pictures in by_split.items():  # what was an artist's gallery side stays on the gallery side
+        assert not pictures & {p for row in apart if row["split"] != split for p in row["pictures"]}
+    home = {picture: name for name, pictures in kept.items() for picture in pictures}
+    assert all(len({home[p] for p in row["pictures"]}) > 1 for row in mixed)
+    of_artist = {name: {p for row in mixed if row["artist"] == name for p in row["pictures"]} for name in names}
+    assert sum(map(len, of_artist.values())) == len(set.union(*of_artist.values()))  # no picture has two owners
+    assert mixed == plan(kept, genres, sizes | {"mixtures": True}, 0)

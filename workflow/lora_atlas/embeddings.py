@@ -8,9 +8,12 @@ Names: ``delta``, ``factors_raw`` (kernel, scale); ``clip_training`` (an upper b
 ``clip_s16_g3`` (pictures generated at 16 steps, guidance 3), ``clip_training_to_s16_g3`` (pictures → LoRA: queries
 are training pictures, the gallery is known by generated ones), ``clip_s16_g3_to_training`` (LoRA → pictures),
 ``mean_colour_training`` (a control).
+
+Controls of the weights: ``norm``, the logarithm of ‖ΔW‖; ``spectrum``, the singular values of all modules at norm one,
+which say how strongly each module was changed and not how; ``set_size``, the number of training pictures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,15 @@ from .seeds import derive_seed
 from .tables import KNOWN, TOGETHER, UNSEEN
 from .weights.embed import combine, embed, normalise, together, unseen
 from .weights.gram import read_gram
+
+# Controls that need no picture: name → rows (N, d) of the singular values (N, modules, r) and the plan.
+WEIGHT_CONTROLS: dict[str, Callable[[np.ndarray, pa.Table], np.ndarray]] = {
+    "norm": lambda spectra, plan: np.log(np.sqrt(np.square(spectra).sum((1, 2))).clip(1e-12))[:, None],
+    "spectrum": lambda spectra, plan: (
+        spectra.reshape(len(spectra), -1) / np.sqrt(np.square(spectra).sum((1, 2))).clip(1e-12)[:, None]
+    ),
+    "set_size": lambda spectra, plan: np.log([len(pictures) for pictures in plan["pictures"].to_pylist()])[:, None],
+}
 
 # What a descriptor looks at, in the order in which a comparison shows them.
 KINDS = ("weights", "generated pictures", "training pictures", "control")
@@ -38,6 +50,11 @@ def weight_descriptors(weights: Mapping[str, Any]) -> dict[str, tuple[str, str]]
         for kernel in weights["kernels"]
         for scale in weights["scales"]
     }
+
+
+def control_descriptors(weights: Mapping[str, Any]) -> list[str]:
+    """Names of the controls that are read from weights and from the plan."""
+    return list(weights["controls"])
 
 
 def picture_descriptors(extractors: Mapping[str, Any], settings: Sequence[str]) -> dict[str, tuple[str, str, str]]:
@@ -64,7 +81,7 @@ def kinds(weights: Mapping[str, Any], extractors: Mapping[str, Any], settings: S
         if known == asked:
             control = extractors[extractor]["library"] == "control"
             found[name] = "control" if control else f"{'training' if known == 'training' else 'generated'} pictures"
-    return found
+    return found | dict.fromkeys(control_descriptors(weights), "control")
 
 
 def embed_weights(
@@ -84,6 +101,45 @@ def embed_weights(
             raise DescriptorError(f"{grams[kernel]}: its LoRAs are not those of the plan; rerun the Gram stage")
         K = normalise(combine(parts, weights["components"], weights["blocks"]), scale)
         _write(outputs[descriptor], descriptor, K, plan, embedding, seed)
+
+
+def embed_controls(
+    spectra: np.ndarray,
+    plan: pa.Table,
+    weights: Mapping[str, Any],
+    embedding: Mapping[str, Any],
+    *,
+    seed: int,
+    outputs: Mapping[str, str | Path],
+) -> None:
+    """Write the embeddings of every control of the weights; `spectra`: singular values (N, modules, r) of the plan's
+    LoRAs. A control by which all LoRAs are alike, as sets of one size are, has vectors of zero: it knows nothing."""
+    for name in control_descriptors(weights):
+        X = WEIGHT_CONTROLS[name](spectra, plan)
+        _write(outputs[name], name, X @ X.T, plan, embedding, seed, constant=np.ptp(X, axis=0).max() < 1e-12)
+
+
+def inner_products(
+    grams: Mapping[str, str | Path],
+    features: Mapping[tuple[str, str], str | Path],
+    plan: pa.Table,
+    weights: Mapping[str, Any],
+    extractors: Mapping[str, Any],
+    settings: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Descriptor → inner products (N, N) of the plan's LoRAs, from which all else follows; of those that compare
+    within one source. Arguments as of embed_weights and embed_pictures."""
+    read = {kernel: read_gram(path)[1] for kernel, path in grams.items()}
+    found = {
+        descriptor: normalise(combine(read[kernel], weights["components"], weights["blocks"]), scale)
+        for descriptor, (kernel, scale) in weight_descriptors(weights).items()
+    }
+    for descriptor, (extractor, known, asked) in picture_descriptors(extractors, settings).items():
+        if known == asked:
+            unit = extractors[extractor]["library"] != "control"
+            X = lora_means(tables.read(features[extractor, known], "features"), plan, known, unit=unit)
+            found[descriptor] = X @ X.T
+    return found
 
 
 def embed_collection(
@@ -157,8 +213,18 @@ def lora_means(features: pa.Table, plan: pa.Table, source: str, *, unit: bool) -
 
 
 def _write(
-    path: str | Path, descriptor: str, K: np.ndarray, plan: pa.Table, embedding: Mapping[str, Any], seed: int
+    path: str | Path,
+    descriptor: str,
+    K: np.ndarray,
+    plan: pa.Table,
+    embedding: Mapping[str, Any],
+    seed: int,
+    *,
+    constant: bool = False,
 ) -> None:
+    if constant:
+        _write_constant(path, descriptor, plan, embedding)
+        return
     loras = plan.select(["lora", "artist", "genre", "split"]).to_pylist()
     gallery = np.array([lora["split"] == "gallery" for lora in loras])
     fold_seed = derive_seed("folds", seed)  # one division for all descriptors: they are compared pair by pair
@@ -188,6 +254,18 @@ def _write(
         "held_out_ratio_predicted": [round(float(v), 12) for v in first.predicted],
     }
     tables.write(path, "embeddings", rows, metadata)
+
+
+def _write_constant(path: str | Path, descriptor: str, plan: pa.Table, embedding: Mapping[str, Any]) -> None:
+    loras = plan.select(["lora", "artist", "genre", "split"]).to_pylist()
+    nobody, zeros = np.zeros(len(loras), int), np.zeros((len(loras), 1))
+    rows = _rows(loras, TOGETHER, "none", nobody, zeros)
+    for calibration in embedding["calibrations"]:
+        rows += _rows(loras, KNOWN, calibration, nobody, zeros)
+    if len({lora["artist"] for lora in loras}) >= 4:
+        rows += _rows(loras, UNSEEN, "none", nobody, zeros)
+    nothing = {"explained": [0.0], "held_out_ratio": [1.0], "held_out_ratio_predicted": [1.0]}
+    tables.write(path, "embeddings", rows, {"descriptor": descriptor, "dimensions": 1, **nothing})
 
 
 def _rows(

@@ -61,16 +61,20 @@ def plan(
     pictures in turn from shuffled rounds, so subsets are disjoint while pictures last, and then overlap evenly;
     `overlap` is the largest share of a LoRA's pictures that another LoRA of its side also has. An artist's rows do
     not depend on the other artists.
+
+    With ``settings["mixtures"]``, a control, each side's pictures of all artists are shuffled and dealt out anew: LoRAs
+    of an "artist" then have nothing in common but chance, and nothing is to tell them apart. They have no genre.
     """
     found = {artist: len(pictures) for artist, pictures in kept.items()}
     require(found, settings, "after refusing pictures that cannot be used (see the reasons in the pictures tables)")
+    rngs = {artist: np.random.Generator(np.random.PCG64(derive_seed("plan", seed, artist))) for artist in kept}
+    sides = {artist: _sides(pictures, settings, rngs[artist]) for artist, pictures in kept.items()}
+    if settings.get("mixtures"):
+        sides, genres = _mixed(sides, seed), dict.fromkeys(kept)
     rows = []
-    for artist, pictures in kept.items():
-        rng = np.random.Generator(np.random.PCG64(derive_seed("plan", seed, artist)))
-        shuffled = [str(p) for p in rng.permutation(sorted(pictures))]
-        cut = _cut(len(shuffled), settings)
+    for artist, rng in rngs.items():
         ids = iter(lora_ids(artist, settings))
-        for split, side in (("gallery", shuffled[:cut]), ("query", shuffled[cut:])):
+        for split, side in sides[artist].items():
             subsets = _subsets(side, settings[split], rng)
             for number, subset in enumerate(subsets):
                 others = [set(s) for i, s in enumerate(subsets) if i != number]
@@ -87,6 +91,24 @@ def plan(
                     }
                 )
     return rows
+
+
+def _sides(pictures: Sequence[str], settings: Mapping[str, Any], rng: np.random.Generator) -> dict[str, list[str]]:
+    """Split → an artist's pictures of that side, shuffled."""
+    shuffled = [str(p) for p in rng.permutation(sorted(pictures))]
+    cut = _cut(len(shuffled), settings)
+    return {"gallery": shuffled[:cut], "query": shuffled[cut:]}
+
+
+def _mixed(sides: Mapping[str, Mapping[str, Sequence[str]]], seed: int) -> dict[str, dict[str, list[str]]]:
+    """The same sides with pictures dealt anew among the artists; everybody has as many as before."""
+    mixed: dict[str, dict[str, list[str]]] = {artist: {} for artist in sides}
+    for split in ("gallery", "query"):
+        rng = np.random.Generator(np.random.PCG64(derive_seed("plan", "mixtures", seed, split)))
+        pool = [str(p) for p in rng.permutation(sorted(p for side in sides.values() for p in side[split]))]
+        for artist, side in sides.items():
+            mixed[artist][split], pool = pool[: len(side[split])], pool[len(side[split]) :]
+    return mixed
 
 
 def _cut(count: int, settings: Mapping[str, Any]) -> int:

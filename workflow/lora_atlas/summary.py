@@ -64,22 +64,48 @@ def seconds_per_lora(cost: Any, kinds: Mapping[str, str]) -> dict[str, float | N
     """Descriptor → seconds that describing one LoRA takes, the LoRA being there; None where it was not measured.
 
     By weights: the Gram matrix. By generated pictures: painting them and looking at them, process start included,
-    as a share of the pictures of one setting. Training pictures are not known of a LoRA that is found somewhere.
+    for the pictures of one setting. Training pictures are not known of a LoRA that is found somewhere.
     """
     rows = {(row["stage"], row["item"]): row for row in cost.to_pylist()}
     loras = sum(row["count"] for (stage, _), row in rows.items() if stage == "train")
-    painted = [row for (stage, _), row in rows.items() if stage == "generate"]
-    pictures = sum(row["count"] for row in painted)
-    settings = {d.split("_", 1)[1] for d, kind in kinds.items() if kind == "generated pictures"}
+    pictures = sum(row["count"] for (stage, _), row in rows.items() if stage == "generate")
+    each = seconds_per_picture(cost, kinds)
     found: dict[str, float | None] = dict.fromkeys(kinds)
     for descriptor, kind in kinds.items():
         gram = rows.get(("gram", descriptor.removesuffix("_raw")))
-        seen = rows.get(("features", descriptor.split("_", 1)[0]))
         if kind == "weights" and gram:
             found[descriptor] = gram["seconds"] / gram["count"]
-        elif kind == "generated pictures" and pictures and seen:
-            each = sum(row["seconds"] for row in painted) / pictures + seen["seconds"] / seen["count"]
-            found[descriptor] = each * pictures / len(settings) / loras
+        elif descriptor in each:
+            found[descriptor] = each[descriptor] * pictures / len(_settings(kinds)) / loras
+    return found
+
+
+def seconds_per_picture(cost: Any, kinds: Mapping[str, str]) -> dict[str, float]:
+    """Descriptor of generated pictures → seconds to paint one picture and to look at it, where both were measured.
+
+    Painting is measured for all sampler settings together, and is shared by them in proportion to the passes of the
+    network that they take: steps, and twice as many with guidance.
+    """
+    rows = {(row["stage"], row["item"]): row for row in cost.to_pylist()}
+    painted = [row for (stage, _), row in rows.items() if stage == "generate"]
+    pictures = sum(row["count"] for row in painted)
+    found: dict[str, float] = {}
+    settings = _settings(kinds)
+    for descriptor, kind in kinds.items():
+        seen = rows.get(("features", descriptor.split("_", 1)[0]))
+        if kind == "generated pictures" and pictures and seen:
+            share = settings[descriptor.split("_", 1)[1]] / (sum(settings.values()) / len(settings))
+            found[descriptor] = share * sum(row["seconds"] for row in painted) / pictures
+            found[descriptor] += seen["seconds"] / seen["count"]
+    return found
+
+
+def _settings(kinds: Mapping[str, str]) -> dict[str, float]:
+    """Sampler setting → passes of the network for one picture."""
+    found = {}
+    for setting in (d.split("_", 1)[1] for d, kind in kinds.items() if kind == "generated pictures"):
+        steps, guidance = setting.removeprefix("s").split("_g")
+        found[setting] = int(steps) * (2 if float(guidance) > 1 else 1)
     return found
 
 

@@ -117,6 +117,117 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("chance", _real, "optional"),
         ("queries", _whole),
     ),
+    # one row a query × setting: what the intervals, differences and seeds of retrieval are computed from
+    "queries": _schema(
+        ("scenario", _text),
+        ("descriptor", _text),
+        ("calibration", _text),
+        ("distance", _text),
+        ("level", _text),
+        ("metric", _text),
+        ("lora", _text),
+        ("artist", _text),
+        ("value", _real),
+        ("chance", _real),
+    ),
+    # one row a pair of descriptors: left − right, on the same artists; `right` may be "best control"
+    "differences": _schema(
+        ("scenario", _text),
+        ("level", _text),
+        ("algorithm", _text, "optional"),
+        ("metric", _text),
+        ("left", _text),
+        ("right", _text),
+        *_score,
+    ),
+    # one row a pair of descriptors × measure of how alike their geometries are, beside its permutation null
+    "structure": _schema(
+        ("left", _text),
+        ("right", _text),
+        ("metric", _text),
+        *_score,
+        ("null", _real),
+        ("null_high", _real),
+        ("p", _real),
+    ),
+    # one row a part of the weights; `matched`: random parts of as many parameters
+    "ablation": _schema(
+        ("component", _text),
+        ("block", _text),
+        ("factor", _text),
+        ("parameters", _whole),
+        ("share", _real),
+        ("metric", _text),
+        *_score,
+        ("matched", _real, "optional"),
+        ("matched_low", _real, "optional"),
+        ("matched_high", _real, "optional"),
+        ("chance", _real, "optional"),
+    ),
+    # one row a descriptor × point of the grid that every descriptor is given alike; `remark`: default, or best
+    "grid": _schema(
+        ("descriptor", _text),
+        ("dimensions", _whole),
+        ("whitening", _text),
+        ("calibration", _text),
+        ("distance", _text),
+        ("metric", _text),
+        *_score,
+        ("chance", _real, "optional"),
+        ("remark", _text, "optional"),
+    ),
+    # one row a descriptor of generated pictures × number of them, beside a descriptor of the weights
+    "worth": _schema(
+        ("descriptor", _text),
+        ("pictures", _whole),
+        ("metric", _text),
+        *_score,
+        ("seconds", _real, "optional"),
+    ),
+    # one row a query × number of pictures: what the worth curve's intervals are computed from
+    "worth_queries": _schema(
+        ("descriptor", _text),
+        ("pictures", _whole),
+        ("metric", _text),
+        ("lora", _text),
+        ("artist", _text),
+        ("value", _real),
+    ),
+    # one row a pair: how many generated pictures retrieve as well as the weights; null: more than there are.
+    # `never`: the share of resamplings in which that is so
+    "crossings": _schema(
+        ("descriptor", _text),
+        ("reference", _text),
+        ("metric", _text),
+        *_score,
+        ("most", _whole),
+        ("never", _real),
+        ("reference_value", _real),
+        ("reference_seconds", _real, "optional"),
+        ("seconds", _real, "optional"),
+    ),
+    # one row a control × descriptor: what chance alone gives it
+    "controls": _schema(
+        ("control", _text),
+        ("descriptor", _text),
+        ("level", _text),
+        ("metric", _text),
+        *_score,
+        ("expected", _real),
+        ("observed", _real),
+        ("p", _real),
+    ),
+    # one row a principal component × calibration: root mean square of query scores over that of gallery scores;
+    # before calibration also the ratio of left-out gallery LoRAs, measured and in closed form
+    "drift": _schema(
+        ("descriptor", _text),
+        ("calibration", _text),
+        ("component", _whole),
+        ("explained", _real),
+        *_score,
+        ("held_out", _real, "optional"),
+        ("predicted", _real, "optional"),
+    ),
     # one row a LoRA file that was found, imported or refused
     "loras": _schema(
         ("lora", _text),

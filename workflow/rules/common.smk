@@ -12,7 +12,7 @@ ROOT = Path(workflow.basedir)
 
 sys.path.insert(0, str(ROOT / "workflow"))
 
-from lora_atlas import code as library, config as configuration, embeddings, study as studies
+from lora_atlas import code as library, config as configuration, embeddings, study as studies, variants as overlays
 from lora_atlas.pictures import sources as picture_sources
 from lora_atlas.seeds import derive_seed
 
@@ -54,8 +54,17 @@ SETTINGS = [
 KERNELS = config["weights"]["kernels"]
 WEIGHT_DESCRIPTORS = list(embeddings.weight_descriptors(config["weights"]))
 PICTURE_DESCRIPTORS = list(embeddings.picture_descriptors(config["extractors"], SETTINGS))
+CONTROL_DESCRIPTORS = embeddings.control_descriptors(config["weights"])
+DESCRIPTORS = WEIGHT_DESCRIPTORS + PICTURE_DESCRIPTORS + CONTROL_DESCRIPTORS
+TABLES = ["clustering", "retrieval", "structure", "grid", "ablation", "cost"] + ["worth"] * bool(SETTINGS)
 KINDS = embeddings.kinds(config["weights"], config["extractors"], SETTINGS)
 RESULTS = f"results/{STUDY}"
+# A variant is the study with other settings. What its settings do not change it reads where the study has it.
+VARIANTS = overlays.variants(config)
+IS_VARIANT = bool(config["shared"])
+HOME = {stage: f"results/{config['shared']['study']}" for stage in config["shared"].get("stages", [])}
+HOME = {stage: HOME.get(stage, RESULTS) for stage in overlays.STAGES}
+OWN = {stage for stage, home in HOME.items() if home == RESULTS}
 # How inner products are made, and which files may be opened for them.
 ENGINE = {key: config["weights"][key] for key in ("engine", "exact_limit", "sketch_numbers", "pickles", "base")}
 QUERY = picture_sources.slug(Path(config["query"] or "unset").stem)
@@ -63,7 +72,6 @@ QUERIED = [] if config["query"] is None else listed_files(config["query"])
 
 
 wildcard_constraints:
-    study=STUDY,
     artist="[a-z0-9_-]+",
     pack="[a-z0-9_-]+",
     extractor="[a-z0-9_]+",
@@ -79,6 +87,11 @@ def code(*modules):
 def pack_of(artist):
     """The pack that an artist's LoRAs are trained in."""
     return next(pack for pack, artists in PACKS.items() if artist in artists)
+
+
+def painters(pack):
+    """The artists whose pictures a pack is trained on: its own, or all where LoRAs are trained on mixtures."""
+    return list(ARTISTS) if config["plan"]["mixtures"] else PACKS[pack]
 
 
 def model_files(model):
@@ -144,20 +157,20 @@ def gpus(wildcards):
 
 def rules_of(*stages):
     """The files that a stage is asked for by name."""
-    tables = ["clustering", "retrieval", "cost"]
     charts = ["weight_map", "comparison"]
     files = {
-        "pictures": expand("{r}/pictures/{a}.parquet", r=RESULTS, a=ARTISTS),
-        "page": [f"{RESULTS}/pictures/index.html"],
-        "plan": [f"{RESULTS}/plan.parquet"],
-        "loras": expand("{r}/loras/{a}/{n}.safetensors", r=RESULTS, a=ARTISTS, n=NUMBERS),
+        "pictures": expand("{h}/pictures/{a}.parquet", h=HOME["pictures"], a=ARTISTS),
+        "page": [f"{HOME['pictures']}/pictures/index.html"],
+        "plan": [f"{HOME['plan']}/plan.parquet"],
+        "loras": expand("{h}/loras/{a}/{n}.safetensors", h=HOME["loras"], a=ARTISTS, n=NUMBERS),
         "kohya": expand("{r}/kohya/{a}/{n}.safetensors", r=RESULTS, a=ARTISTS, n=NUMBERS),
-        "generated": expand("{r}/generated/{p}/{s}.parquet", r=RESULTS, p=PACKS, s=SETTINGS),
+        "generated": expand("{h}/generated/{p}/{s}.parquet", h=HOME["generated"], p=PACKS, s=SETTINGS),
         "features": expand("{r}/features/{e}/{s}.parquet", r=RESULTS, e=MODELS, s=["training", *SETTINGS])
         + expand("{r}/features/{e}/training.parquet", r=RESULTS, e=CONTROLS),
         "weights": expand("{r}/weights/{k}.safetensors", r=RESULTS, k=KERNELS),
-        "embeddings": expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=WEIGHT_DESCRIPTORS + PICTURE_DESCRIPTORS),
-        "tables": expand("{r}/tables/{t}.parquet", r=RESULTS, t=tables),
+        "embeddings": expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=DESCRIPTORS),
+        "tables": expand("{r}/tables/{t}.parquet", r=RESULTS, t=TABLES),
+        "findings": [f"{RESULTS}/FINDINGS.md"],
         "charts": expand("{r}/charts/{c}.{f}", r=RESULTS, c=charts, f=["png", "svg"]),
     }
     return [file for stage in stages for file in files[stage]]
@@ -174,7 +187,7 @@ def spaces_of_folder(wildcards):
     """The maps of a folder of LoRAs: one a space, which are known after the inventory."""
     from lora_atlas import tables
 
-    table = checkpoints.inventory.get(study=STUDY).output.table
+    table = checkpoints.inventory.get().output.table
     spaces = sorted({row["space"] for row in tables.read(table, "loras").to_pylist() if row["space"]})
     return expand(
         "{r}/spaces/{s}/{f}", r=RESULTS, s=spaces, f=["atlas.html", "map.png", "map.svg", "neighbours.parquet"]
@@ -186,7 +199,7 @@ def known_loras(wildcards):
     if config["query"] is None:
         raise WorkflowError("query: name a LoRA file, or a folder of them: --config query=PATH")
     if TRAINED:
-        return [f"{RESULTS}/plan.parquet", f"{RESULTS}/weights/delta.safetensors", *rules_of("loras")]
+        return [*rules_of("plan"), f"{RESULTS}/weights/delta.safetensors", *rules_of("loras")]
     return [f"{RESULTS}/tables/loras.parquet"] + [
         f"{Path(file).parent}/weights/delta.safetensors"
         for file in spaces_of_folder(wildcards)
@@ -197,12 +210,12 @@ def known_loras(wildcards):
 def cost_files(wildcards):
     """The cost of every job that was worth measuring."""
     jobs = (
-        [f"train/{pack}" for pack in PACKS]
-        + [f"generate/{pack}" for pack in PACKS if SETTINGS]
-        + [f"features/{extractor}" for extractor in config["extractors"]]
-        + [f"gram/{kernel}" for kernel in KERNELS]
+        [f"{HOME['loras']}/cost/train/{pack}" for pack in PACKS]
+        + [f"{HOME['generated']}/cost/generate/{pack}" for pack in PACKS if SETTINGS]
+        + [f"{RESULTS}/cost/features/{extractor}" for extractor in config["extractors"]]
+        + [f"{RESULTS}/cost/gram/{kernel}" for kernel in KERNELS]
     )
-    return expand("{r}/cost/{job}.parquet", r=RESULTS, job=jobs)
+    return [f"{job}.parquet" for job in jobs]
 
 
 localrules:

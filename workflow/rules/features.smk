@@ -19,10 +19,10 @@ rule extract_features:
         model=lambda wildcards: model_files(config["extractors"][wildcards.extractor]["model"]),
         code=code("features"),
     output:
-        features=expand("results/{{study}}/features/{{extractor}}/{source}.parquet", source=["training", *SETTINGS]),
-        cost="results/{study}/cost/features/{extractor}.parquet",
+        features=expand(f"{RESULTS}/features/{{{{extractor}}}}/{{source}}.parquet", source=["training", *SETTINGS]),
+        cost=f"{RESULTS}/cost/features/{{extractor}}.parquet",
     log:
-        "results/{study}/logs/features/{extractor}.log",
+        f"{RESULTS}/logs/features/{{extractor}}.log",
     wildcard_constraints:
         extractor="|".join(MODELS) or "none",
     conda:
@@ -47,10 +47,10 @@ rule extract_controls:
         training=rules_of("pictures"),
         code=code("features"),
     output:
-        features=["results/{study}/features/{extractor}/training.parquet"],
-        cost="results/{study}/cost/features/{extractor}.parquet",
+        features=[f"{RESULTS}/features/{{extractor}}/training.parquet"],
+        cost=f"{RESULTS}/cost/features/{{extractor}}.parquet",
     log:
-        "results/{study}/logs/features/{extractor}.log",
+        f"{RESULTS}/logs/features/{{extractor}}.log",
     wildcard_constraints:
         extractor="|".join(CONTROLS) or "none",
     conda:

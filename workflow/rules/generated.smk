@@ -14,15 +14,15 @@ rule generated:
 rule generate_pictures:
     input:
         loras=lambda wildcards: expand(
-            "results/{s}/loras/{a}/{n}.safetensors", s=wildcards.study, a=PACKS[wildcards.pack], n=NUMBERS
+            "{h}/loras/{a}/{n}.safetensors", h=HOME["loras"], a=PACKS[wildcards.pack], n=NUMBERS
         ),
         base=model_files(config["base"]["model"]),
         code=code("diffusion.generate"),
     output:
-        generated=expand("results/{{study}}/generated/{{pack}}/{setting}.parquet", setting=SETTINGS),
-        cost="results/{study}/cost/generate/{pack}.parquet",
+        generated=expand(f"{RESULTS}/generated/{{{{pack}}}}/{{setting}}.parquet", setting=SETTINGS),
+        cost=f"{RESULTS}/cost/generate/{{pack}}.parquet",
     log:
-        "results/{study}/logs/generate/{pack}.log",
+        f"{RESULTS}/logs/generate/{{pack}}.log",
     conda:
         "../../envs/lora-atlas.yaml"
     threads: config["resources"]["threads"]

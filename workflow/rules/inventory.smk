@@ -12,10 +12,10 @@ checkpoint inventory:
     input:
         code=code("weights.inventory"),
     output:
-        table="results/{study}/tables/loras.parquet",
-        cost="results/{study}/cost/inventory/files.parquet",
+        table=f"{RESULTS}/tables/loras.parquet",
+        cost=f"{RESULTS}/cost/inventory/files.parquet",
     log:
-        "results/{study}/logs/inventory.log",
+        f"{RESULTS}/logs/inventory.log",
     conda:
         "../../envs/lora-atlas.yaml"
     resources:
@@ -26,20 +26,20 @@ checkpoint inventory:
         # Not as inputs: the names of people's files hold whatever a file system allows.
         files=LORA_FILES,
         engine=ENGINE,
-        cache=cache_folder("results/{study}"),
+        cache=cache_folder(RESULTS),
     script:
         "../scripts/inventory.py"
 
 
 rule space_weights:
     input:
-        table="results/{study}/tables/loras.parquet",
+        table=f"{RESULTS}/tables/loras.parquet",
         code=code("weights.engine"),
     output:
-        gram="results/{study}/spaces/{space}/weights/delta.safetensors",
-        cost="results/{study}/cost/gram/{space}.parquet",
+        gram=f"{RESULTS}/spaces/{{space}}/weights/delta.safetensors",
+        cost=f"{RESULTS}/cost/gram/{{space}}.parquet",
     log:
-        "results/{study}/logs/space_weights/{space}.log",
+        f"{RESULTS}/logs/space_weights/{{space}}.log",
     conda:
         "../../envs/lora-atlas.yaml"
     threads: workflow.cores
@@ -48,21 +48,21 @@ rule space_weights:
         runtime=runtime,
     params:
         engine=ENGINE,
-        cache=cache_folder("results/{study}"),
+        cache=cache_folder(RESULTS),
     script:
         "../scripts/space_weights.py"
 
 
 rule space_neighbours:
     input:
-        table="results/{study}/tables/loras.parquet",
-        gram="results/{study}/spaces/{space}/weights/delta.safetensors",
+        table=f"{RESULTS}/tables/loras.parquet",
+        gram=f"{RESULTS}/spaces/{{space}}/weights/delta.safetensors",
         code=code("weights.query", "embeddings"),
     output:
-        neighbours="results/{study}/spaces/{space}/neighbours.parquet",
-        embedding="results/{study}/spaces/{space}/embedding.parquet",
+        neighbours=f"{RESULTS}/spaces/{{space}}/neighbours.parquet",
+        embedding=f"{RESULTS}/spaces/{{space}}/embedding.parquet",
     log:
-        "results/{study}/logs/space_neighbours/{space}.log",
+        f"{RESULTS}/logs/space_neighbours/{{space}}.log",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
@@ -75,14 +75,14 @@ rule space_neighbours:
 
 rule space_map:
     input:
-        table="results/{study}/tables/loras.parquet",
-        neighbours="results/{study}/spaces/{space}/neighbours.parquet",
-        embedding="results/{study}/spaces/{space}/embedding.parquet",
+        table=f"{RESULTS}/tables/loras.parquet",
+        neighbours=f"{RESULTS}/spaces/{{space}}/neighbours.parquet",
+        embedding=f"{RESULTS}/spaces/{{space}}/embedding.parquet",
         code=code("atlas.collection"),
     output:
-        expand("results/{{study}}/spaces/{{space}}/{name}", name=["map.png", "map.svg", "atlas.html"]),
+        expand(f"{RESULTS}/spaces/{{{{space}}}}/{{name}}", name=["map.png", "map.svg", "atlas.html"]),
     log:
-        "results/{study}/logs/space_map/{space}.log",
+        f"{RESULTS}/logs/space_map/{{space}}.log",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"

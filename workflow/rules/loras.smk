@@ -14,17 +14,15 @@ rule loras:
 # A killed job goes on from its state folder, which is not declared here: it would be deleted with the outputs.
 rule train_loras:
     input:
-        plans=lambda wildcards: expand("results/{s}/plan/{a}.parquet", s=wildcards.study, a=PACKS[wildcards.pack]),
-        pictures=lambda wildcards: expand(
-            "results/{s}/pictures/{a}.parquet", s=wildcards.study, a=PACKS[wildcards.pack]
-        ),
+        plans=lambda wildcards: expand("{h}/plan/{a}.parquet", h=HOME["plan"], a=PACKS[wildcards.pack]),
+        pictures=lambda wildcards: expand("{h}/pictures/{a}.parquet", h=HOME["pictures"], a=painters(wildcards.pack)),
         base=model_files(config["base"]["model"]),
         code=code("diffusion.train"),
     output:
-        pack=temp(directory("results/{study}/packs/{pack}")),
-        cost="results/{study}/cost/train/{pack}.parquet",
+        pack=temp(directory(f"{RESULTS}/packs/{{pack}}")),
+        cost=f"{RESULTS}/cost/train/{{pack}}.parquet",
     log:
-        "results/{study}/logs/train/{pack}.log",
+        f"{RESULTS}/logs/train/{{pack}}.log",
     conda:
         "../../envs/lora-atlas.yaml"
     threads: config["resources"]["threads"]
@@ -43,7 +41,7 @@ rule train_loras:
         training=config["training"],
         seed=config["seed"],
         device=config["resources"]["device"],
-        state="results/{study}/state/{pack}",
+        state=f"{RESULTS}/state/{{pack}}",
     script:
         "../scripts/train_loras.py"
 
@@ -51,17 +49,17 @@ rule train_loras:
 # Each artist's files to their own place, so that what follows need not know who was trained with whom.
 rule unpack_loras:
     input:
-        lambda wildcards: f"results/{wildcards.study}/packs/{pack_of(wildcards.artist)}",
+        lambda wildcards: f"{RESULTS}/packs/{pack_of(wildcards.artist)}",
     output:
-        loras=expand("results/{{study}}/loras/{{artist}}/{number}.safetensors", number=NUMBERS),
-        log="results/{study}/loras/{artist}/log.parquet",
+        loras=expand(f"{RESULTS}/loras/{{{{artist}}}}/{{number}}.safetensors", number=NUMBERS),
+        log=f"{RESULTS}/loras/{{artist}}/log.parquet",
     log:
-        "results/{study}/logs/unpack/{artist}.log",
+        f"{RESULTS}/logs/unpack/{{artist}}.log",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
     shell:
-        "cp {input}/{wildcards.artist}/* results/{wildcards.study}/loras/{wildcards.artist}/ 2> {log}"
+        "cp {input}/{wildcards.artist}/* $(dirname {output.log})/ 2> {log}"
 
 
 rule export:
@@ -73,12 +71,12 @@ rule export:
 # The same LoRAs under the names that kohya's scripts, ComfyUI and web UIs use.
 rule export_kohya:
     input:
-        loras=expand("results/{{study}}/loras/{{artist}}/{number}.safetensors", number=NUMBERS),
+        loras=expand(f"{RESULTS}/loras/{{{{artist}}}}/{{number}}.safetensors", number=NUMBERS),
         code=code("diffusion.kohya"),
     output:
-        expand("results/{{study}}/kohya/{{artist}}/{number}.safetensors", number=NUMBERS),
+        expand(f"{RESULTS}/kohya/{{{{artist}}}}/{{number}}.safetensors", number=NUMBERS),
     log:
-        "results/{study}/logs/kohya/{artist}.log",
+        f"{RESULTS}/logs/kohya/{{artist}}.log",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"

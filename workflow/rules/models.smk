@@ -16,16 +16,16 @@ rule fetch_model:
     input:
         code=code("hub"),
     output:
-        "results/{study}/models/{model}.json",
+        f"{RESULTS}/models/{{model}}.json",
     log:
-        "results/{study}/logs/models/{model}.log",
+        f"{RESULTS}/logs/models/{{model}}.log",
     wildcard_constraints:
         model=r"[\w.-]+",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        model=lambda wildcards: HUB_MODELS[f"results/{wildcards.study}/models/{wildcards.model}.json"],
+        model=lambda wildcards: HUB_MODELS[f"{RESULTS}/models/{wildcards.model}.json"],
         lock=config["lock"],
     script:
         "../scripts/fetch_model.py"

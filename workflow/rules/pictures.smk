@@ -70,9 +70,9 @@ rule collect_pictures:
         contact=introduced,
         code=code("pictures.sources", "pictures.synthetic", "pictures.decode", "tables"),
     output:
-        "results/{study}/pictures/{artist}.parquet",
+        f"{RESULTS}/pictures/{{artist}}.parquet",
     log:
-        "results/{study}/logs/pictures/{artist}.log",
+        f"{RESULTS}/logs/pictures/{{artist}}.log",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"

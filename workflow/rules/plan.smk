@@ -9,7 +9,7 @@ Makes: results/{study}/plan.parquet, and its rows artist by artist in results/{s
 rule plan:
     input:
         pictures=rules_of("pictures"),
-        duplicates=f"{RESULTS}/duplicates.parquet",
+        duplicates=f"{HOME['pictures']}/duplicates.parquet",
         code=code("study", "tables"),
     output:
         plan=f"{RESULTS}/plan.parquet",

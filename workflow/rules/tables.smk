@@ -1,7 +1,13 @@
-"""Tables: how well each descriptor tells artists and genres, and what it cost.
+"""Tables: how well each descriptor tells artists and genres, beside its controls; what one LoRA is worth; what it cost.
 
-Needs: results/{study}/embeddings/{descriptor}.parquet of all descriptors, results/{study}/cost/{stage}/{item}.parquet
-Makes: results/{study}/tables/clustering.parquet, retrieval.parquet, cost.parquet
+Needs: results/{study}/embeddings/{descriptor}.parquet of all descriptors, results/{study}/weights/*.safetensors,
+       results/{study}/features/{extractor}/{setting}.parquet, results/{study}/cost/{stage}/{item}.parquet
+Makes: results/{study}/tables/
+         clustering.parquet, clustering_differences.parquet
+         retrieval.parquet, queries.parquet, differences.parquet, controls.parquet, drift.parquet
+         structure.parquet, grid.parquet, ablation.parquet
+         worth.parquet, worth_queries.parquet, crossings.parquet
+         cost.parquet
 """
 
 
@@ -16,13 +22,16 @@ rule clustering:
         embeddings=rules_of("embeddings"),
         code=code("metrics.clustering"),
     output:
-        f"{RESULTS}/tables/clustering.parquet",
+        clustering=f"{RESULTS}/tables/clustering.parquet",
+        differences=f"{RESULTS}/tables/clustering_differences.parquet",
     log:
         f"{RESULTS}/logs/clustering.log",
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        descriptors=WEIGHT_DESCRIPTORS + PICTURE_DESCRIPTORS,
+        descriptors=DESCRIPTORS,
+        kinds=KINDS,
+        calibration=config["embedding"]["calibration"],
         evaluation=config["evaluation"],
         seed=config["seed"],
     script:
@@ -32,21 +41,117 @@ rule clustering:
 rule retrieval:
     input:
         embeddings=rules_of("embeddings"),
-        code=code("metrics.retrieval"),
+        code=code("metrics.retrieval", "metrics.margins", "metrics.drift"),
     output:
-        f"{RESULTS}/tables/retrieval.parquet",
+        retrieval=f"{RESULTS}/tables/retrieval.parquet",
+        queries=f"{RESULTS}/tables/queries.parquet",
+        differences=f"{RESULTS}/tables/differences.parquet",
+        controls=f"{RESULTS}/tables/controls.parquet",
+        drift=f"{RESULTS}/tables/drift.parquet",
     log:
         f"{RESULTS}/logs/retrieval.log",
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        descriptors=WEIGHT_DESCRIPTORS + PICTURE_DESCRIPTORS,
+        descriptors=DESCRIPTORS,
         kinds=KINDS,
         calibration=config["embedding"]["calibration"],
         evaluation=config["evaluation"],
         seed=config["seed"],
     script:
         "../scripts/retrieval.py"
+
+
+# Descriptors that compare across sources describe no LoRA by one thing: they are left out here.
+rule structure:
+    input:
+        embeddings=expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=KINDS),
+        code=code("metrics.structure", "tables"),
+    output:
+        f"{RESULTS}/tables/structure.parquet",
+    log:
+        f"{RESULTS}/logs/structure.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        descriptors=list(KINDS),
+        evaluation=config["evaluation"],
+        seed=config["seed"],
+    script:
+        "../scripts/structure.py"
+
+
+# The same grid of dimensions, whitening, calibration and distance for every descriptor.
+rule grid:
+    input:
+        grams=rules_of("weights"),
+        features=rules_of("features"),
+        plan=rules_of("plan"),
+        code=code("metrics.grid", "embeddings"),
+    output:
+        f"{RESULTS}/tables/grid.parquet",
+    log:
+        f"{RESULTS}/logs/grid.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        kinds=KINDS,
+        weights=config["weights"],
+        extractors=config["extractors"],
+        settings=SETTINGS,
+        embedding=config["embedding"],
+        evaluation=config["evaluation"],
+        seed=config["seed"],
+    script:
+        "../scripts/grid.py"
+
+
+# Which modules, and which of their factors, hold what tells artists.
+rule ablation:
+    input:
+        grams=f"{RESULTS}/weights/modules/all.safetensors",
+        plan=rules_of("plan"),
+        code=code("metrics.ablation", "weights.modules"),
+    output:
+        f"{RESULTS}/tables/ablation.parquet",
+    log:
+        f"{RESULTS}/logs/ablation.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        embedding=config["embedding"],
+        evaluation=config["evaluation"],
+        seed=config["seed"],
+    script:
+        "../scripts/ablation.py"
+
+
+if SETTINGS:
+
+    # How many generated pictures retrieve as well as the weights.
+    rule worth:
+        input:
+            features=expand("{r}/features/{e}/{s}.parquet", r=RESULTS, e=MODELS, s=SETTINGS),
+            queries=f"{RESULTS}/tables/queries.parquet",
+            cost=f"{RESULTS}/tables/cost.parquet",
+            plan=rules_of("plan"),
+            code=code("metrics.worth", "summary"),
+        output:
+            worth=f"{RESULTS}/tables/worth.parquet",
+            queries=f"{RESULTS}/tables/worth_queries.parquet",
+            crossings=f"{RESULTS}/tables/crossings.parquet",
+        log:
+            f"{RESULTS}/logs/worth.log",
+        conda:
+            "../../envs/lora-atlas.yaml"
+        params:
+            descriptors=[f"{extractor}_{setting}" for extractor in MODELS for setting in SETTINGS],
+            kinds=KINDS,
+            embedding=config["embedding"],
+            evaluation=config["evaluation"],
+            seed=config["seed"],
+        script:
+            "../scripts/worth.py"
 
 
 rule cost:

@@ -18,10 +18,10 @@ rule gram:
         loras=rules_of("loras"),
         code=code("weights.engine"),
     output:
-        gram="results/{study}/weights/{kernel}.safetensors",
-        cost="results/{study}/cost/gram/{kernel}.parquet",
+        gram=f"{RESULTS}/weights/{{kernel}}.safetensors",
+        cost=f"{RESULTS}/cost/gram/{{kernel}}.parquet",
     log:
-        "results/{study}/logs/gram/{kernel}.log",
+        f"{RESULTS}/logs/gram/{{kernel}}.log",
     conda:
         "../../envs/lora-atlas.yaml"
     resources:
@@ -31,6 +31,27 @@ rule gram:
         ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
         kernel="{kernel}",
         engine=ENGINE,
-        cache=cache_folder("results/{study}"),
+        cache=cache_folder(RESULTS),
     script:
         "../scripts/gram.py"
+
+
+# Inner products module by module, for the ablation, which picks modules at random.
+rule module_grams:
+    input:
+        loras=rules_of("loras"),
+        code=code("weights.modules"),
+    output:
+        f"{RESULTS}/weights/modules/all.safetensors",
+    log:
+        f"{RESULTS}/logs/gram/modules.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
+    resources:
+        mem_mb=config["resources"]["mem_mb"],
+        runtime=runtime,
+    params:
+        ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+        kernels=["delta", "down", "up"],
+    script:
+        "../scripts/module_grams.py"

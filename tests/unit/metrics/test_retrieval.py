@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from lora_atlas import tables
-from lora_atlas.metrics.retrieval import METRICS, chance, retrieval
+from lora_atlas.metrics.ranking import DISTANCES, METRICS, chance
+from lora_atlas.metrics.retrieval import retrieval
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN
 
 QUICK = {"bootstrap": 20, "level": 0.9, "seed": 0}
@@ -374,7 +375,7 @@ def test_queries_near_nobody_in_particular_score_near_chance():
 
 def test_the_table_of_rows_is_one_line_a_metric():
     found = retrieval(tables.table("embeddings", noisy(4, 2, 1, noise=0.5)), "clip_training", **QUICK)
-    assert isinstance(tables.table("retrieval", found), pa.Table) and len(found) == 2 * 2 * len(METRICS)
+    assert isinstance(tables.table("retrieval", found), pa.Table) and len(found) == len(DISTANCES) * 2 * len(METRICS)
     assert {row["descriptor"] for row in found} == {"clip_training"}
 
 

@@ -10,7 +10,17 @@ from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import cosine_similarity, euclidean_distances
 
 from lora_atlas.weights import embed as room
-from lora_atlas.weights.embed import CALIBRATIONS, combine, embed, normalise, together, unseen
+from lora_atlas.weights.embed import (
+    CALIBRATIONS,
+    AlikeError,
+    combine,
+    embed,
+    ladder,
+    normalise,
+    together,
+    unseen,
+    widest,
+)
 
 ALL = tuple(CALIBRATIONS)
 
@@ -487,3 +497,49 @@ def test_too_few_artists_or_gallery_loras_for_a_disjoint_basis_are_refused():
         unseen(X @ X.T, gallery, artists, 5, seed=0, parts=3)
     with pytest.raises(ValueError, match="at least 2 gallery LoRAs in each half"):
         unseen(X @ X.T, gallery & (np.array(artists) == artists[0]), artists, 5, seed=0)
+
+
+# --- several numbers of dimensions
+
+
+def test_a_ladder_is_the_embeddings_of_its_steps(monkeypatch):
+    X, artist, gallery = spiked(5, 6, 200, 0.5, 0, queries=2)
+    K = X @ X.T
+    steps = (2, 3, 8, 40)  # the last is more than there are
+    expected = [embed(K, gallery, k, ALL, folds=4, seed=3) for k in steps]
+    solved = []
+    eigh = np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda M: solved.append(M.tobytes()) or eigh(M))
+    found = list(ladder(K, gallery, steps, ALL, folds=4, seed=3))
+    assert len(solved) == len(set(solved))  # no eigenproblem twice
+    for one, other in zip(found, expected, strict=True):
+        assert list(one) == list(ALL)
+        for name in ALL:
+            np.testing.assert_allclose(one[name], other[name].vectors, rtol=1e-9, atol=1e-9)
+    assert found[-1]["none"].shape[1] == widest(int(gallery.sum()), 4)
+
+
+def test_a_ladder_measures_no_drift_that_no_calibration_needs(monkeypatch):
+    X, gallery = small()
+
+    def refused(*_):
+        raise AssertionError("measured")
+
+    expected = run(X, gallery)
+    monkeypatch.setattr(room, "drift", refused)
+    (found,) = ladder(X @ X.T, gallery, [4], ["none", "lzw", "crossfit"], folds=5, seed=0)
+    for name, vectors in found.items():
+        np.testing.assert_allclose(vectors, expected[name].vectors, rtol=1e-9, atol=1e-12)
+    with pytest.raises(AssertionError, match="measured"):
+        list(ladder(X @ X.T, gallery, [4], ["rescale"], folds=5, seed=0))
+
+
+def test_loras_that_are_all_alike_are_an_error_of_its_own():
+    everyone = np.ones(6, bool)
+    for attempt in (
+        lambda: list(ladder(np.ones((6, 6)), everyone, [2], ["none"], folds=5, seed=0)),
+        lambda: embed(np.ones((6, 6)), everyone, 2, ["none"], folds=5, seed=0),
+        lambda: together(np.ones((6, 6)), 2),
+    ):
+        with pytest.raises(AlikeError, match="all alike"):
+            attempt()

@@ -20,12 +20,17 @@ Everything is linear algebra on K (N, N), so the same code embeds weights and pi
 out costs an eigenproblem of the size of the gallery.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 
 LEAVE_ONE_OUT_LIMIT = 128  # a larger gallery is left out in so many groups: n eigenproblems of n³ are too dear
+
+
+class AlikeError(ValueError):
+    """All LoRAs that a basis is to be fitted on are alike."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ class _Basis:
     rows: np.ndarray
     C: np.ndarray
     variances: np.ndarray
+
+
+Fit = Callable[[np.ndarray, int], _Basis]  # LoRAs (n,) and a number of dimensions → their basis
 
 
 def combine(
@@ -97,6 +105,20 @@ def _fit(K: np.ndarray, rows: np.ndarray, dimensions: int) -> _Basis:
     return _Basis(rows, C, values / n)
 
 
+def _remembering(K: np.ndarray, widest: int) -> Fit:
+    """_fit of up to `widest` dimensions that solves one eigenproblem for each set of LoRAs, whatever its dimensions."""
+    known: dict[bytes, _Basis] = {}
+
+    def fit(rows: np.ndarray, dimensions: int) -> _Basis:
+        key = rows.tobytes()
+        if key not in known:
+            known[key] = _fit(K, rows, widest)
+        whole = known[key]
+        return _Basis(rows, whole.C[:, :dimensions], whole.variances[:dimensions])
+
+    return fit
+
+
 def _centre(K: np.ndarray) -> np.ndarray:
     return K - K.mean(0) - K.mean(1)[:, None] + K.mean()
 
@@ -117,7 +139,7 @@ def _align(K: np.ndarray, basis: _Basis, onto: _Basis) -> np.ndarray:
 
 
 def _held_out(
-    K: np.ndarray, full: _Basis, folds: Sequence[np.ndarray], extra: np.ndarray
+    K: np.ndarray, full: _Basis, folds: Sequence[np.ndarray], extra: np.ndarray, fit: Fit
 ) -> tuple[np.ndarray, np.ndarray]:
     """Held-out scores of the gallery (n, k), and the scores of `extra` LoRAs averaged over the folds' bases."""
     gallery, k = full.rows, full.C.shape[1]
@@ -125,7 +147,7 @@ def _held_out(
     others = np.zeros((len(extra), k))
     for fold in folds:
         rest = np.setdiff1d(np.arange(len(gallery)), fold)
-        basis = _fit(K, gallery[rest], min(2 * k, len(rest) - 1))
+        basis = fit(gallery[rest], min(2 * k, len(rest) - 1))
         R = _align(K, basis, full)
         held[fold] = _scores(K, basis, gallery[fold], gallery) @ R
         others += _scores(K, basis, extra, gallery) @ R / len(folds)
@@ -137,7 +159,7 @@ def _folds(n: int, folds: int, seed: int) -> list[np.ndarray]:
     return [np.sort(part) for part in np.array_split(order, min(folds, n))]
 
 
-def drift(K: np.ndarray, full: _Basis, in_sample: np.ndarray, seed: int) -> np.ndarray:
+def drift(K: np.ndarray, full: _Basis, in_sample: np.ndarray, seed: int, fit: Fit | None = None) -> np.ndarray:
     """Root mean square of held-out over in-sample gallery scores, per component (k,); leave-one-out.
 
     Of two LoRAs nothing can be left out: the ratio is unknown then, and one.
@@ -145,7 +167,8 @@ def drift(K: np.ndarray, full: _Basis, in_sample: np.ndarray, seed: int) -> np.n
     n = len(full.rows)
     if n < 3:
         return np.ones(in_sample.shape[1])
-    held, _ = _held_out(K, full, _folds(n, min(n, LEAVE_ONE_OUT_LIMIT), seed), full.rows[:0])
+    groups = _folds(n, min(n, LEAVE_ONE_OUT_LIMIT), seed)
+    held, _ = _held_out(K, full, groups, full.rows[:0], fit or partial(_fit, K))
     return np.sqrt(np.square(held).mean(0) / np.square(in_sample).mean(0))
 
 
@@ -171,10 +194,17 @@ class _Fitted:
     full: _Basis
     scores: np.ndarray
     query: np.ndarray
-    ratio: np.ndarray
-    predicted: np.ndarray
     folds: int
     seed: int
+    fit: Fit
+
+    @cached_property
+    def ratio(self) -> np.ndarray:
+        return drift(self.K, self.full, self.scores, self.seed, self.fit)
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        return predicted_drift(self.K, self.full)
 
 
 def _none(f: _Fitted) -> tuple[np.ndarray, np.ndarray]:
@@ -190,16 +220,16 @@ def _lzw(f: _Fitted) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _crossfit(f: _Fitted) -> tuple[np.ndarray, np.ndarray]:
-    return _held_out(f.K, f.full, _folds(len(f.full.rows), f.folds, f.seed), f.query)
+    return _held_out(f.K, f.full, _folds(len(f.full.rows), f.folds, f.seed), f.query, f.fit)
 
 
 def _split(f: _Fitted) -> tuple[np.ndarray, np.ndarray]:
     gallery, k = f.full.rows, f.full.C.shape[1]
     half = _folds(len(gallery), 2, f.seed)[0]
-    basis = _fit(f.K, gallery[half], min(2 * k, len(half) - 1))
+    basis = f.fit(gallery[half], min(2 * k, len(half) - 1))
     R = _align(f.K, basis, f.full)
     scores = _scores(f.K, basis, gallery, gallery)
-    scores[half] *= drift(f.K, basis, _scores(f.K, basis, basis.rows, basis.rows), f.seed)
+    scores[half] *= drift(f.K, basis, _scores(f.K, basis, basis.rows, basis.rows), f.seed, f.fit)
     return scores @ R, _scores(f.K, basis, f.query, gallery) @ R
 
 
@@ -222,7 +252,38 @@ def embed(
     smallest set that a basis is fitted on, and none of zero variance. Raises ValueError where the gallery is too
     small or all alike.
     """
-    inside, query = np.flatnonzero(gallery), np.flatnonzero(~np.asarray(gallery, bool))
+    fit = partial(_fit, K)
+    total = _total(K, gallery)
+    fitted = _fitted(K, gallery, dimensions, folds, seed, fit)
+    return {
+        name: Embedding(_vectors(fitted, name), fitted.full.variances / total, fitted.ratio, fitted.predicted)
+        for name in calibrations
+    }
+
+
+def widest(gallery: int, folds: int) -> int:
+    """The most dimensions that `embed` gives a gallery of so many LoRAs."""
+    return gallery - -(-gallery // min(folds, gallery)) - 1
+
+
+def ladder(
+    K: np.ndarray, gallery: np.ndarray, dimensions: Sequence[int], calibrations: Sequence[str], *, folds: int, seed: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The vectors (N, k) of `embed` by calibration, for each of several numbers of dimensions.
+
+    The eigenproblems are solved once for all, and drift is measured only for a calibration that needs it. Raises what
+    `embed` does.
+    """
+    _total(K, gallery)
+    fit = _remembering(K, 4 * max(dimensions))  # `split` measures the drift of a basis twice as wide, in one twice that
+    for k in dimensions:
+        fitted = _fitted(K, gallery, k, folds, seed, fit)
+        yield {name: _vectors(fitted, name) for name in calibrations}
+
+
+def _total(K: np.ndarray, gallery: np.ndarray) -> float:
+    """Variance of the gallery, if it has any and there is something to embed."""
+    inside = np.flatnonzero(gallery)
     n = len(inside)
     if not np.isfinite(K).all():
         raise ValueError("the Gram matrix is not finite")
@@ -230,18 +291,20 @@ def embed(
         raise ValueError(f"a basis needs at least 4 gallery LoRAs; there are {n}")
     total = np.trace(_centre(K[np.ix_(inside, inside)])) / n
     if not total > 1e-12 * np.trace(K[np.ix_(inside, inside)]) / n:
-        raise ValueError("the gallery's LoRAs are all alike: there is no direction to describe them by")
-    smallest = n - -(-n // min(folds, n))
-    full = _fit(K, inside, min(dimensions, smallest - 1))
-    scores = _scores(K, full, inside, inside)
-    fitted = _Fitted(K, full, scores, query, drift(K, full, scores, seed), predicted_drift(K, full), folds, seed)
-    found = {}
-    for name in calibrations:
-        of_gallery, of_query = CALIBRATIONS[name](fitted)
-        vectors = np.zeros((len(K), full.C.shape[1]))
-        vectors[inside], vectors[query] = of_gallery, of_query
-        found[name] = Embedding(vectors, full.variances / total, fitted.ratio, fitted.predicted)
-    return found
+        raise AlikeError("the gallery's LoRAs are all alike: there is no direction to describe them by")
+    return total
+
+
+def _fitted(K: np.ndarray, gallery: np.ndarray, dimensions: int, folds: int, seed: int, fit: Fit) -> _Fitted:
+    inside, query = np.flatnonzero(gallery), np.flatnonzero(~np.asarray(gallery, bool))
+    full = fit(inside, min(dimensions, widest(len(inside), folds)))
+    return _Fitted(K, full, _scores(K, full, inside, inside), query, folds, seed, fit)
+
+
+def _vectors(fitted: _Fitted, calibration: str) -> np.ndarray:
+    vectors = np.zeros((len(fitted.K), fitted.full.C.shape[1]))
+    vectors[fitted.full.rows], vectors[fitted.query] = CALIBRATIONS[calibration](fitted)
+    return vectors
 
 
 def together(K: np.ndarray, dimensions: int) -> np.ndarray:
@@ -251,7 +314,7 @@ def together(K: np.ndarray, dimensions: int) -> np.ndarray:
     """
     rows = np.arange(len(K))
     if not np.trace(_centre(K)) > 1e-12 * np.trace(K):
-        raise ValueError("the LoRAs are all alike: there is no direction to describe them by")
+        raise AlikeError("the LoRAs are all alike: there is no direction to describe them by")
     return _scores(K, _fit(K, rows, min(dimensions, len(K) - 1)), rows, rows)
 
 

@@ -21,7 +21,7 @@ else. A run that was killed goes on after the last module that it wrote down.
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +225,18 @@ def _fresh(
     if progress is not None:
         done, saved = progress.resume(modules)
         grams |= saved
+    with reading(files) as read:
+        for number, module in enumerate(modules[done:], done + 1):
+            total = grams.setdefault((component(module), block(module)), np.zeros((len(files), len(files))))
+            _add(total, files, module, kernel, old, lambda tile, side, module=module: read(tile, module, side))
+            if progress is not None:
+                progress.save(number, modules, grams)
+    return grams
+
+
+@contextmanager
+def reading(files: Sequence[LoraFile]) -> Iterator[Callable[[Sequence[int], str, str], Group]]:
+    """A function that reads a module of a tile of files for one side, left or right, over what that side last held."""
     with ExitStack() as stack:
         descriptors: list[int | None] = [None] * len(files)
         if len(files) <= OPEN_FILES:
@@ -237,12 +249,7 @@ def _fresh(
                 return [files[i].update(module, descriptors[i]) for i in tile]
             return read_stack([files[i] for i in tile], module, [descriptors[i] for i in tile], kept, side)
 
-        for number, module in enumerate(modules[done:], done + 1):
-            total = grams.setdefault((component(module), block(module)), np.zeros((len(files), len(files))))
-            _add(total, files, module, kernel, old, lambda tile, side, module=module: read(tile, module, side))
-            if progress is not None:
-                progress.save(number, modules, grams)
-    return grams
+        yield read
 
 
 def _add(
@@ -250,21 +257,34 @@ def _add(
     read: Callable[[Sequence[int], str], Group],
 ) -> None:  # fmt: skip
     """Add a module's inner products to `total` (N, N), tile by tile."""
+    add_products({kernel: total}, files, module, old, read)
+
+
+def add_products(
+    totals: Mapping[str, np.ndarray], files: Sequence[LoraFile], module: str, old: np.ndarray,
+    read: Callable[[Sequence[int], str], Group],
+) -> None:  # fmt: skip
+    """Add a module's inner products by each kernel to its matrix in `totals` (N, N); every tile is read once for all.
+
+    Pairs of two LoRAs that are `old` (N,) are left as they are.
+    """
     holders = [i for i, file in enumerate(files) if module in file.layout.specs]
     sizes = {i: _weight(files[i], module) for i in holders}
     new = list(_tiles([i for i in holders if not old[i]], sizes))
     for number, tile in enumerate(new):
         updates = read(tile, "left")
         for other in [*new[number:], *_tiles([i for i in holders if old[i]], sizes)]:
-            with np.errstate(over="ignore", invalid="ignore"):  # what is too large is refused by name
-                K = KERNELS[kernel](updates) if other is tile else KERNELS[kernel](updates, read(other, "right"))
-            if not np.isfinite(K).all():
-                raise _too_large(module, [files[i] for i in [*tile, *other]])
-            if other is tile:
-                total[np.ix_(tile, tile)] += (K + K.T) / 2
-            else:
-                total[np.ix_(tile, other)] += K
-                total[np.ix_(other, tile)] += K.T
+            right = None if other is tile else read(other, "right")
+            for kernel, total in totals.items():
+                with np.errstate(over="ignore", invalid="ignore"):  # what is too large is refused by name
+                    K = KERNELS[kernel](updates) if right is None else KERNELS[kernel](updates, right)
+                if not np.isfinite(K).all():
+                    raise _too_large(module, [files[i] for i in [*tile, *other]])
+                if right is None:
+                    total[np.ix_(tile, tile)] += (K + K.T) / 2
+                else:
+                    total[np.ix_(tile, other)] += K
+                    total[np.ix_(other, tile)] += K.T
 
 
 def _weight(file: LoraFile, module: str) -> tuple[int, int]:

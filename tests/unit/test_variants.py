@@ -1,0 +1,90 @@
+"""Variants: overlays that share with their study what they do not change."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lora_atlas.config import check
+from lora_atlas.study import StudyError
+from lora_atlas.variants import STAGES, changes, merge, replicates, variants
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+
+
+@pytest.fixture
+def config(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    return check(yaml.safe_load((ROOT / "config.yaml").read_text()), SCHEMA, ROOT)
+
+
+def only(config, overlay):
+    return variants(config | {"variants": {"other": overlay}})["other"]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "shared"),
+    [
+        ({"seed": 1}, []),
+        ({"pictures": {"per_artist": 40}}, []),
+        ({"plan": {"mixtures": True}}, ["pictures"]),
+        ({"training": {"rank": 8}}, ["pictures", "plan"]),
+        ({"base": {"variant": "fp16"}}, ["pictures", "plan"]),
+        ({"generation": {"batch": 3}}, ["pictures", "plan", "loras"]),
+        ({"embedding": {"dimensions": 4}}, list(STAGES)),
+        ({"training": {"rank": 8}, "generation": {"batch": 3}}, ["pictures", "plan"]),
+    ],
+)
+def test_what_a_variant_does_not_change_is_its_studys(config, overlay, shared):
+    variant = only(config, overlay)
+    assert variant["shared"] == {"study": "demo", "stages": shared}
+    assert variant["study"] == "demo/variants/other" and variant["variants"] == {}
+
+
+def test_a_variant_is_a_configuration_of_its_own_that_passes_the_check(config):
+    variant = only(config, {"training": {"rank": 8}, "extractors": {"clip": None}})
+    checked = check(variant, SCHEMA, ROOT)
+    assert checked["training"] == config["training"] | {"rank": 8}
+    assert set(checked["extractors"]) == set(config["extractors"]) - {"clip"}
+
+
+@pytest.mark.parametrize("key", ["study", "variants", "shared", "loras", "query"])
+def test_a_variant_may_not_be_another_study(config, key):
+    with pytest.raises(StudyError, match=rf"variants\.other.*{key}"):
+        only(config, {key: {}, "seed": 4})
+
+
+def test_a_variant_that_changes_nothing_is_refused(config):
+    with pytest.raises(StudyError, match=r"variants\.other: changes nothing"):
+        only(config, {"training": {"rank": config["training"]["rank"]}})
+
+
+def test_a_wrong_key_of_a_variant_is_named_with_the_right_one(config):
+    with pytest.raises(StudyError, match=r"training\.rnk: no such key; did you mean 'rank'"):
+        check(only(config, {"training": {"rnk": 8}}), SCHEMA, ROOT)
+
+
+def test_mappings_are_merged_and_all_else_replaced():
+    found = merge({"a": {"b": 1, "c": [1, 2]}, "d": 3}, {"a": {"c": [9]}, "e": {"f": 1}})
+    assert found == {"a": {"b": 1, "c": [9]}, "d": 3, "e": {"f": 1}}
+
+
+def test_changes_are_named_by_their_path():
+    before = {"a": {"b": 1, "c": 2}, "d": [1]}
+    assert changes(before, {"a": {"b": 1, "c": 5}, "d": [1, 2]}) == {"a.c": 5, "d": [1, 2]}
+    assert changes(before, {"a": {"c": 2}, "d": [1], "e": 0}) == {"a.b": None, "e": 0}
+    assert changes(before, before) == {}
+
+
+def test_replicates_differ_in_the_seed_alone(config):
+    several = {"s1": {"seed": 1}, "r": {"training": {"rank": 2}}, "both": {"seed": 2, "training": {"rank": 2}}}
+    assert replicates(config | {"variants": several}) == ["s1"]
+
+
+@pytest.mark.parametrize("study", ["findings", "sweep"])
+def test_the_committed_variants_are_sound(config, study):
+    overlay = yaml.safe_load((ROOT / f"workflow/studies/{study}.yaml").read_text())
+    for variant in variants(merge(config, overlay)).values():
+        check(variant, SCHEMA, ROOT)
+        assert "pictures" in variant["shared"]["stages"] or "seed" in str(overlay["variants"])

@@ -1,0 +1,179 @@
+"""Gram matrices of modules: against dense updates, against the matrices that are their sums, whole on disk."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from lora_atlas.weights import gram as engine
+from lora_atlas.weights import modules as room
+from lora_atlas.weights.container import Container
+from lora_atlas.weights.factors import Update
+from lora_atlas.weights.files import read_lora, write_lora
+from lora_atlas.weights.gram import GramError, gram
+from lora_atlas.weights.modules import module_grams, read_modules, write_modules
+from lora_atlas.weights.names import block, component
+
+SIDES = {  # module: (in, out)
+    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (6, 5),
+    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_v": (6, 4),
+    "unet.down_blocks.0.attentions.0.transformer_blocks.0.ff.net.2": (9, 6),
+    "unet.up_blocks.1.attentions.0.proj_in": (4, 4),
+}
+ALL = ("delta", "down", "factors", "up")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Five LoRAs of rank 3, of which some lack modules."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for n in range(5):
+        updates = {
+            m: Update(m, rng.normal(size=(3, width)), rng.normal(size=(out, 3)))
+            for i, (m, (width, out)) in enumerate(SIDES.items())
+            if (i + n) % 4
+        }
+        paths.append(tmp_path / f"{n}.safetensors")
+        write_lora(paths[-1], updates, {})
+    return paths
+
+
+def dense(paths, module: str, of) -> np.ndarray:
+    """All inner products of `of` (an update → an array); a LoRA without the module is zero."""
+    updates = [read_lora(path).updates.get(module) for path in paths]
+    size = next(of(u).size for u in updates if u is not None)
+    X = np.stack([np.zeros(size) if u is None else of(u).ravel() for u in updates])
+    return X @ X.T
+
+
+def test_every_kernel_is_the_inner_product_of_what_it_is_called(files):
+    grams, _ = module_grams(files, ALL)
+    meanings = {
+        "delta": lambda u: u.B.astype(float) @ u.A.astype(float),
+        "down": lambda u: u.A.astype(float),
+        "up": lambda u: u.B.astype(float),
+        "factors": lambda u: np.concatenate([u.A.ravel(), u.B.ravel()]).astype(float),
+    }
+    assert set(grams) == set(ALL)
+    for kernel, of in meanings.items():
+        assert list(grams[kernel]) == sorted(SIDES)
+        for module, K in grams[kernel].items():
+            np.testing.assert_allclose(K, dense(files, module, of), rtol=1e-10, atol=1e-10)
+
+
+def test_modules_of_a_component_and_block_add_up_to_their_matrix(files):
+    grams, _ = module_grams(files, ALL)
+    for kernel in ALL:
+        for place, K in gram(files, kernel).items():
+            parts = [grams[kernel][m] for m in SIDES if (component(m), block(m)) == place]
+            np.testing.assert_allclose(np.sum(parts, axis=0), K, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("limits", [{"TILE_BYTES": 1}, {"TILE_RANK": 5}, {"OPEN_FILES": 0}], ids=str)
+def test_tiles_change_no_matrix(files, monkeypatch, limits):
+    expected, _ = module_grams(files, ALL)
+    for name, value in limits.items():
+        monkeypatch.setattr(engine, name, value)
+    found, _ = module_grams(files, ALL)
+    for kernel in ALL:
+        for module, K in expected[kernel].items():
+            np.testing.assert_allclose(found[kernel][module], K, rtol=1e-12, atol=1e-12)
+            assert (found[kernel][module] == found[kernel][module].T).all()
+
+
+def test_a_factor_is_read_once_for_all_kernels(files, monkeypatch):
+    seen = []
+    read = Container.read
+    monkeypatch.setattr(Container, "read", lambda c, key, d=None: seen.append((c.path, key)) or read(c, key, d))
+    module_grams(files, ALL)
+    assert len(seen) == len(set(seen)) > 0
+
+
+def test_parameters_are_the_numbers_of_the_factors(files):
+    _, parameters = module_grams(files, ALL)
+    for module, (width, out) in SIDES.items():
+        assert parameters["down"][module] == 3 * width
+        assert parameters["up"][module] == 3 * out
+        assert parameters["factors"][module] == parameters["delta"][module] == 3 * (width + out)
+
+
+def test_of_several_ranks_the_largest_counts(files, tmp_path):
+    module = next(iter(SIDES))
+    rng = np.random.default_rng(1)
+    write_lora(tmp_path / "wide.safetensors", {module: Update(module, rng.normal(size=(7, 6)), np.ones((5, 7)))}, {})
+    _, parameters = module_grams([*files, tmp_path / "wide.safetensors"], ["down"])
+    assert parameters["down"][module] == 7 * 6
+    assert parameters["down"][list(SIDES)[1]] == 3 * 6
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr", "full", "Tucker"])
+def test_what_is_no_pair_of_factors_counts_what_its_file_holds(make, tmp_path, kind):
+    parts, expected = make.parts(kind, 0, rank=2)
+    name = "lora_unet_mid_block_resnets_0_conv1"
+    path = make.store(tmp_path / "one.safetensors", {f"{name}.{part}": x for part, x in parts.items()})
+    grams, parameters = module_grams([path], ["delta"])
+    module = "unet.mid_block.resnets.0.conv1"
+    assert parameters["delta"] == {module: sum(x.size for x in parts.values())}
+    np.testing.assert_allclose(grams["delta"][module], [[np.square(expected).sum()]], rtol=1e-5)
+
+
+def test_more_than_memory_is_to_hold_is_refused_with_the_way_out(files, monkeypatch):
+    monkeypatch.setattr(room, "LIMIT", 8 * 25 * 4 * 2)
+    module_grams(files, ["down", "up"])
+    with pytest.raises(GramError, match=r"4 modules × 3 kernels for 5 LoRAs.*choose fewer LoRAs or kernels"):
+        module_grams(files, ["down", "up", "delta"])
+
+
+def test_loras_of_two_bases_are_refused(files, tmp_path):
+    module = next(iter(SIDES))
+    write_lora(tmp_path / "other.safetensors", {module: Update(module, np.ones((1, 7)), np.ones((5, 1)))}, {})
+    with pytest.raises(GramError, match="different base models"):
+        module_grams([*files, tmp_path / "other.safetensors"], ["delta"])
+
+
+def test_an_unknown_kernel_is_a_key_error(files):
+    with pytest.raises(KeyError, match="cosine"):
+        module_grams(files, ["cosine"])
+
+
+def test_what_is_written_is_read_back_and_equal_bytes(files, tmp_path):
+    ids = ["ada/00", "ada/01", "北斎/00", "../x", "b"]
+    grams, parameters = module_grams(files, ["delta", "down"])
+    path = tmp_path / "new" / "modules.safetensors"
+    write_modules(path, ids, grams, parameters)
+    found_ids, found, counts = read_modules(path)
+    assert found_ids == ids and counts == parameters
+    assert {kernel: list(matrices) for kernel, matrices in found.items()} == {
+        kernel: list(matrices) for kernel, matrices in grams.items()
+    }
+    assert all((found[k][m] == K).all() for k, matrices in grams.items() for m, K in matrices.items())
+    turned = {kernel: dict(reversed(matrices.items())) for kernel, matrices in reversed(grams.items())}
+    write_modules(tmp_path / "again", ids, turned, dict(reversed(parameters.items())))
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_a_damaged_file_is_named_with_the_way_out(files, tmp_path):
+    path, ids = tmp_path / "modules.safetensors", list("abcde")
+    grams, parameters = module_grams(files, ["delta"])
+    first = next(iter(SIDES))
+
+    def refused(*words: str):
+        with pytest.raises(GramError) as caught:
+            read_modules(path)
+        assert all(word in str(caught.value) for word in (str(path), "delete it and rerun", *words))
+
+    refused()  # absent
+    path.write_text("no matrix")
+    refused("damaged")
+    save_file({"delta/x": np.zeros((5, 5))}, path, {"lora_atlas": '{"ids": "abcde", "parameters": 3}'})
+    refused("not Gram matrices of modules")
+    path.write_bytes(files[0].read_bytes())  # sound, and another kind of file
+    refused("not Gram matrices of modules")
+    write_modules(path, ids[:4], grams, parameters)
+    refused("4 × 4", first)
+    write_modules(path, ids, {"delta": grams["delta"] | {first: np.full((5, 5), np.nan)}}, parameters)
+    refused(f"['delta/{first}']")
+    write_modules(path, ids, grams, {"delta": {first: 3}})
+    refused("parameters")
+    write_modules(path, [], {}, {})
+    refused()

@@ -1,0 +1,131 @@
+"""Margins: what a score is beside other scores, and beside what labels dealt at random would give.
+
+A difference of two descriptors is computed query by query and resampled over artists: both see the same resampling, so
+what is common to them (a hard artist, a few pictures) cancels. A descriptor's headline is its margin over the best
+control; which control is best is decided anew in every resampling, since a maximum that was chosen once would flatter
+the margin.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..seeds import derive_seed
+from ..tables import KNOWN
+from . import intervals
+from .ranking import DISTANCES, chance, scale_of, score
+from .retrieval import spaces
+
+BEST_CONTROL = "best control"
+
+
+def differences(
+    queries: pa.Table, kinds: Mapping[str, str], *, bootstrap: int, level: float, seed: int
+) -> list[dict[str, Any]]:
+    """Rows of the table "differences": every pair of descriptors of `kinds` (name → what it looks at), left − right.
+
+    `queries`: the table of that name; L2 distances are compared, in every scenario, level and metric that it holds.
+    Raises ValueError where two descriptors were asked different queries.
+    """
+    found = []
+    for (scenario, name, metric), table in matrices(queries, kinds).items():
+        weights = intervals.draws(len(table.artists), bootstrap, seed)
+        means = intervals.resampled(table.scores, table.of, weights)  # (descriptors, bootstrap)
+        values = table.scores.mean(1)
+        place = {descriptor: i for i, descriptor in enumerate(table.descriptors)}
+        controls = [i for descriptor, i in place.items() if kinds[descriptor] == "control"]
+        pairs = [
+            (left, right, values[i] - values[j], means[i] - means[j])
+            for left, i in place.items()
+            for right, j in place.items()
+            if i < j
+        ]
+        if controls:
+            best, resampled = values[controls].max(), means[controls].max(0)
+            pairs += [
+                (left, BEST_CONTROL, values[i] - best, means[i] - resampled)
+                for left, i in place.items()
+                if i not in controls
+            ]
+        for left, right, value, spread in pairs:
+            value, low, high = intervals.percentiles(value, spread, level)
+            row = {"scenario": scenario, "level": name, "algorithm": None, "metric": metric}
+            found.append(row | {"left": left, "right": right, "value": value, "low": low, "high": high})
+    return found
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Scores (descriptors, queries) of one scenario, level and metric; `of` (queries,) numbers their `artists`."""
+
+    descriptors: list[str]
+    artists: list[str]
+    of: np.ndarray
+    scores: np.ndarray
+
+
+def matrices(queries: pa.Table, kinds: Mapping[str, str]) -> dict[tuple[str, str, str], Matrix]:
+    """(scenario, level, metric) → scores of all descriptors of `kinds`, by L2 distance, query by query."""
+    frame = queries.to_pandas()
+    frame = frame[(frame["distance"] == "L2") & frame["descriptor"].isin(list(kinds))]
+    found = {}
+    for key, part in frame.groupby(["scenario", "level", "metric"], sort=False):
+        wide = part.pivot(index="descriptor", columns="lora", values="value")
+        missing = sorted(wide.index[wide.isna().any(axis=1)])
+        if missing:
+            raise ValueError(f"queries: {missing} were not asked all queries of {key}; rerun the retrieval stage")
+        artist_of = dict(zip(part["lora"], part["artist"], strict=True))
+        artists, of = np.unique([artist_of[lora] for lora in wide.columns], return_inverse=True)
+        order = [descriptor for descriptor in kinds if descriptor in wide.index]
+        found[key] = Matrix(order, list(artists), of, wide.loc[order].to_numpy(float))
+    return found
+
+
+def permuted(
+    embeddings: Mapping[str, pa.Table], calibration: str, *, permutations: int, level: float, seed: int
+) -> list[dict[str, Any]]:
+    """Rows of the table "controls": mAP where the gallery's artists are dealt to its LoRAs at random.
+
+    `value` is the mean over permutations, `low` and `high` hold `level` of them; `expected` is chance in closed form,
+    which the mean must meet; `p` is how often a permutation does as well as the labels that are true.
+    Known artists, the study's own calibration, L2. One set of permutations serves all descriptors.
+    """
+    found = []
+    for descriptor, table in embeddings.items():
+        for scenario, used, space in spaces(table):
+            if (scenario, used) != (KNOWN, calibration):
+                continue
+            queries, gallery = (space.of(np.flatnonzero(space.columns["split"] == s)) for s in ("query", "gallery"))
+            asked = np.isin(queries.columns["artist"].astype(str), gallery.columns["artist"].astype(str))
+            queries = queries.of(np.flatnonzero(asked))
+            D = DISTANCES["L2"](queries.vectors, gallery.vectors)
+            scale = scale_of("L2", queries.vectors, gallery.vectors)
+            seeds = [derive_seed("retrieval", "ties", seed, lora) for lora in queries.columns["lora"]]
+
+            def mean(labels: np.ndarray, D=D, scale=scale, seeds=seeds, own=queries.columns["artist"]) -> float:
+                return float(score(D, own[:, None] == labels[None], scale=scale, seeds=seeds)["mAP"].mean())
+
+            labels = gallery.columns["artist"]
+            rng = np.random.Generator(np.random.PCG64(derive_seed("margins", "permutations", seed)))
+            spread = np.array([mean(labels[rng.permutation(len(labels))]) for _ in range(permutations)])
+            observed = mean(labels)
+            value, low, high = intervals.percentiles(spread.mean(), spread, level)
+            sizes = [(labels == own).sum() for own in queries.columns["artist"]]
+            found.append(
+                {
+                    "control": "permuted labels",
+                    "descriptor": descriptor,
+                    "level": "artist",
+                    "metric": "mAP",
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                    "expected": float(np.mean([chance("mAP", int(R), len(labels)) for R in sizes])),
+                    "observed": observed,
+                    "p": float((1 + (spread >= observed - 1e-12).sum()) / (1 + permutations)),
+                }
+            )
+    return found

@@ -1,0 +1,158 @@
+"""Rankings: scores of ordered lists of which some items are relevant, their chance levels, and distances.
+
+mAP: mean average precision over the full ranking. mAP@R: precision averaged over the first R places, R the number of
+relevant items (Musgrave, Belongie & Lim 2020). R@k: share of queries with a relevant item among the first k. MRR:
+mean reciprocal rank. nDCG: binary gains, over the full ranking.
+
+Ties are broken at random, and a score is averaged over several such orders, so a descriptor that cannot tell two LoRAs
+apart gains nothing from their order in a table. Chance is the exact expectation under a random ranking.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+
+TIE = 1e-9  # of the scale of a distance (cosine: one; L2: the vectors' length): nearer than that is equal
+ORDERS = 8  # random orders of ties that a score is averaged over, where there are ties
+HUBS = 10  # neighbours that a point's crowdedness is measured by, in CSLS
+
+
+def average_precision(hits: np.ndarray) -> np.ndarray:
+    """AP of rankings (q, n) of 0/1 relevance, best first; shape (q,)."""
+    precision = np.cumsum(hits, 1) / np.arange(1, hits.shape[1] + 1)
+    return (precision * hits).sum(1) / hits.sum(1)
+
+
+def average_precision_at_r(hits: np.ndarray) -> np.ndarray:
+    """MAP@R of each ranking (q, n); shape (q,)."""
+    R = hits.sum(1)
+    places = np.arange(1, hits.shape[1] + 1)
+    precision = np.cumsum(hits, 1) / places
+    return (precision * hits * (places <= R[:, None])).sum(1) / R
+
+
+def reciprocal_rank(hits: np.ndarray) -> np.ndarray:
+    return 1 / (hits.argmax(1) + 1)
+
+
+def ndcg(hits: np.ndarray) -> np.ndarray:
+    """Normalised discounted cumulative gain, binary (Järvelin & Kekäläinen 2002)."""
+    discount = 1 / np.log2(np.arange(2, hits.shape[1] + 2))
+    best = np.concatenate([[0], np.cumsum(discount)])[hits.sum(1).astype(int)]
+    return hits @ discount / best
+
+
+def _hit_at(k: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda hits: (hits[:, :k].sum(1) > 0).astype(float)
+
+
+METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mAP": average_precision,
+    "mAP@R": average_precision_at_r,
+    "R@1": _hit_at(1),
+    "R@5": _hit_at(5),
+    "R@10": _hit_at(10),
+    "MRR": reciprocal_rank,
+    "nDCG": ndcg,
+}
+
+
+@cache
+def chance(metric: str, relevant: int, n: int) -> float:
+    """Expectation of a metric over all rankings of n items of which `relevant` are relevant."""
+    R, places = relevant, np.arange(1, n + 1)
+    if metric == "mAP":
+        # P(place i is a hit) = R/n; given that, i - 1 earlier places hold (i - 1)(R - 1)/(n - 1) hits on average.
+        earlier = (places - 1) * (R - 1) / max(n - 1, 1)
+        return float(((1 + earlier) / places).sum() / n)
+    if metric == "mAP@R":
+        first = places[:R]
+        return float(((1 + (first - 1) * (R - 1) / max(n - 1, 1)) / first).sum() / n)
+    if metric == "nDCG":
+        discount = 1 / np.log2(places + 1)
+        return float(R / n * discount.sum() / discount[:R].sum())
+    # P(no hit among the first i) = C(n - R, i) / C(n, i), by a running product.
+    remain = np.clip((n - R - places + 1) / (n - places + 1), 0, 1)
+    none = np.cumprod(remain)
+    if metric == "MRR":
+        return float(((np.concatenate([[1], none[:-1]]) - none) / places).sum())
+    return float(1 - none[min(int(metric.removeprefix("R@")), n) - 1])
+
+
+# --- distances of queries (q, k) and gallery (n, k), shape (q, n)
+
+
+def _l2(Q: np.ndarray, G: np.ndarray) -> np.ndarray:
+    from scipy.spatial.distance import cdist
+
+    return cdist(Q, G)
+
+
+def _unit(X: np.ndarray) -> np.ndarray:
+    return X / np.linalg.norm(X, axis=1, keepdims=True).clip(1e-300)
+
+
+def _cosine(Q: np.ndarray, G: np.ndarray) -> np.ndarray:
+    return 1 - _unit(Q) @ _unit(G).T
+
+
+def _csls(Q: np.ndarray, G: np.ndarray) -> np.ndarray:
+    """Cross-domain similarity local scaling: cosine, less how crowded both ends are (Conneau et al. 2018, §2.3).
+
+    A query's crowdedness is the same for all it ranks; it is kept, so that values are those of the paper (negated).
+    """
+    similar = _unit(Q) @ _unit(G).T
+    of_gallery = np.sort(similar, 0)[-HUBS:].mean(0)
+    of_queries = np.sort(similar, 1)[:, -HUBS:].mean(1)
+    return of_queries[:, None] + of_gallery[None] - 2 * similar
+
+
+DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"L2": _l2, "cosine": _cosine, "CSLS": _csls}
+
+
+def scale_of(distance: str, Q: np.ndarray, G: np.ndarray) -> float:
+    """What a difference of distances is small against, for ties: the longest vector, or one where lengths count not."""
+    return float(np.linalg.norm(np.concatenate([Q, G]), axis=1).max()) if distance == "L2" else 1.0
+
+
+# --- many queries at once
+
+
+def score(
+    D: np.ndarray,
+    relevant: np.ndarray,
+    metrics: Sequence[str] = ("mAP",),
+    *,
+    considered: np.ndarray | None = None,
+    scale: float = 1.0,
+    seeds: Sequence[int] | None = None,
+) -> dict[str, np.ndarray]:
+    """Metric → score of each query (q,) by distances D (q, n) to the items that are `relevant` (q, n).
+
+    `considered` (q, n): the items that a query ranks; None: all. Ties are nearer than TIE × `scale`; `seeds` (q,), of
+    their random orders. A query without a relevant item scores NaN.
+    """
+    q, n = D.shape
+    relevant = np.asarray(relevant, bool)
+    if considered is not None:
+        D, relevant = np.where(considered, D, np.inf), relevant & considered
+    asked = relevant.any(1)
+    found = {metric: np.full(q, np.nan) for metric in metrics}
+    order = np.argsort(D, 1, kind="stable")
+    ranked = np.take_along_axis(D, order, 1)
+    with np.errstate(invalid="ignore"):  # what is not considered lies at infinity, in no order that matters
+        near = np.diff(ranked, axis=1) <= TIE * scale
+    tied = near.any(1) & asked
+    plain = asked & ~tied
+    hits = np.take_along_axis(relevant, order, 1).astype(float)
+    for metric in metrics:
+        found[metric][plain] = METRICS[metric](hits[plain]) if plain.any() else 0
+    for i in np.flatnonzero(tied):
+        rng = np.random.Generator(np.random.PCG64(0 if seeds is None else seeds[i]))
+        group = np.concatenate([[0], np.cumsum(~near[i])])
+        orders = [order[i][np.lexsort((rng.random(n), group))] for _ in range(ORDERS)]
+        shuffled = relevant[i][np.stack(orders)].astype(float)
+        for metric in metrics:
+            found[metric][i] = METRICS[metric](shuffled).mean()
+    return found

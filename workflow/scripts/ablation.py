@@ -1,0 +1,22 @@
+"""Rule ablation: which parts of the weights tell artists."""
+
+from job import job
+
+with job(snakemake):
+    from lora_atlas import tables
+    from lora_atlas.metrics.ablation import ablation
+    from lora_atlas.weights.modules import read_modules
+
+    p = snakemake.params
+    _, grams, parameters = read_modules(snakemake.input.grams)
+    rows = ablation(
+        grams,
+        parameters,
+        tables.read(snakemake.input.plan[0], "plan"),
+        p.embedding,
+        subsets=p.evaluation["subsets"],
+        bootstrap=p.evaluation["bootstrap"],
+        level=p.evaluation["level"],
+        seed=p.seed,
+    )
+    tables.write(snakemake.output[0], "ablation", rows)

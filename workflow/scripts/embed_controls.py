@@ -1,0 +1,19 @@
+"""Rule embed_controls: what LoRAs are without direction."""
+
+from job import job
+
+with job(snakemake):
+    from lora_atlas import tables
+    from lora_atlas.embeddings import embed_controls
+    from lora_atlas.weights.spectrum import spectra
+
+    p = snakemake.params
+    _, values = spectra(snakemake.input.loras)
+    embed_controls(
+        values,
+        tables.read(snakemake.input.plan, "plan"),
+        p.weights,
+        p.embedding,
+        seed=p.seed,
+        outputs=dict(zip(p.descriptors, snakemake.output, strict=True)),
+    )

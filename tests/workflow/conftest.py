@@ -17,9 +17,11 @@ study: tiny
 pictures: {artists: [maren, odile, joris, berthe], per_artist: 12}
 plan: {gallery: [4, 3], query: [3]}
 training: {steps: 3, rank: 2, alpha: 2, batch: 2, warmup: 1}
-generation: {num_inference_steps: [2], guidance_scale: [1], prompts: [a painting], batch: 6}
+generation: {num_inference_steps: [2], guidance_scale: [1], prompts: [a painting], seeds: [0, 1], batch: 6}
 embedding: {dimensions: 4, folds: 3}
-evaluation: {bootstrap: 50, restarts: 2, permutations: 10}
+evaluation: {bootstrap: 50, restarts: 2, permutations: 10, draws: 2, subsets: 3}
+variants:
+  own: {training: {init: own}, extractors: {clip: null, dino: null}}
 """
 
 
@@ -56,6 +58,7 @@ class Workflow:
         stats = re.search(r"^job +count\n[- ]+\n(.*?)^total", text, re.MULTILINE | re.DOTALL)
         rows = dict(line.split() for line in stats[1].splitlines() if line.strip()) if stats else {}
         targets = {"all", "pictures", "loras", "generated", "features", "weights", "embeddings", "tables", "charts"}
+        targets |= {"findings"}
         return {rule: int(count) for rule, count in rows.items() if rule not in targets}
 
 

@@ -27,9 +27,11 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_it_ends_in_tables_and_charts(tiny):
     results = tiny.root / "results/tiny"
-    for name in ("clustering", "retrieval", "cost"):
-        assert len(tables.read(results / f"tables/{name}.parquet", name)) > 0
-    for chart in ("weight_map", "comparison"):
+    for path in (results / "tables").glob("*.parquet"):
+        name = path.stem.removeprefix("clustering_")  # differences of clusters are a table of differences
+        assert len(tables.read(path, name)) > 0, path
+    assert len(list((results / "tables").glob("*.parquet"))) == 14
+    for chart in ("weight_map", "comparison", "structure", "ablation", "drift", "worth"):
         assert (results / f"charts/{chart}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<svg" in (results / f"charts/{chart}.svg").read_bytes()[:200]
     assert not (results / "state").exists() or not any((results / "state").rglob("*.pt"))
@@ -61,7 +63,7 @@ def test_the_cost_of_every_route_is_measured(tiny):
     counts = {(row["stage"], row["item"]): row["count"] for row in rows}
     for stage in ("train", "generate"):  # a pack of three artists, and one of the fourth
         assert sorted(count for (name, _), count in counts.items() if name == stage) == [3, 9]
-    assert counts["features", "clip"] == 4 * 12 + 12
+    assert counts["features", "clip"] == 4 * 12 + 2 * 12
     assert counts["gram", "delta"] == 12
     assert all(row["seconds"] > 0 for row in rows)
 
@@ -76,9 +78,9 @@ def test_touching_the_library_reruns_nothing_and_editing_it_reruns_what_uses_it(
         path.touch()
     assert tiny.planned() == {}
     for file, expected in {
-        "metrics/retrieval.py": {"retrieval", "draw_charts"},
+        "metrics/retrieval.py": {"retrieval", "own_retrieval", "worth", "draw_charts", "write_findings"},
         "atlas/charts.py": {"draw_charts"},
-        "weights/embed.py": {"embed_weights", "embed_pictures", "clustering", "retrieval", "draw_charts"},
+        "findings/page.py": {"write_findings"},
     }.items():
         path = library / file
         before = path.read_text()
@@ -90,7 +92,8 @@ def test_touching_the_library_reruns_nothing_and_editing_it_reruns_what_uses_it(
 
 def test_a_stage_alone_is_forced_with_what_follows(tiny):
     planned = tiny.planned("--forcerun", "embed_weights")
-    assert set(planned) == {"embed_weights", "clustering", "retrieval", "draw_charts"}
+    follow = {"clustering", "retrieval", "structure", "worth", "draw_charts", "write_findings"}
+    assert set(planned) == {"embed_weights", *follow}
 
 
 def test_one_lora_is_made_by_its_name(tiny):
@@ -101,7 +104,7 @@ def test_one_lora_is_made_by_its_name(tiny):
     tiny.make(lora)
     assert (tiny.root / lora).read_bytes() == before
     # The same bytes came again: what follows has nothing to do but to add up the cost.
-    assert set(tiny.planned()) <= {"cost"}
+    assert set(tiny.planned()) <= {"cost", "worth", "draw_charts", "write_findings"}
     tiny.make()
 
 
@@ -116,8 +119,52 @@ def test_a_lora_is_asked_about_and_the_study_knows_it(tiny, tmp_path):
     assert "odile/02" in text and "same update" in text
 
 
+def test_a_variant_shares_what_it_does_not_change(tiny):
+    results = tiny.root / "results/tiny"
+    own = results / "variants/own"
+    assert len(list((own / "loras").rglob("*.safetensors"))) == 12
+    for shared in ("pictures", "plan", "plan.parquet", "duplicates.parquet", "generated"):
+        assert not (own / shared).exists()
+    a, b = (tables.read(folder / "tables/queries.parquet", "queries").to_pandas() for folder in (results, own))
+    assert set(a.lora) == set(b.lora)
+    scores = [frame[frame.descriptor == "factors"].value.to_numpy() for frame in (a, b)]
+    assert (scores[0] != scores[1]).any()
+    # Controls of training pictures do not depend on the initialisation.
+    colours = [frame[frame.descriptor == "mean_colour_training"].value.to_numpy() for frame in (a, b)]
+    assert (colours[0] == colours[1]).all()
+
+
+def test_a_variant_of_another_seed_is_the_whole_study_again(tiny):
+    planned = tiny.planned("--config", "variants={again: {seed: 5}}")
+    assert planned["again_train_loras"] == 2 and planned["again_collect_pictures"] == 4
+    assert not {"train_loras", "collect_pictures"} & set(planned)
+
+
+def test_the_findings_are_those_of_the_tables(tiny):
+    text = (tiny.root / "results/tiny/FINDINGS.md").read_text()
+    frame = tables.read(tiny.root / "results/tiny/tables/retrieval.parquet", "retrieval").to_pandas()
+    row = frame[
+        (frame.scenario == tables.KNOWN) & (frame.descriptor == "delta") & (frame.calibration == "crossfit")
+        & (frame.distance == "L2") & (frame.level == "artist") & (frame.metric == "mAP")
+    ].iloc[0]  # fmt: skip
+    assert f"mAP {row.value:.2f} (" in text
+    assert "One seed only" in text and "`own`" in text and "training.init own" in text
+    assert not any(word in text for word in ("nan", "None", str(tiny.root)))
+
+
 def test_every_stage_has_a_name(tiny):
-    for stage in ("pictures", "plan", "loras", "generated", "features", "weights", "embeddings", "tables", "charts"):
+    for stage in (
+        "pictures",
+        "plan",
+        "loras",
+        "generated",
+        "features",
+        "weights",
+        "embeddings",
+        "tables",
+        "charts",
+        "findings",
+    ):
         assert "Nothing to be done" in tiny.make(stage), stage
 
 
@@ -136,8 +183,8 @@ def test_loras_are_exported_under_kohyas_names_where_the_study_asks_for_it(tiny)
 
 
 def test_another_recipe_of_training_keeps_the_pictures_and_the_plan(tiny):
-    planned = tiny.planned("--config", "training={learning_rate: 0.001}")
-    assert planned["train_loras"] == 2 and planned["unpack_loras"] == 4
+    planned = tiny.planned("--config", "training={learning_rate: 0.0007}")
+    assert planned["train_loras"] == planned["own_train_loras"] == 2 and planned["unpack_loras"] == 4
     assert not {"collect_pictures", "plan"} & set(planned)
 
 

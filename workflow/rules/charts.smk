@@ -1,8 +1,8 @@
-"""Charts: the map of the weights, and the comparison of descriptors; PNG and SVG, made without a browser.
+"""Charts: the map of the weights, the comparison of descriptors, and what the tables of the evaluation show.
 
 Needs: results/{study}/pictures/{artist}.parquet, results/{study}/embeddings/{descriptor}.parquet,
-       results/{study}/tables/clustering.parquet and retrieval.parquet
-Makes: results/{study}/charts/weight_map.png and .svg, comparison.png and .svg
+       results/{study}/tables/*.parquet
+Makes: results/{study}/charts/{chart}.png and .svg, without a browser
 """
 
 
@@ -18,10 +18,13 @@ rule draw_charts:
         embedding=f"{RESULTS}/embeddings/{WEIGHT_DESCRIPTORS[0]}.parquet",
         clustering=f"{RESULTS}/tables/clustering.parquet",
         retrieval=f"{RESULTS}/tables/retrieval.parquet",
-        code=code("atlas.charts"),
+        structure=f"{RESULTS}/tables/structure.parquet",
+        ablation=f"{RESULTS}/tables/ablation.parquet",
+        drift=f"{RESULTS}/tables/drift.parquet",
+        worth=[f"{RESULTS}/tables/worth.parquet"] * bool(SETTINGS),
+        code=code("atlas.charts", "atlas.evaluation"),
     output:
-        map=expand("{r}/charts/weight_map.{format}", r=RESULTS, format=["png", "svg"]),
-        comparison=expand("{r}/charts/comparison.{format}", r=RESULTS, format=["png", "svg"]),
+        **{chart: expand("{r}/charts/{c}.{f}", r=RESULTS, c=chart, f=["png", "svg"]) for chart in CHARTS},
     log:
         f"{RESULTS}/logs/charts.log",
     localrule: True
@@ -29,6 +32,8 @@ rule draw_charts:
         "../../envs/lora-atlas.yaml"
     params:
         artists=list(ARTISTS),
+        charts=CHARTS,
+        kinds=KINDS,
         descriptor=WEIGHT_DESCRIPTORS[0],
         seed=config["seed"],
     script:

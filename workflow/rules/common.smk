@@ -57,6 +57,7 @@ PICTURE_DESCRIPTORS = list(embeddings.picture_descriptors(config["extractors"], 
 CONTROL_DESCRIPTORS = embeddings.control_descriptors(config["weights"])
 DESCRIPTORS = WEIGHT_DESCRIPTORS + PICTURE_DESCRIPTORS + CONTROL_DESCRIPTORS
 TABLES = ["clustering", "retrieval", "structure", "grid", "ablation", "cost"] + ["worth"] * bool(SETTINGS)
+CHARTS = ["weight_map", "comparison", "structure", "ablation", "drift"] + ["worth"] * bool(SETTINGS)
 KINDS = embeddings.kinds(config["weights"], config["extractors"], SETTINGS)
 RESULTS = f"results/{STUDY}"
 # A variant is the study with other settings. What its settings do not change it reads where the study has it.
@@ -157,7 +158,6 @@ def gpus(wildcards):
 
 def rules_of(*stages):
     """The files that a stage is asked for by name."""
-    charts = ["weight_map", "comparison"]
     files = {
         "pictures": expand("{h}/pictures/{a}.parquet", h=HOME["pictures"], a=ARTISTS),
         "page": [f"{HOME['pictures']}/pictures/index.html"],
@@ -171,7 +171,7 @@ def rules_of(*stages):
         "embeddings": expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=DESCRIPTORS),
         "tables": expand("{r}/tables/{t}.parquet", r=RESULTS, t=TABLES),
         "findings": [f"{RESULTS}/FINDINGS.md"],
-        "charts": expand("{r}/charts/{c}.{f}", r=RESULTS, c=charts, f=["png", "svg"]),
+        "charts": expand("{r}/charts/{c}.{f}", r=RESULTS, c=CHARTS, f=["png", "svg"]),
     }
     return [file for stage in stages for file in files[stage]]
 

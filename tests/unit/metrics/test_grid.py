@@ -1,4 +1,4 @@
-"""The grid: its default is the headline, its whitening is what it says, and no descriptor is given more than another."""
+"""The grid: its default is the headline, its whitening is what it says, no descriptor is given more than another."""
 
 import numpy as np
 import pytest
@@ -124,7 +124,7 @@ def test_whitening_finds_what_a_loud_component_drowns():
     quiet = np.eye(6)[artists] * 5 + 0.3 * rng.normal(size=(len(loras), 6))
     rows = run({"delta": gram(np.concatenate([loud, quiet], 1))}, loras)
     values = {setting(row): row["value"] for row in rows}
-    assert values[8 if (8, "full", "none", "L2") in values else 7, "full", "none", "L2"] > 0.9
+    assert values[8, "full", "none", "L2"] > 0.9
     assert values[5, "none", "none", "L2"] < 0.7
 
 
@@ -136,7 +136,7 @@ def test_queries_whose_artist_the_gallery_does_not_hold_are_not_asked():
         if row["artist"] == "artist-5":
             row |= {"split": "query"}
     rows = run({"delta": K}, tables.table("plan", stranger))
-    assert {row["chance"] for row in rows} == {pytest.approx(chance("mAP", 4, 20))}
+    assert {round(row["chance"], 12) for row in rows} == {round(chance("mAP", 4, 20), 12)}
     assert max(row["value"] for row in rows) > 0.5
 
 
@@ -198,16 +198,14 @@ def test_one_row_is_the_default_and_the_first_of_the_highest_is_best(seed):
 
 
 def test_the_default_may_be_best():
-    """Everything is found under every setting, and the grid has but one of them before the default's."""
+    """Artists on a circle: two directions tell all apart, so the first row, which is the default, is perfect."""
     loras = plan()
-    artists = np.unique(loras["artist"].to_pylist(), return_inverse=True)[1]
-    X = np.eye(6)[artists] + 1e-3 * np.random.default_rng(0).normal(size=(len(loras), 6))
-    embedding = EMBEDDING | {"dimensions": 2, "calibrations": ["crossfit"]}
-    rows = run({"delta": gram(X)}, loras, embedding)
-    assert rows[0]["remark"] in ("default", "default, best") and setting(rows[0]) == (2, "none", "crossfit", "L2")
-    embedding = EMBEDDING | {"dimensions": 5, "calibrations": ["crossfit"]}
-    perfect = next(row for row in run({"delta": gram(X)}, loras, embedding) if "default" in (row["remark"] or ""))
-    assert perfect["value"] == 1
+    turn = np.pi / 3 * np.unique(loras["artist"].to_pylist(), return_inverse=True)[1]
+    X = np.stack([np.cos(turn), np.sin(turn)], 1)
+    X = np.concatenate([X, 1e-3 * np.random.default_rng(0).normal(size=(len(loras), 40))], 1)
+    rows = run({"delta": gram(X)}, loras, EMBEDDING | {"dimensions": 2, "calibrations": ["crossfit"]})
+    assert rows[0]["value"] == 1 and sum(row["value"] == 1 for row in rows) > 1
+    assert [row["remark"] for row in rows] == ["default, best"] + [None] * (len(rows) - 1)
 
 
 # --- errors, bytes
@@ -219,6 +217,10 @@ def test_a_descriptor_that_cannot_be_embedded_is_named():
         run({"delta": gram(noisy(loras)), "clip": np.ones((36, 36))}, loras)
     with pytest.raises(ValueError, match="clip: the Gram matrix is not finite"):
         run({"clip": np.full((36, 36), np.nan)}, loras)
+    for gallery in (0, 1):
+        few = plan(artists=3, gallery=gallery)
+        with pytest.raises(ValueError, match=f"clip: a basis needs at least 4 gallery LoRAs; there are {3 * gallery}"):
+            run({"clip": gram(noisy(few))}, few)
 
 
 def test_rows_come_out_the_same_twice():

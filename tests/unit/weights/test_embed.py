@@ -503,7 +503,7 @@ def test_too_few_artists_or_gallery_loras_for_a_disjoint_basis_are_refused():
 
 
 def test_a_ladder_is_the_embeddings_of_its_steps(monkeypatch):
-    X, artist, gallery = spiked(5, 6, 200, 0.5, 0, queries=2)
+    X, _, gallery = spiked(5, 6, 200, 0.5, 0, queries=2)
     K = X @ X.T
     steps = (2, 3, 8, 40)  # the last is more than there are
     expected = [embed(K, gallery, k, ALL, folds=4, seed=3) for k in steps]

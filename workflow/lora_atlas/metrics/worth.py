@@ -1,1 +1,263 @@
-"""stub"""
+"""The worth curve: how many generated pictures of a LoRA find its artist as well as the LoRA's weights do.
+
+A LoRA is the mean of the unit vectors of m of its pictures, and goes the way of every descriptor: inner products,
+principal components of the gallery, the study's own calibration, L2 retrieval of known artists. So pictures and weights
+have one budget. All LoRAs painted the same prompts from the same noise; m of these are drawn, the same for all LoRAs,
+several times, and a query's score is its mean over the draws.
+
+Curve and weights meet at m*, on a scale of log₂ m. Scores rise with m but for noise, so a curve is first made monotone
+(isotonic regression, weighted alike): without that, the first lucky wiggle would count. Every resampling of artists
+(with several studies: of seeds and artists) has its own crossing, of the same resampling of both. Where even all
+pictures stay below the weights, the crossing is infinite: intervals hold infinity, written null, and `never` says in
+how many resamplings.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from math import comb
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ..seeds import derive_seed
+from ..tables import KNOWN
+from ..weights.embed import embed
+from . import intervals
+from .ranking import DISTANCES, scale_of, score
+
+METRICS = ("mAP", "R@1")
+
+
+class WorthError(ValueError):
+    """Features or queries do not fit together; the message names what differs."""
+
+
+def counts(most: int) -> list[int]:
+    """Numbers of pictures that are asked for: 1, 2, 4, … and all."""
+    return sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | {most})
+
+
+def worth_queries(
+    features: Mapping[str, pa.Table], plan: pa.Table, embedding: Mapping[str, Any], *, draws: int, seed: int
+) -> list[dict[str, Any]]:
+    """Rows of the table "worth_queries": a query's scores from m pictures of every LoRA, averaged over the draws.
+
+    `features`: descriptor → the table "features" of one sampler setting, whose pictures come in the same order of
+    prompts and seeds for every LoRA. Raises WorthError that names LoRAs with more or fewer pictures than the others.
+    """
+    loras, artists, splits = (np.array(plan[name].to_pylist(), str) for name in ("lora", "artist", "split"))
+    gallery = splits == "gallery"
+    relevant = artists[~gallery][:, None] == artists[gallery][None]
+    ties = [derive_seed("retrieval", "ties", seed, lora) for lora in loras[~gallery]]
+    found = []
+    for descriptor, table in features.items():
+        cube = _cube(table, list(loras), descriptor)  # (N, most, d)
+        for m in counts(cube.shape[1]):
+            totals = {metric: np.zeros((~gallery).sum()) for metric in METRICS}
+            chosen = list(_choices(cube.shape[1], m, draws, seed))
+            for columns in chosen:
+                X = cube[:, columns].mean(1)
+                vectors = embed(
+                    X @ X.T,
+                    gallery,
+                    embedding["dimensions"],
+                    [embedding["calibration"]],
+                    folds=embedding["folds"],
+                    seed=derive_seed("folds", seed),
+                )[embedding["calibration"]].vectors.astype(np.float32)  # as the table "embeddings" holds them
+                Q, G = vectors[~gallery].astype(float), vectors[gallery].astype(float)
+                each = score(DISTANCES["L2"](Q, G), relevant, METRICS, scale=scale_of("L2", Q, G), seeds=ties)
+                for metric in METRICS:
+                    totals[metric] += each[metric] / len(chosen)
+            found += [
+                {
+                    "descriptor": descriptor,
+                    "pictures": m,
+                    "metric": metric,
+                    "lora": lora,
+                    "artist": artist,
+                    "value": float(value),
+                }
+                for metric in METRICS
+                for lora, artist, value in zip(loras[~gallery], artists[~gallery], totals[metric], strict=True)
+            ]
+    return found
+
+
+def _cube(table: pa.Table, loras: Sequence[str], descriptor: str) -> np.ndarray:
+    """Unit vectors (N, pictures, d) of the LoRAs, in the table's order of pictures."""
+    of = np.array(table["lora"].to_pylist(), object)
+    vectors = np.stack(table["vector"].to_numpy(zero_copy_only=False)).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    places: dict[str, list[int]] = {}
+    for row, lora in enumerate(of):
+        places.setdefault(lora, []).append(row)
+    sizes = {lora: len(places.get(lora, ())) for lora in loras}
+    usual = max(sizes.values())
+    odd = {lora: size for lora, size in sizes.items() if size != usual}
+    if odd:
+        listed = ", ".join(f"{lora} has {size}" for lora, size in odd.items())
+        raise WorthError(
+            f"{descriptor}: LoRAs have {usual} generated pictures, but {listed}; rerun the generated stage"
+        )
+    return vectors[np.array([places[lora] for lora in loras])]
+
+
+def _choices(most: int, m: int, draws: int, seed: int) -> Iterator[tuple[int, ...]]:
+    """Up to `draws` different choices of m of `most` pictures: all of them where there are no more."""
+    if comb(most, m) <= draws:
+        yield from combinations(range(most), m)
+        return
+    rng = np.random.Generator(np.random.PCG64(derive_seed("worth", "draws", seed, most, m)))
+    seen: set[tuple[int, ...]] = set()
+    while len(seen) < draws:
+        choice = tuple(sorted(int(i) for i in rng.choice(most, m, replace=False)))
+        if choice not in seen:
+            seen.add(choice)
+            yield choice
+
+
+def references(queries: pa.Table, descriptors: Sequence[str] | Mapping[str, Any], calibration: str) -> pa.Table:
+    """Of the table "queries" what curves are held against: `descriptors` on known artists, by the study's calibration."""
+    frame = queries.to_pandas()
+    kept = (
+        (frame["scenario"] == KNOWN)
+        & (frame["calibration"] == calibration)
+        & (frame["distance"] == "L2")
+        & (frame["level"] == "artist")
+        & frame["descriptor"].isin(list(descriptors))
+    )
+    return queries.filter(pa.array(kept.to_numpy()))
+
+
+def curves(
+    queries: pa.Table, seconds: Mapping[str, float], *, bootstrap: int, level: float, seed: int
+) -> list[dict[str, Any]]:
+    """Rows of the table "worth": means over queries with intervals over artists; `seconds`: of one picture."""
+    frame = queries.to_pandas()
+    names, of = np.unique(frame["artist"], return_inverse=True)
+    weights = intervals.draws(len(names), bootstrap, seed)
+    frame["of"] = of
+    found = []
+    for (descriptor, m, metric), part in frame.groupby(["descriptor", "pictures", "metric"], sort=False):
+        value, low, high = intervals.mean(part["value"].to_numpy(), part["of"].to_numpy(), weights, level)
+        each = seconds.get(descriptor)
+        row = {"descriptor": descriptor, "pictures": int(m), "metric": metric, "value": value, "low": low, "high": high}
+        found.append(row | {"seconds": None if each is None else each * m})
+    return found
+
+
+def crossings(
+    queries: pa.Table,
+    reference: pa.Table,
+    seconds: Mapping[str, float],
+    reference_seconds: Mapping[str, float],
+    *,
+    bootstrap: int,
+    level: float,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Rows of the table "crossings": of each descriptor of pictures, and of each of weights, where they meet.
+
+    `queries`: the table "worth_queries"; `reference`: of references(). `seconds`: of one picture, by descriptor, and
+    `reference_seconds` of reading the weights of one LoRA. A crossing of one means one picture, or less.
+    """
+    return pooled([(queries, reference)], seconds, reference_seconds, bootstrap=bootstrap, level=level, seed=seed)
+
+
+def pooled(
+    studies: Sequence[tuple[pa.Table, pa.Table]],
+    seconds: Mapping[str, float],
+    reference_seconds: Mapping[str, float],
+    *,
+    bootstrap: int,
+    level: float,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """The crossings of several seeds of a study together: (worth_queries, reference) of each; seeds and artists are
+    both resampled (intervals.crossed)."""
+    curve_cubes, reference_cubes, ms = _cubes(studies)
+    found = []
+    for (descriptor, metric), cube in curve_cubes.items():  # (counts, seeds, artists)
+        m = np.array(ms[descriptor])
+        for (name, other), against in reference_cubes.items():
+            if other != metric:
+                continue
+            spread = intervals.crossed(
+                np.concatenate([cube, against[None]]), bootstrap, seed
+            )  # (counts + 1, bootstrap)
+            values = np.nanmean(np.concatenate([cube, against[None]]), (1, 2))
+            at = crossing(m, values[:-1], values[-1])
+            resampled = np.array([crossing(m, *_split(column)) for column in spread.T])
+            low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+            each = seconds.get(descriptor)
+            found.append(
+                {
+                    "descriptor": descriptor,
+                    "reference": name,
+                    "metric": metric,
+                    "value": _finite(at),
+                    "low": _finite(low),
+                    "high": _finite(high),
+                    "most": int(m[-1]),
+                    "never": float(np.isinf(resampled).mean()),
+                    "reference_value": float(values[-1]),
+                    "reference_seconds": reference_seconds.get(name),
+                    "seconds": None if each is None or np.isinf(at) else float(each * at),
+                }
+            )
+    return found
+
+
+def crossing(m: np.ndarray, curve: np.ndarray, reference: float) -> float:
+    """Where the monotone curve first reaches the reference, linear in log₂ m; at least m[0], infinite where never."""
+    smooth = _isotonic(curve)
+    above = np.flatnonzero(smooth >= reference)
+    if not len(above):
+        return np.inf
+    i = above[0]
+    if i == 0:
+        return float(m[0])
+    share = (reference - smooth[i - 1]) / (smooth[i] - smooth[i - 1])
+    return float(2 ** (np.log2(m[i - 1]) + share * (np.log2(m[i]) - np.log2(m[i - 1]))))
+
+
+def _isotonic(values: np.ndarray) -> np.ndarray:
+    """The nearest rising sequence in least squares, by pooling neighbours that fall (Barlow et al. 1972)."""
+    blocks: list[tuple[float, int]] = []
+    for value in values:
+        blocks.append((float(value), 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (a, n), (b, k) = blocks[-2:]
+            blocks[-2:] = [((a * n + b * k) / (n + k), n + k)]
+    return np.concatenate([[value] * n for value, n in blocks])
+
+
+def _split(column: np.ndarray) -> tuple[np.ndarray, float]:
+    return column[:-1], column[-1]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _cubes(studies: Sequence[tuple[pa.Table, pa.Table]]):
+    """Mean scores by (descriptor, metric): of curves (counts, seeds, artists), of references (seeds, artists); counts."""
+    frames = [pd.concat([t[i].to_pandas().assign(study=s) for s, t in enumerate(studies)]) for i in (0, 1)]
+    artists = sorted(set(frames[0]["artist"]))
+    if artists != sorted(set(frames[1]["artist"])):
+        raise WorthError("worth_queries and queries are of other artists; rerun the tables")
+    ms = {d: sorted(set(part["pictures"])) for d, part in frames[0].groupby("descriptor", sort=False)}
+    curve_cubes = {}
+    for (descriptor, metric), part in frames[0].groupby(["descriptor", "metric"], sort=False):
+        mean = part.groupby(["pictures", "study", "artist"])["value"].mean()
+        index = pd.MultiIndex.from_product([ms[descriptor], range(len(studies)), artists])
+        curve_cubes[descriptor, metric] = mean.reindex(index).to_numpy().reshape(-1, len(studies), len(artists))
+    reference_cubes = {}
+    for (descriptor, metric), part in frames[1].groupby(["descriptor", "metric"], sort=False):
+        mean = part.groupby(["study", "artist"])["value"].mean()
+        index = pd.MultiIndex.from_product([range(len(studies)), artists])
+        reference_cubes[descriptor, metric] = mean.reindex(index).to_numpy().reshape(len(studies), len(artists))
+    return curve_cubes, reference_cubes, ms

@@ -263,7 +263,7 @@ def embed(
 
 def widest(gallery: int, folds: int) -> int:
     """The most dimensions that `embed` gives a gallery of so many LoRAs."""
-    return gallery - -(-gallery // min(folds, gallery)) - 1
+    return gallery - -(-gallery // max(min(folds, gallery), 1)) - 1
 
 
 def ladder(

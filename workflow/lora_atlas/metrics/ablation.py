@@ -1,0 +1,171 @@
+"""Ablation: which part of the weights tells artists apart, and is it good or merely large?
+
+A part is a component (self-attention, cross-attention, …) in a block (down, mid, up) by one factor: A, B, both laid
+end to end (as in arXiv 2412.12048), or the update ΔW. Its Gram matrix is the sum of its modules'; LoRAs are brought to
+norm one on the part alone, and embedded and asked as the whole is: the same dimensions, calibration, folds and ties.
+
+`matched` is the same score of random parts as large: modules of all components and blocks are taken in random order;
+one that would go beyond the wanted number of parameters by more than is lacking is passed over. The number so reached
+is off by half of the largest module at most. `matched_low` and `matched_high` are quantiles over such parts: the spread
+of parts, no interval of their mean. A part above them is good for its size. The whole has none of these, since no other
+part is as large.
+
+Metrics: mAP of known artists by L2 distance, with a bootstrap over artists; and the ARI of Ward's clusters of all LoRAs
+with as many clusters as artists ("Ward ARI"), with a delete-one-artist jackknife (intervals.py). The chance of ARI is
+zero by its definition (Hubert & Arabie 1985).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..seeds import derive_seed
+from ..weights.embed import AlikeError, ladder, normalise, together
+from ..weights.names import BLOCKS, COMPONENTS, block, component
+from . import intervals
+from .grid import Questions, questions, stored
+
+# Factor → the kernels of which it is the sum.
+FACTORS: dict[str, tuple[str, ...]] = {"A": ("down",), "B": ("up",), "both": ("down", "up"), "delta": ("delta",)}
+ALL = "all"
+METRICS = ("mAP", "Ward ARI")
+
+
+def ablation(
+    grams: Mapping[str, Mapping[str, np.ndarray]],
+    parameters: Mapping[str, Mapping[str, int]],
+    plan: pa.Table,
+    embedding: Mapping[str, Any],
+    *,
+    subsets: int,
+    bootstrap: int,
+    level: float,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Rows of the table "ablation": every component × block that has modules, × factor, × metric.
+
+    `grams`: kernel → module → Gram matrix (N, N) of the LoRAs of `plan` in its order, and `parameters` likewise, as
+    weights/modules.py reads them; a factor whose kernels are not there has no rows. `subsets`: random parts that each
+    part is held against; 0: none. A part on which all LoRAs are alike has no score (null). Raises ValueError where
+    matrices and plan are not of the same LoRAs, or the gallery is too small.
+    """
+    asked = questions(plan, seed)
+    weights = intervals.draws(int(asked.artists.max()) + 1, bootstrap, seed) if len(asked.rows) else None
+    artists = np.unique(np.array(plan["artist"].to_pylist(), str), return_inverse=True)[1]
+    found = []
+    for factor, kernels in FACTORS.items():
+        if any(kernel not in grams for kernel in kernels):
+            continue
+        modules = sorted(grams[kernels[0]])
+        stack = sum(np.stack([grams[kernel][module] for module in modules]) for kernel in kernels)
+        if stack.shape[1:] != (len(plan), len(plan)):
+            raise ValueError(
+                f"ablation: matrices of {stack.shape[1]} LoRAs and a plan of {len(plan)}; rerun the Gram stage"
+            )
+        sizes = np.array([sum(parameters[kernel][module] for kernel in kernels) for module in modules])
+        for name, where, chosen in parts(modules):
+            rng = np.random.Generator(np.random.PCG64(derive_seed("ablation", "matched", seed, name, where, factor)))
+            target = int(sizes[chosen].sum())
+            others = [matched(sizes, target, rng) for _ in range(0 if chosen.all() else subsets)]
+            part, *random = (
+                _seen(normalise(K, "unit"), asked, artists, embedding, seed)
+                for K in np.tensordot(np.array([chosen, *others], float), stack, 1)
+            )
+            for metric in METRICS:
+                value, low, high = _interval(metric, part, asked, artists, weights, level)
+                null = [_value(metric, one, artists) for one in random if metric in one]
+                spread = np.quantile(null, [(1 - level) / 2, (1 + level) / 2]).tolist() if null else [None, None]
+                found.append(
+                    {
+                        "component": name,
+                        "block": where,
+                        "factor": factor,
+                        "parameters": target,
+                        "share": target / int(sizes.sum()),
+                        "metric": metric,
+                        "value": value,
+                        "low": low,
+                        "high": high,
+                        "matched": float(np.mean(null)) if null else None,
+                        "matched_low": spread[0],
+                        "matched_high": spread[1],
+                        "chance": asked.chance if metric == "mAP" else 0.0,
+                    }
+                )
+    return found
+
+
+def parts(modules: Sequence[str]) -> list[tuple[str, str, np.ndarray]]:
+    """(component, block, mask of modules) of every part that has modules, "all" first; in the order of names.py."""
+    what, where = (np.array([of(module) for module in modules], str) for of in (component, block))
+    found = []
+    for name in (ALL, *COMPONENTS, "other"):
+        for place in (ALL, *BLOCKS, "other"):
+            mask = ((what == name) | (name == ALL)) & ((where == place) | (place == ALL))
+            if mask.any():
+                found.append((name, place, mask))
+    return found
+
+
+def matched(sizes: np.ndarray, target: int, rng: np.random.Generator) -> np.ndarray:
+    """A mask of random modules (M,) with `sizes` (M,) that together have about `target` parameters."""
+    mask, lacking = np.zeros(len(sizes), bool), target
+    for i in rng.permutation(len(sizes)):
+        if sizes[i] - lacking <= lacking:
+            mask[i] = True
+            lacking -= sizes[i]
+        if lacking <= 0:
+            break
+    return mask
+
+
+def _seen(
+    K: np.ndarray, asked: Questions, artists: np.ndarray, embedding: Mapping[str, Any], seed: int
+) -> dict[str, np.ndarray]:
+    """What each metric is computed from, by its name: the queries' average precision (q,), and clusters (N,)."""
+    found = {}
+    name, k, folds = embedding["calibration"], embedding["dimensions"], embedding["folds"]
+    try:
+        if len(asked.rows):
+            vectors = next(ladder(K, asked.gallery, [k], [name], folds=folds, seed=derive_seed("folds", seed)))[name]
+            found["mAP"] = asked.precision(stored(vectors))
+        if artists.max() >= 2:  # without one of two artists nothing is left to tell apart
+            found["Ward ARI"] = _clusters(K, artists, k)
+    except AlikeError:
+        return {}
+    return found
+
+
+def _value(metric: str, seen: Mapping[str, np.ndarray], artists: np.ndarray) -> float:
+    return float(seen["mAP"].mean()) if metric == "mAP" else _agreement(artists, seen[metric])
+
+
+def _interval(
+    metric: str,
+    seen: Mapping[str, np.ndarray],
+    asked: Questions,
+    artists: np.ndarray,
+    weights: np.ndarray | None,
+    level: float,
+) -> tuple[float | None, float | None, float | None]:
+    if metric not in seen:
+        return None, None, None
+    if metric == "mAP":
+        return intervals.mean(seen[metric], asked.artists, weights, level)
+    without = [_agreement(artists[artists != a], seen[metric][artists != a]) for a in range(artists.max() + 1)]
+    return intervals.jackknife(_value(metric, seen, artists), np.array(without), level)
+
+
+def _clusters(K: np.ndarray, artists: np.ndarray, dimensions: int) -> np.ndarray:
+    """Ward's clusters (N,) of all LoRAs, as many as artists."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    return fcluster(linkage(stored(together(K, dimensions)), "ward"), artists.max() + 1, "maxclust")
+
+
+def _agreement(artists: np.ndarray, clusters: np.ndarray) -> float:
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(artists, clusters))

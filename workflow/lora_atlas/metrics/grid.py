@@ -1,0 +1,163 @@
+"""The grid: every descriptor under the same settings, so that none has an advantage of budget.
+
+All descriptors are given the same numbers of dimensions, the same whitenings, calibrations and distances; only a
+descriptor with fewer directions than asked for has fewer rows. Each row is retrieval of known artists under one
+setting. "default" is the study's own setting; "best" is the highest mAP of a descriptor. Best is chosen on the very
+queries that it is scored on: it is optimistic, its interval too, and it says what a descriptor could give to one who
+tunes it, not what it gives.
+
+Whitening ``full`` divides each component of the calibrated vectors by its standard deviation over the gallery; a
+component without any stays as it is. Without it the first components, which hold most of the variance, weigh most.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..seeds import derive_seed
+from ..weights.embed import ladder, widest
+from . import intervals
+from .ranking import DISTANCES, chance, scale_of, score
+
+WIDEST = 128  # of the common ladder: the drift of n LoRAs costs n products with bases twice as wide
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Retrieval of known artists: the mask of the gallery (N,), what is relevant (q, n) to the queries that can be
+    asked, their rows, the numbers of their artists, the seeds of their ties, and the mean chance of their mAP."""
+
+    gallery: np.ndarray
+    rows: np.ndarray
+    relevant: np.ndarray
+    artists: np.ndarray
+    ties: Sequence[int]
+    chance: float | None
+
+    def precision(self, vectors: np.ndarray, distance: str = "L2") -> np.ndarray:
+        """Average precision of each query (q,) by distance of vectors (N, k)."""
+        Q, G = vectors[self.rows], vectors[self.gallery]
+        D = DISTANCES[distance](Q, G)
+        return score(D, self.relevant, scale=scale_of(distance, Q, G), seeds=self.ties)["mAP"]
+
+
+def questions(plan: pa.Table, seed: int) -> Questions:
+    """What retrieval asks of the LoRAs of a plan: each query whose artist is in the gallery, as in retrieval.py."""
+    artists, loras = (np.array(plan[name].to_pylist(), str) for name in ("artist", "lora"))
+    gallery = np.array(plan["split"].to_pylist(), str) == "gallery"
+    rows = np.flatnonzero(~gallery & np.isin(artists, artists[gallery]))
+    relevant = artists[rows][:, None] == artists[gallery][None]
+    numbers = np.unique(artists[rows], return_inverse=True)[1]
+    ties = [derive_seed("retrieval", "ties", seed, lora) for lora in loras[rows].tolist()]
+    expected = [chance("mAP", int(R), relevant.shape[1]) for R in relevant.sum(1)]
+    return Questions(gallery, rows, relevant, numbers, ties, float(np.mean(expected)) if expected else None)
+
+
+def stored(vectors: np.ndarray) -> np.ndarray:
+    """Vectors as an embeddings table holds them, so that scores here are those of the table "retrieval"."""
+    return vectors.astype(np.float32).astype(np.float64)
+
+
+def whiten(vectors: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """Vectors (N, k), each component over its standard deviation in the gallery; where that is zero, as it is."""
+    spread = vectors[gallery].std(0)
+    flat = spread <= 1e-12 * max(spread.max(), 1e-300)
+    return vectors / np.where(flat, 1.0, spread)
+
+
+def steps(gallery: int, default: int, folds: int) -> list[int]:
+    """Numbers of dimensions that every descriptor is given: powers of two that the gallery allows, and the default."""
+    most = widest(gallery, folds)
+    powers = [2**i for i in range(1, WIDEST.bit_length()) if 2**i <= min(most, WIDEST)]
+    return sorted({*powers, min(default, most)})
+
+
+def grid(
+    grams: Mapping[str, np.ndarray],
+    plan: pa.Table,
+    embedding: Mapping[str, Any],
+    *,
+    bootstrap: int,
+    level: float,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Rows of the table "grid": mAP of each descriptor × dimensions × whitening × calibration × distance.
+
+    `grams`: descriptor → Gram matrix (N, N), scaled, of the LoRAs of `plan` in its order; `embedding`: the study's
+    `dimensions`, `calibrations`, `calibration` and `folds`. A descriptor of fewer directions than are asked for has
+    rows once at as many as it has. Folds and ties are those of the embeddings and of the table "retrieval", so a
+    default row is the headline. Raises ValueError naming a descriptor that cannot be embedded.
+
+    "best" is the first of the highest mAP in the order of the rows, and optimistic: it is chosen on the same queries.
+    """
+    asked = questions(plan, seed)
+    weights = intervals.draws(int(asked.artists.max()) + 1, bootstrap, seed) if len(asked.rows) else None
+    dimensions = steps(int(asked.gallery.sum()), embedding["dimensions"], embedding["folds"])
+    default = min(embedding["dimensions"], dimensions[-1])
+    found = []
+    for descriptor, K in grams.items():
+        rows, done = [], 0
+        rungs = ladder(
+            K, asked.gallery, dimensions, embedding["calibrations"],
+            folds=embedding["folds"], seed=derive_seed("folds", seed),
+        )  # fmt: skip
+        try:
+            for wanted, calibrated in zip(dimensions, rungs, strict=True):
+                k = next(iter(calibrated.values())).shape[1]
+                if k > done:
+                    rows += _rung(descriptor, calibrated, asked, weights, level)
+                if wanted == default:
+                    at_default = k
+                done = k
+        except ValueError as error:
+            raise ValueError(f"{descriptor}: {error}") from error
+        _remark(rows, (at_default, "none", embedding["calibration"], "L2"))
+        found += rows
+    return found
+
+
+def _rung(
+    descriptor: str,
+    calibrated: Mapping[str, np.ndarray],
+    asked: Questions,
+    weights: np.ndarray | None,
+    level: float,
+) -> list[dict[str, Any]]:
+    plain = {name: stored(vectors) for name, vectors in calibrated.items()}
+    whitenings = {"none": plain, "full": {name: whiten(vectors, asked.gallery) for name, vectors in plain.items()}}
+    rows = []
+    for whitening, spaces in whitenings.items():
+        for calibration, vectors in spaces.items():
+            for distance in DISTANCES:
+                value = low = high = None
+                if weights is not None:
+                    value, low, high = intervals.mean(asked.precision(vectors, distance), asked.artists, weights, level)
+                rows.append(
+                    {
+                        "descriptor": descriptor,
+                        "dimensions": vectors.shape[1],
+                        "whitening": whitening,
+                        "calibration": calibration,
+                        "distance": distance,
+                        "metric": "mAP",
+                        "value": value,
+                        "low": low,
+                        "high": high,
+                        "chance": asked.chance,
+                        "remark": None,
+                    }
+                )
+    return rows
+
+
+def _remark(rows: Sequence[dict[str, Any]], default: tuple[int, str, str, str]) -> None:
+    """Mark the default setting, and the best one where anything was asked."""
+    for row in rows:
+        if (row["dimensions"], row["whitening"], row["calibration"], row["distance"]) == default:
+            row["remark"] = "default"
+    if rows and rows[0]["value"] is not None:
+        best = max(rows, key=lambda row: row["value"])
+        best["remark"] = "default, best" if best["remark"] else "best"

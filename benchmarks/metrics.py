@@ -76,7 +76,7 @@ def ours(embeddings: dict[str, tables.pa.Table], kinds: dict[str, str], bootstra
     timed("drift", lambda: [drift.drift(e, d, **options) for d, e in embeddings.items()])
     timed(
         "clustering",
-        lambda: clustering.clustering(
+        lambda: clustering.clusterings(
             embeddings, kinds, calibration="crossfit", restarts=20, permutations=200, **options
         ),
     )

@@ -4,10 +4,14 @@ from job import job
 
 with job(snakemake):
     from lora_atlas import tables
-    from lora_atlas.metrics.clustering import clustering
+    from lora_atlas.metrics.clustering import clusterings
 
     p = snakemake.params
-    rows = []
-    for descriptor, path in zip(p.descriptors, snakemake.input.embeddings, strict=True):
-        rows += clustering(tables.read(path, "embeddings"), descriptor, seed=p.seed, **p.evaluation)
-    tables.write(snakemake.output[0], "clustering", rows)
+    embeddings = {
+        descriptor: tables.read(path, "embeddings")
+        for descriptor, path in zip(p.descriptors, snakemake.input.embeddings, strict=True)
+    }
+    options = {key: p.evaluation[key] for key in ("bootstrap", "level", "restarts", "permutations")}
+    rows, differences = clusterings(embeddings, p.kinds, calibration=p.calibration, seed=p.seed, **options)
+    tables.write(snakemake.output.clustering, "clustering", rows)
+    tables.write(snakemake.output.differences, "differences", differences)

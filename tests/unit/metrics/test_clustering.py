@@ -12,8 +12,11 @@ from scipy.stats import t
 from sklearn import metrics as reference
 
 from lora_atlas import tables
-from lora_atlas.metrics import clustering as room
-from lora_atlas.metrics.clustering import METRICS, clustering
+from lora_atlas.metrics import partitions
+from lora_atlas.metrics.clustering import WITHIN, clustering, clusterings
+from lora_atlas.metrics.margins import BEST_CONTROL
+from lora_atlas.metrics.partitions import METRICS
+from lora_atlas.seeds import derive_seed
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN
 
 QUICK = {"bootstrap": 20, "level": 0.9, "restarts": 2, "permutations": 5, "seed": 0}
@@ -141,8 +144,8 @@ def test_silhouettes_are_scikit_learns_groups_of_one_too(seed, who):
 def test_silhouettes_of_clusters_are_scikit_learns(algorithm):
     vectors, artists = painters(4, 5, apart=1.5, seed=3)
     row = scores(embeddings(vectors, artists))["artist", algorithm, "silhouette"]
-    clusters = room.ALGORITHMS[algorithm](
-        vectors.astype(np.float32).astype(float), 4, 2, room.derive_seed("clustering", algorithm, 0)
+    clusters = partitions.ALGORITHMS[algorithm](
+        vectors.astype(np.float32).astype(float), 4, 2, derive_seed("clustering", algorithm, 0)
     )
     assert row["value"] == pytest.approx(reference.silhouette_score(vectors, clusters), abs=1e-5)
     assert row["chance"] is None
@@ -194,21 +197,33 @@ def test_groups_that_lie_apart_are_found_at_both_levels():
         for algorithm, metrics in (
             ("k-means", [*METRICS, "silhouette"]),
             ("Ward", [*METRICS, "silhouette"]),
-            ("labels", ["silhouette", "1-NN"]),
+            ("k-means, K estimated", [*METRICS, "silhouette", "K"]),
+            ("Ward, K estimated", [*METRICS, "silhouette", "K"]),
+            ("HDBSCAN", [*METRICS, "silhouette", "K"]),
+            ("labels", ["silhouette", "1-NN", "5-NN"]),
         )
         for metric in metrics
-    }
-    for (_, _, metric), row in found.items():
-        if metric == "silhouette":
+    } | {("genre", "labels", "linear probe")} | {
+        (WITHIN, algorithm, metric) for algorithm in ("k-means", "Ward") for metric in METRICS
+    } | {(WITHIN, "labels", "1-NN")}  # fmt: skip
+    for (level, algorithm, metric), row in found.items():
+        if metric == "K":
+            assert (row["low"], row["high"], row["chance"]) == (None, None, None)
+            assert row["value"] == 6 or algorithm == "HDBSCAN"  # artists are tight: six groups are the widest apart
+        elif ("estimated" in algorithm and level == "genre") or algorithm == "HDBSCAN":
+            continue
+        elif metric == "linear probe":  # of artists that it never saw, beyond all that it saw
+            assert row["value"] > 0.9
+        elif metric == "silhouette":
             assert row["low"] <= row["value"] <= row["high"] < 1 and row["value"] > 0.9
-        else:
-            assert (row["value"], row["low"], row["high"]) == pytest.approx((1, 1, 1))
+        else:  # of an artist's four LoRAs three are neighbours, and most of five
+            assert (row["value"], row["low"], row["high"]) == pytest.approx((1, 1, 1)), (level, algorithm, metric)
 
 
 def test_genres_are_scored_only_where_every_lora_has_one_and_there_are_several():
     vectors, artists = painters(4, 3, apart=2)
     cases = {
-        "several": ([f"genre-{int(a[-1]) % 2}" for a in artists], {"artist", "genre"}),
+        "several": ([f"genre-{int(a[-1]) % 2}" for a in artists], {"artist", "genre", WITHIN}),
         "none": (None, {"artist"}),
         "one is missing": (["a"] * 6 + ["b"] * 5 + [None], {"artist"}),
         "all alike": (["a"] * 12, {"artist"}),
@@ -258,7 +273,7 @@ def test_chance_is_what_scikit_learn_gives_for_shuffled_artists():
     vectors, artists = painters(4, 4, apart=1.5, seed=2)
     found = scores(embeddings(vectors, artists), permutations=400)
     who = np.unique(artists, return_inverse=True)[1]
-    clusters = room.ALGORITHMS["Ward"](vectors.astype(np.float32), 4, 1, 0)
+    clusters = partitions.ALGORITHMS["Ward"](vectors.astype(np.float32), 4, 1, 0)
     rng = np.random.default_rng(5)
     shuffled = [rng.permutation(who) for _ in range(400)]
     v = np.mean([reference.v_measure_score(labels, clusters) for labels in shuffled])
@@ -340,6 +355,8 @@ def test_a_higher_level_gives_a_wider_interval():
     found = embeddings(vectors, artists)
     wide, narrow = (scores(found, level=level, bootstrap=200) for level in (0.95, 0.5))
     for key, row in narrow.items():
+        if key[2] == "K":
+            continue
         assert wide[key]["low"] <= row["low"] <= row["high"] <= wide[key]["high"]
         assert wide[key]["value"] == row["value"] and wide[key]["chance"] == row["chance"]
 
@@ -386,7 +403,7 @@ def test_intervals_of_clusterings_are_a_jackknife_over_artists(metric):
     score = REFERENCE[metric]
     vectors, artists = painters(7, 4, 1, 0)
     who = np.array(artists)
-    clusters = room.ALGORITHMS["Ward"](vectors.astype(np.float32).astype(float), 7, 1, 0)
+    clusters = partitions.ALGORITHMS["Ward"](vectors.astype(np.float32).astype(float), 7, 1, 0)
     without = np.array([score(who[who != a], clusters[who != a]) for a in sorted(set(artists))])
     width = t.ppf(0.95, 6) * np.sqrt(6 / 7 * ((without - without.mean()) ** 2).sum())
     (row,) = (
@@ -398,3 +415,159 @@ def test_intervals_of_clusterings_are_a_jackknife_over_artists(metric):
     )
     value = score(who, clusters)
     assert (row["value"], row["low"], row["high"]) == pytest.approx((value, value - width, min(value + width, 1)))
+
+
+# --- groups that nobody counted
+
+
+def test_the_number_of_groups_is_found_where_they_lie_apart():
+    for count in (2, 3, 5, 8):
+        vectors, artists = painters(count, 6, apart=30, seed=count)
+        found = scores(embeddings(vectors, artists))
+        for algorithm in ("Ward, K estimated", "k-means, K estimated"):
+            assert found["artist", algorithm, "K"]["value"] == count
+            assert found["artist", algorithm, "ARI"]["value"] == pytest.approx(1)
+
+
+def test_noise_is_a_group_of_its_own_for_every_lora_of_it():
+    rng = np.random.default_rng(0)
+    tight = [centre + 0.01 * rng.normal(size=(5, 2)) for centre in ([0, 0], [9, 0], [0, 9])]
+    far = np.array([[40.0, 40], [-50, 20], [30, -60]])
+    clusters = partitions.hdbscan(np.concatenate([*tight, far]))
+    assert sorted(np.bincount(clusters)) == [1, 1, 1, 5, 5, 5]
+    assert len(set(clusters[15:])) == 3
+
+
+def test_groups_of_hdbscan_are_scored_against_artists_noise_and_all():
+    vectors, artists = painters(4, 6, apart=3, seed=5)
+    vectors = vectors.astype(np.float32)
+    row = scores(embeddings(vectors, artists))["artist", "HDBSCAN", "ARI"]
+    expected = reference.adjusted_rand_score(artists, partitions.hdbscan(vectors.astype(float)))
+    assert row["value"] == pytest.approx(expected)
+
+
+# --- artists within a genre
+
+
+def test_artists_in_a_genre_are_scored_genre_by_genre():
+    # One genre's two artists lie apart; the other's two share both places, and a third lies between.
+    places = {"a": [0, 1, 0.5], "b": [50, 51, 50.5], "c": [0, 90, 0.1, 90.1], "d": [0.2, 90.2, 0.3, 90.3]}
+    artists = [artist for artist, xs in places.items() for _ in xs]
+    genres = ["one" if artist in "ab" else "two" for artist in artists]
+    vectors = np.array([[x] for xs in places.values() for x in xs])
+    found = scores(embeddings(vectors, artists, genres))
+    who = np.array(artists)
+    two = reference.adjusted_rand_score(who[6:], (vectors[6:, 0] > 45).astype(int))
+    assert found[WITHIN, "Ward", "ARI"]["value"] == pytest.approx((6 * 1 + 8 * two) / 14)
+    # Nearest: all of the first genre; of the second 0 → 0.1 (c), 0.1 → 0 and 0.2 alike, and so on: counted by hand.
+    hits = []
+    for i in range(6, 14):
+        d = {j: abs(round(10 * (vectors[i, 0] - vectors[j, 0]))) for j in range(6, 14) if j != i}
+        near = [j for j in d if d[j] == min(d.values())]
+        hits.append(sum(artists[j] == artists[i] for j in near) / len(near))
+    value = found[WITHIN, "labels", "1-NN"]["value"]
+    assert value == pytest.approx((6 + sum(hits)) / 14, abs=0.15)  # the grid's ties are broken by float rounding
+    chance = (6 * (3 * 2 + 3 * 2) / (6 * 5) + 8 * (4 * 3 + 4 * 3) / (8 * 7)) / 14
+    assert found[WITHIN, "labels", "1-NN"]["chance"] == pytest.approx(chance)
+
+
+# --- neighbours by majority, and the probe
+
+
+def test_five_neighbours_vote_as_scikit_learns_do():
+    from sklearn.model_selection import LeaveOneOut, cross_val_score
+    from sklearn.neighbors import KNeighborsClassifier
+
+    vectors, artists = painters(2, 12, apart=0.8, seed=4)  # of two artists and five votes none can tie
+    expected = cross_val_score(KNeighborsClassifier(5), vectors.astype(np.float32), artists, cv=LeaveOneOut()).mean()
+    assert scores(embeddings(vectors, artists))["artist", "labels", "5-NN"]["value"] == pytest.approx(expected)
+
+
+def with_queries(vectors, artists, genres=None, calibration: str = "crossfit") -> pa.Table:
+    """Scenarios together and known artist; every fourth LoRA is a query."""
+    parts = []
+    for scenario in (TOGETHER, KNOWN):
+        rows = embeddings(vectors, artists, genres, scenario=scenario).to_pylist()
+        for number, row in enumerate(rows):
+            row |= {"split": "query" if number % 4 == 3 else "gallery"}
+            row |= {"calibration": calibration if scenario == KNOWN else "none"}
+        parts.append(tables.table("embeddings", rows))
+    return pa.concat_tables(parts)
+
+
+def test_the_probe_learns_from_the_gallery_and_is_asked_about_queries():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    vectors, artists = painters(5, 8, apart=1.2, seed=6)
+    found = scores(with_queries(vectors, artists), calibration="crossfit")["artist", "labels", "linear probe"]
+    query = np.arange(40) % 4 == 3
+    scaler = StandardScaler().fit(vectors[~query].astype(np.float32))
+    model = LogisticRegression(max_iter=5000).fit(
+        scaler.transform(vectors[~query].astype(np.float32)), np.array(artists)[~query]
+    )
+    right = model.predict(scaler.transform(vectors[query].astype(np.float32))) == np.array(artists)[query]
+    assert found["value"] == pytest.approx(right.mean()) and found["chance"] == pytest.approx(0.2)
+
+
+def test_the_probe_of_genres_never_saw_the_artists_that_it_is_asked_about():
+    """Artists lie apart and genres mean nothing: whoever knows an artist knows its genre, and nobody does."""
+    values = []
+    for seed in range(10):
+        vectors, artists = painters(12, 6, apart=5, seed=seed, dimensions=16)
+        genres = [f"genre-{int(a[-2:]) % 2}" for a in artists]
+        row = scores(embeddings(vectors, artists, genres), permutations=1, restarts=1, seed=seed)
+        values.append(row["genre", "labels", "linear probe"]["value"])
+    assert np.mean(values) < 0.7
+
+
+# --- differences
+
+
+KINDS = {"delta": "weights", "clip": "training pictures", "norm": "control", "colour": "control"}
+
+
+@pytest.fixture(scope="module")
+def several():
+    apart = {"delta": 1.5, "clip": 1.2, "norm": 0.3, "colour": 0.5}
+    tables_of = {name: embeddings(*painters(8, 5, a, seed=i)) for i, (name, a) in enumerate(apart.items())}
+    rows, differences = clusterings(tables_of, KINDS, **QUICK | {"level": 0.9})
+    tables.table("clustering", rows)
+    tables.table("differences", differences)
+    return tables_of, rows, {(r["algorithm"], r["metric"], r["left"], r["right"]): r for r in differences}
+
+
+def test_a_difference_is_jackknifed_with_the_same_artist_left_out_of_both(several):
+    tables_of, _, found = several
+    kept = {}
+    for name in ("delta", "clip"):
+        X = np.array(tables_of[name]["vector"].to_pylist())
+        who = np.array(tables_of[name]["artist"].to_pylist())
+        clusters = partitions.ALGORITHMS["Ward"](X, 8, 1, 0)
+        score = reference.adjusted_rand_score
+        kept[name] = (
+            score(who, clusters),
+            np.array([score(who[who != a], clusters[who != a]) for a in sorted(set(who))]),
+        )
+    deleted = kept["delta"][1] - kept["clip"][1]
+    width = t.ppf(0.95, 7) * np.sqrt(7 / 8 * ((deleted - deleted.mean()) ** 2).sum())
+    row = found["Ward", "ARI", "delta", "clip"]
+    value = kept["delta"][0] - kept["clip"][0]
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((value, value - width, value + width))
+
+
+def test_every_pair_is_compared_once_and_others_with_the_best_control(several):
+    _, rows, found = several
+    assert len(found) == 3 * (6 + 2)
+    values = {(r["descriptor"], r["algorithm"], r["metric"]): r["value"] for r in rows if r["level"] == "artist"}
+    for algorithm, metric in (("Ward", "ARI"), ("k-means", "ARI"), ("labels", "1-NN")):
+        best = max(values[name, algorithm, metric] for name in ("norm", "colour"))
+        row = found[algorithm, metric, "delta", BEST_CONTROL]
+        assert row["value"] == pytest.approx(values["delta", algorithm, metric] - best)
+        assert row["low"] < row["value"] < row["high"]
+
+
+def test_the_rows_of_all_are_the_rows_of_each(several):
+    tables_of, rows, _ = several
+    alone = clustering(tables_of["clip"], "clip", **QUICK | {"level": 0.9})
+    assert [row for row in rows if row["descriptor"] == "clip"] == alone

@@ -1,4 +1,4 @@
-"""The worth curve: where it meets the weights, with the truth planted; and that all pictures are the ordinary pipeline."""
+"""The worth curve: where it meets the weights, the truth planted; and that all pictures are the ordinary pipeline."""
 
 import numpy as np
 import pytest

@@ -1,106 +1,85 @@
 """Clustering: does a descriptor, told nothing, fall into artists and into genres?
 
-Clusters are found once, on all LoRAs together (no LoRA is unseen, so there is no drift to correct), with the true
-number of groups. Intervals are over artists, not LoRAs: LoRAs of one artist are no independent witnesses. Means over
-LoRAs (silhouette, 1-NN) have a percentile bootstrap. Scores of pairs (ARI, AMI, V-measure) have a delete-one-artist
-jackknife with a t quantile (Efron & Stein 1981): a bootstrap draws an artist twice, the copies of a LoRA always fall
-together, and every resampling is lifted above the score that it should surround.
+Clusters are found once, on all LoRAs together (no LoRA is unseen, so there is no drift to correct): by k-means and
+Ward's method with the true number of groups and with an estimated one, and by HDBSCAN, which finds its own. Level
+"artist in genre" clusters each genre's LoRAs apart, into its artists: it asks for the hand within the school.
 
-Chance is the mean over random permutations: of the LoRAs' artists, and of the artists' genres, since a genre belongs to
-an artist. For the same reason an artist's own LoRAs are no neighbours at genre level.
+Algorithm "labels" needs no clusters: the silhouette of the true groups, leave-one-out nearest neighbours (1-NN; 5-NN by
+majority, ties shared), and a linear probe (logistic regression): for artists fitted on gallery LoRAs and asked about
+query LoRAs, whose pictures it never saw; for genres fitted on other artists than those that it is asked about.
 
-ARI: Hubert & Arabie 1985. V-measure: Rosenberg & Hirschberg 2007. AMI: Vinh, Epps & Bailey 2010 (arithmetic mean).
+Intervals are over artists (intervals.py): means over LoRAs have a bootstrap, scores of pairs a jackknife. Chance is the
+mean over random permutations of the LoRAs' artists, and of the artists' genres, since a genre belongs to an artist;
+for the same reason an artist's own LoRAs are no neighbours at genre level. Differences of descriptors are paired:
+the same artist is left out of both, the same resampling is seen by both.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.special import gammaln
 
 from ..seeds import derive_seed
-from ..tables import TOGETHER
+from ..tables import KNOWN, TOGETHER
+from . import intervals
+from .margins import BEST_CONTROL
+from .partitions import ALGORITHMS, METRICS, contingency, estimated_groups, hdbscan, silhouette
 
-AMI_PERMUTATIONS = 100  # the expected mutual information is a sum over cells and counts: a hundred suffice
-
-
-def adjusted_rand(tables: np.ndarray) -> np.ndarray:
-    """ARI of contingency tables (..., classes, clusters) of counts, shape (...)."""
-
-    def pairs(n: np.ndarray) -> np.ndarray:
-        return n * (n - 1) / 2
-
-    together = pairs(tables).sum((-2, -1))
-    classes, clusters = pairs(tables.sum(-1)).sum(-1), pairs(tables.sum(-2)).sum(-1)
-    expected = classes * clusters / pairs(tables.sum((-2, -1))).clip(1e-300)
-    top = (classes + clusters) / 2 - expected
-    return np.divide(together - expected, top, out=np.ones_like(top), where=np.abs(top) > 1e-12)
+AMI_PERMUTATIONS = 100
+STACK = 2**24  # counts of contingency tables that are held at once
+WITHIN = "artist in genre"
+NEIGHBOURS = 5
+FOLDS = 5  # of the probe for genres
+COMPARED = {("Ward", "ARI"), ("k-means", "ARI"), ("labels", "1-NN")}  # at artist level
 
 
-def _entropy(counts: np.ndarray) -> np.ndarray:
-    p = counts / counts.sum(-1, keepdims=True)
-    return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(-1)
+@dataclass(frozen=True)
+class Row:
+    """A row of the table, and what its differences are made of: resamplings, or values without each artist."""
+
+    level: str
+    algorithm: str
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    chance: float | None = None
+    spread: np.ndarray | None = None
+    without: np.ndarray | None = None
+
+    def told(self, descriptor: str) -> dict[str, Any]:
+        names = ("level", "algorithm", "metric", "value", "low", "high", "chance")
+        values = {name: getattr(self, name) for name in names}
+        return {"descriptor": descriptor} | {
+            name: value if value is None or isinstance(value, str) else float(value) for name, value in values.items()
+        }
 
 
-def _information(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Entropies of classes and clusters and their mutual information (nats), each of shape (...)."""
-    classes, clusters = _entropy(tables.sum(-1)), _entropy(tables.sum(-2))
-    joint = _entropy(tables.reshape(*tables.shape[:-2], -1))
-    return classes, clusters, (classes + clusters - joint).clip(0)
+@dataclass(frozen=True)
+class _Setting:
+    bootstrap: int
+    level: float
+    restarts: int
+    permutations: int
+    seed: int
+    calibration: str | None = None
+
+    def rng(self, *what: str) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(derive_seed("clustering", *what, self.seed)))
 
 
-def v_measure(tables: np.ndarray) -> np.ndarray:
-    """V-measure (β = 1) of contingency tables (..., classes, clusters), shape (...)."""
-    classes, clusters, mutual = _information(tables)
-    mean = (classes + clusters) / 2
-    return np.divide(mutual, mean, out=np.ones_like(mean), where=mean > 1e-12)
+@dataclass(frozen=True)
+class _Space:
+    """LoRAs of one scenario: vectors (n, k), their distances (n, n), artists (n,), genres (n,) or None, splits."""
 
-
-def adjusted_mutual_information(tables: np.ndarray) -> np.ndarray:
-    """AMI of contingency tables (..., classes, clusters) of whole counts, shape (...)."""
-    classes, clusters, mutual = _information(tables)
-    flat = tables.reshape(-1, *tables.shape[-2:])
-    expected = np.array([_expected_information(t.sum(1), t.sum(0)) for t in flat]).reshape(mutual.shape)
-    top = (classes + clusters) / 2 - expected
-    return np.divide(mutual - expected, top, out=np.ones_like(top), where=np.abs(top) > 1e-12)
-
-
-def _expected_information(a: np.ndarray, b: np.ndarray) -> float:
-    """Expected mutual information of random tables with margins a, b (Vinh et al. 2010, eq. 24a)."""
-    a, b = a[a > 0].astype(float), b[b > 0].astype(float)
-    n = a.sum()
-    A, B = a[:, None, None], b[None, :, None]
-    k = np.arange(1, int(min(a.max(), b.max())) + 1, dtype=float)[None, None]
-    possible = (k >= np.maximum(1, A + B - n)) & (k <= np.minimum(A, B))
-    safe = np.where(possible, k, 1)
-    term = safe / n * np.log(n * safe / (A * B))
-    rest = [np.where(possible, x, 0) for x in (A - safe, B - safe, n - A - B + safe)]
-    log_p = gammaln(A + 1) + gammaln(B + 1) + gammaln(n - A + 1) + gammaln(n - B + 1)
-    log_p = log_p - gammaln(n + 1) - gammaln(safe + 1) - sum(gammaln(x + 1) for x in rest)
-    return float((term * np.exp(np.where(possible, log_p, -np.inf))).sum())
-
-
-METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "ARI": adjusted_rand,
-    "AMI": adjusted_mutual_information,
-    "V-measure": v_measure,
-}
-
-
-def _k_means(X: np.ndarray, groups: int, restarts: int, seed: int) -> np.ndarray:
-    from sklearn.cluster import KMeans
-
-    return KMeans(groups, n_init=restarts, random_state=seed % 2**32).fit_predict(X)
-
-
-def _ward(X: np.ndarray, groups: int, restarts: int, seed: int) -> np.ndarray:
-    from scipy.cluster.hierarchy import fcluster, linkage
-
-    return fcluster(linkage(X, "ward"), groups, "maxclust") - 1
-
-
-ALGORITHMS: dict[str, Callable[[np.ndarray, int, int, int], np.ndarray]] = {"k-means": _k_means, "Ward": _ward}
+    X: np.ndarray
+    D: np.ndarray
+    artists: np.ndarray
+    genres: np.ndarray | None
+    gallery: np.ndarray
+    weights: np.ndarray  # of intervals.draws
 
 
 def clustering(
@@ -112,143 +91,275 @@ def clustering(
     restarts: int,
     permutations: int,
     seed: int,
+    calibration: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of the table "clustering" for one descriptor's embeddings table.
 
-    Levels: artist, and genre where every LoRA has one and there are several. Algorithm "labels" holds what needs no
-    clusters: the silhouette of the true groups, and leave-one-out nearest-neighbour accuracy ("1-NN").
-    Raises ValueError where the table has no rows of the scenario.
+    `calibration`: of the vectors that the probe for artists is asked about; None, or none of them: those of all
+    together. Raises ValueError where the table has no rows of the scenario together.
     """
-    rows = [row for row in embeddings.to_pylist() if row["scenario"] == TOGETHER]
-    if not rows:
+    setting = _Setting(bootstrap, level, restarts, permutations, seed, calibration)
+    return [row.told(descriptor) for row in _measure(embeddings, descriptor, setting)]
+
+
+def clusterings(
+    embeddings: Mapping[str, pa.Table],
+    kinds: Mapping[str, str],
+    *,
+    bootstrap: int,
+    level: float,
+    restarts: int,
+    permutations: int,
+    seed: int,
+    calibration: str | None = None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the table "clustering" for all descriptors, and of "differences" for every pair of those in `kinds`."""
+    setting = _Setting(bootstrap, level, restarts, permutations, seed, calibration)
+    measured = {name: list(_measure(table, name, setting)) for name, table in embeddings.items()}
+    rows = [row.told(name) for name, found in measured.items() for row in found]
+    return rows, list(_differences({name: measured[name] for name in kinds}, kinds, level))
+
+
+def _differences(measured: Mapping[str, Sequence[Row]], kinds: Mapping[str, str], level: float) -> Iterator[dict]:
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for name, rows in measured.items():
+        for row in rows:
+            if row.level == "artist" and (row.algorithm, row.metric) in COMPARED:
+                found.setdefault((row.algorithm, row.metric), {})[name] = row
+    for (algorithm, metric), rows in found.items():
+        names = list(rows)
+        controls = [name for name in names if kinds[name] == "control"]
+        pairs = [(left, [right], right) for i, left in enumerate(names) for right in names[i + 1 :]]
+        pairs += [(left, controls, BEST_CONTROL) for left in names if controls and left not in controls]
+        for left, others, right in pairs:
+            value = rows[left].value - max(rows[name].value for name in others)
+            if rows[left].without is not None:
+                # Which control is best is decided anew without each artist.
+                deleted = rows[left].without - np.max([rows[name].without for name in others], 0)
+                value, low, high = intervals.jackknife(value, deleted, level)
+            else:
+                spread = rows[left].spread - np.max([rows[name].spread for name in others], 0)
+                value, low, high = intervals.percentiles(value, spread, level)
+            row = {"scenario": TOGETHER, "level": "artist", "algorithm": algorithm, "metric": metric}
+            yield row | {"left": left, "right": right, "value": value, "low": low, "high": high}
+
+
+def _measure(embeddings: pa.Table, descriptor: str, setting: _Setting) -> Iterator[Row]:
+    space = _space(embeddings, TOGETHER, None, setting)
+    if space is None:
         raise ValueError(f"{descriptor}: no embeddings of scenario {TOGETHER!r}")
-    X = np.array([row["vector"] for row in rows], np.float64)
-    artists = np.unique([row["artist"] for row in rows], return_inverse=True)[1]
-    draws = _draws(artists.max() + 1, bootstrap, derive_seed("clustering", "bootstrap", seed))
-    found = []
-    for name in ("artist", "genre"):
-        values = [row[name] for row in rows]
-        if None in values or not 1 < len(set(values)) < len(rows):
+    found, groups = hdbscan(space.X) if len(space.X) > 3 else None, estimated_groups(space.X, space.D)
+    for name, labels in (("artist", space.artists), ("genre", space.genres)):
+        if labels is None or not 1 < len(set(labels)) < len(labels):
             continue
-        labels = np.unique(values, return_inverse=True)[1]
-        rng = np.random.Generator(np.random.PCG64(derive_seed("clustering", "permutations", seed, name)))
-        if name == "genre":  # genres belong to artists: it is artists that are dealt other genres
-            of_artist = labels[np.unique(artists, return_index=True)[1]]
-            shuffled = np.stack([rng.permutation(of_artist)[artists] for _ in range(permutations)])
-        else:
-            shuffled = np.stack([rng.permutation(labels) for _ in range(permutations)])
+        shuffled = _shuffled(name, labels, space.artists, setting)
+        partitions = {}
         for algorithm, cluster in ALGORITHMS.items():
-            clusters = cluster(X, labels.max() + 1, restarts, derive_seed("clustering", algorithm, seed))
-            chance = _contingency(shuffled, np.broadcast_to(clusters, shuffled.shape))
-            # (artists, classes, clusters): an artist drawn twice counts twice.
-            parts = np.stack(
-                [
-                    _contingency(labels[artists == a], clusters[artists == a], labels, clusters)
-                    for a in range(artists.max() + 1)
-                ]
-            )
-            for metric, function in METRICS.items():
-                under = chance[:AMI_PERMUTATIONS] if metric == "AMI" else chance
-                found.append(
-                    _row(
-                        descriptor,
-                        name,
-                        algorithm,
-                        metric,
-                        *_jackknife(function, parts, level),
-                        function(under).mean(),
-                    )
-                )
-            widths = _silhouette(X, clusters)
-            found.append(_row(descriptor, name, algorithm, "silhouette", *_mean(widths, artists, draws, level), None))
-        found.append(
-            _row(descriptor, name, "labels", "silhouette", *_mean(_silhouette(X, labels), artists, draws, level),
-                 np.mean([_silhouette(X, s).mean() for s in shuffled[:20]]))
-        )  # fmt: skip
-        nearest = _nearest(X, artists if name == "genre" else np.arange(len(X)))  # (n, n), rows sum to one
-        hit = (nearest * (labels == labels[:, None])).sum(1)
-        luck = np.mean([(nearest * (s == s[:, None])).sum(1).mean() for s in shuffled])
-        found.append(_row(descriptor, name, "labels", "1-NN", *_mean(hit, artists, draws, level), luck))
-    return found
+            seed = derive_seed("clustering", algorithm, setting.seed)
+            partitions[algorithm] = cluster(space.X, labels.max() + 1, setting.restarts, seed)
+            partitions[f"{algorithm}, K estimated"] = cluster(space.X, groups, setting.restarts, seed)
+        if found is not None:
+            partitions["HDBSCAN"] = found
+        for algorithm, clusters in partitions.items():
+            yield from _agreement(name, algorithm, labels, clusters, shuffled, space, setting)
+        yield from _neighbours(name, labels, shuffled, space, setting)
+        yield from _probe(name, embeddings, space, setting)
+    yield from _within(space, setting)
 
 
-def _draws(artists: int, bootstrap: int, seed: int) -> np.ndarray:
-    """How often each artist is in each resampling (bootstrap, artists)."""
-    rng = np.random.Generator(np.random.PCG64(seed))
-    return rng.multinomial(artists, np.full(artists, 1 / artists), size=bootstrap).astype(float)
+def _space(embeddings: pa.Table, scenario: str, calibration: str | None, setting: _Setting) -> _Space | None:
+    from scipy.spatial.distance import cdist
 
-
-def _contingency(labels: np.ndarray, clusters: np.ndarray, of: np.ndarray | None = None, by: np.ndarray | None = None):
-    """Counts (..., classes, clusters) of label rows (..., n); `of`, `by`: arrays that fix the number of each."""
-    classes = (labels if of is None else of).max() + 1
-    groups = (clusters if by is None else by).max() + 1
-    flat, other = np.atleast_2d(labels), np.atleast_2d(clusters)
-    counts = np.stack(
-        [np.bincount(r * groups + c, minlength=classes * groups) for r, c in zip(flat, other, strict=True)]
+    chosen = np.array(embeddings["scenario"].to_pylist(), object) == scenario
+    if calibration is not None:
+        chosen &= np.array(embeddings["calibration"].to_pylist(), object) == calibration
+    if not chosen.any():
+        return None
+    part = embeddings.filter(pa.array(chosen))
+    X = np.stack(part["vector"].to_numpy(zero_copy_only=False)).astype(np.float64)
+    names, artists = np.unique(part["artist"].to_pylist(), return_inverse=True)
+    genres = part["genre"].to_pylist()
+    return _Space(
+        X,
+        cdist(X, X),
+        artists,
+        None if None in genres else np.unique(genres, return_inverse=True)[1],
+        np.array(part["split"].to_pylist()) == "gallery",
+        intervals.draws(len(names), setting.bootstrap, setting.seed),
     )
-    return counts.reshape(*labels.shape[:-1], classes, groups).astype(float)
 
 
-def _silhouette(X: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Silhouette width of each row (n,) (Rousseeuw 1987); 0 in groups of one, as in scikit-learn."""
-    from scipy.spatial.distance import cdist
-
-    sizes = np.bincount(labels)
-    if (sizes > 0).sum() < 2:
-        return np.zeros(len(X))
-    near = cdist(X, X) @ np.eye(len(sizes))[labels]  # summed distances to each group
-    own = near[np.arange(len(X)), labels] / (sizes[labels] - 1).clip(1)
-    mean = near / sizes.clip(1)
-    mean[np.arange(len(X)), labels] = np.inf
-    mean[:, sizes == 0] = np.inf
-    other = mean.min(1)
-    width = np.divide(other - own, np.maximum(own, other), out=np.zeros(len(X)), where=np.maximum(own, other) > 0)
-    return np.where(sizes[labels] > 1, width, 0.0)
+def _shuffled(name: str, labels: np.ndarray, artists: np.ndarray, setting: _Setting) -> np.ndarray:
+    """Label permutations (permutations, n)."""
+    rng = setting.rng("permutations", name)
+    if name == "genre":  # genres belong to artists: it is artists that are dealt other genres
+        of_artist = labels[np.unique(artists, return_index=True)[1]]
+        return np.stack([rng.permutation(of_artist)[artists] for _ in range(setting.permutations)])
+    return np.stack([rng.permutation(labels) for _ in range(setting.permutations)])
 
 
-def _nearest(X: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Each row's nearest rows (n, n), ties sharing one; rows with the same number in `out` are no neighbours."""
-    from scipy.spatial.distance import cdist
+def _agreement(
+    name: str, algorithm: str, labels: np.ndarray, clusters: np.ndarray, shuffled: np.ndarray, space: _Space, setting
+) -> Iterator[Row]:
+    """Scores of one partition against the true groups."""
+    classes, groups = labels.max() + 1, clusters.max() + 1
+    whole = contingency(labels, clusters, classes, groups)
+    artists = space.artists.max() + 1
+    each = max(STACK // whole.size, 1)
+    without = {metric: [] for metric in METRICS}
+    for first in range(0, artists, each):
+        part = range(first, min(first + each, artists))
+        left = np.stack([whole - _of_artist(a, labels, clusters, whole.shape, space) for a in part])
+        for metric, function in METRICS.items():
+            without[metric].append(function(left))
+    chances = {metric: [] for metric in METRICS}
+    for first in range(0, len(shuffled), each):
+        tables = contingency(shuffled[first : first + each], clusters[None], classes, groups)
+        for metric, function in METRICS.items():
+            under = tables[: max(AMI_PERMUTATIONS - first, 0)] if metric == "AMI" else tables
+            if len(under):
+                chances[metric].append(function(under))
+    for metric, function in METRICS.items():
+        deleted = np.concatenate(without[metric])
+        value, low, high = intervals.jackknife(function(whole[None])[0], deleted, setting.level)
+        chance = np.concatenate(chances[metric]).mean()
+        yield Row(name, algorithm, metric, value, low, min(high, 1.0), chance, without=deleted)
+    yield _mean(name, algorithm, "silhouette", silhouette(space.D, clusters), space, setting)
+    if algorithm.endswith("estimated") or algorithm == "HDBSCAN":
+        yield Row(name, algorithm, "K", float(groups))
 
-    distance = cdist(X, X)
-    distance[out == out[:, None]] = np.inf
+
+def _of_artist(a: int, labels: np.ndarray, clusters: np.ndarray, shape: tuple[int, int], space: _Space) -> np.ndarray:
+    rows = space.artists == a
+    return contingency(labels[rows], clusters[rows], *shape)
+
+
+def _neighbours(name: str, labels: np.ndarray, shuffled: np.ndarray, space: _Space, setting) -> Iterator[Row]:
+    """What needs no clusters."""
+    widths = silhouette(space.D, labels)
+    yield _mean(
+        name, "labels", "silhouette", widths, space, setting,
+        np.mean([silhouette(space.D, s).mean() for s in shuffled[:20]]),
+    )  # fmt: skip
+    own = space.artists if name == "genre" else np.arange(len(labels))
+    distance = np.where(own[:, None] == own[None], np.inf, space.D)
     best = distance == distance.min(1, keepdims=True)
-    return best / best.sum(1, keepdims=True)
+    nearest = best / best.sum(1, keepdims=True)  # ties share one
+    # Any LoRA may stand for any: a neighbour has the same label as often as two labels drawn without replacement.
+    sizes = np.bincount(labels if name == "artist" else labels[np.unique(space.artists, return_index=True)[1]])
+    luck = (sizes * (sizes - 1)).sum() / (sizes.sum() * (sizes.sum() - 1))
+    yield _mean(name, "labels", "1-NN", (nearest * (labels == labels[:, None])).sum(1), space, setting, luck)
+    k = min(NEIGHBOURS, int(np.isfinite(distance).sum(1).min()))
+    if k > 1:
+        mixed = setting.rng("ties", name).random(distance.shape)
+        order = np.lexsort((mixed, distance), axis=1)[:, :k]
+        chance = np.mean([_majority(order, s).mean() for s in shuffled])
+        yield _mean(name, "labels", f"{NEIGHBOURS}-NN", _majority(order, labels), space, setting, chance)
 
 
-def _jackknife(
-    function: Callable[[np.ndarray], np.ndarray], parts: np.ndarray, level: float
-) -> tuple[float, float, float]:
-    """A score of the artists' contingency tables (artists, classes, clusters), and its delete-one-artist interval.
-
-    A bootstrap would draw artists twice: copies of a LoRA are always together, and lift every resampling above chance.
-    """
-    from scipy.stats import t
-
-    value, n = function(parts.sum(0)[None])[0], len(parts)
-    without = function(parts.sum(0) - parts)
-    width = t.ppf((1 + level) / 2, n - 1) * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
-    return value, value - width, min(value + width, 1.0)
+def _majority(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether most of each LoRA's neighbours `order` (n, k) have its label (n,); labels that tie share one."""
+    votes = np.zeros((len(order), labels.max() + 1))
+    np.add.at(votes, (np.arange(len(order))[:, None], labels[order]), 1)
+    winners = votes == votes.max(1, keepdims=True)
+    return winners[np.arange(len(order)), labels] / winners.sum(1)
 
 
-def _mean(values: np.ndarray, artists: np.ndarray, draws: np.ndarray, level: float) -> tuple[float, float, float]:
+def _probe(name: str, embeddings: pa.Table, space: _Space, setting: _Setting) -> Iterator[Row]:
+    """Accuracy of a logistic regression on standardised vectors."""
+    if name == "artist":
+        space = _space(embeddings, KNOWN, setting.calibration, setting) or space if setting.calibration else space
+        labels, splits = space.artists, [(space.gallery, ~space.gallery)]
+    else:
+        labels, order = space.genres, setting.rng("probe").permutation(space.artists.max() + 1)
+        parts = [np.isin(space.artists, part) for part in np.array_split(order, min(FOLDS, len(order)))]
+        splits = [(~part, part) for part in parts]
+    right, luck = np.full(len(labels), np.nan), []
+    for train, test in splits:
+        if not test.any() or len(set(labels[train])) < 2:
+            continue
+        right[test] = _predicted(space.X[train], labels[train], space.X[test]) == labels[test]
+        luck += list(np.bincount(labels[train], minlength=labels.max() + 1)[labels[test]] / train.sum())
+    asked = np.isfinite(right)
+    if asked.any():
+        spread = intervals.resampled(right[asked], space.artists[asked], space.weights)
+        value, low, high = intervals.percentiles(right[asked].mean(), spread, setting.level)
+        yield Row(name, "labels", "linear probe", value, low, high, float(np.mean(luck)), spread=spread)
+
+
+def _predicted(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    from sklearn.linear_model import LogisticRegression
+
+    spread = X.std(0)
+    spread = np.where(spread > 1e-12, spread, 1.0)
+    return LogisticRegression(max_iter=5000).fit((X - X.mean(0)) / spread, y).predict((Z - X.mean(0)) / spread)
+
+
+def _within(space: _Space, setting: _Setting) -> Iterator[Row]:
+    """Level "artist in genre": each genre's LoRAs apart; scores are means over genres, weighted by their LoRAs."""
+    if space.genres is None or space.genres.max() < 1:
+        return
+    genres = []
+    for genre in range(space.genres.max() + 1):
+        rows = np.flatnonzero(space.genres == genre)
+        names, labels = np.unique(space.artists[rows], return_inverse=True)
+        if 1 < len(names) < len(rows):
+            genres.append((rows, names, labels))
+    if not genres:
+        return
+    for algorithm, cluster in ALGORITHMS.items():
+        seed = derive_seed("clustering", algorithm, setting.seed)
+        clusters = [cluster(space.X[rows], len(names), setting.restarts, seed) for rows, names, _ in genres]
+        tables = [
+            contingency(labels, found, len(names), len(names))
+            for (_, names, labels), found in zip(genres, clusters, strict=True)
+        ]
+        rng = setting.rng("permutations", WITHIN)
+        dealt = [
+            contingency(np.stack([rng.permutation(labels) for _ in range(setting.permutations)]), found[None], *t.shape)
+            for (_, _, labels), found, t in zip(genres, clusters, tables, strict=True)
+        ]
+        sizes = np.array([len(rows) for rows, _, _ in genres], float)
+        for metric, function in METRICS.items():
+            values = np.array([function(t[None])[0] for t in tables])
+            deleted = []
+            for i, (_, names, _) in enumerate(genres):
+                for a in range(len(names)):
+                    left = tables[i].copy()
+                    gone, left[a] = left[a].sum(), 0
+                    now, weights = values.copy(), sizes.copy()
+                    weights[i] -= gone
+                    if len(names) > 2:
+                        now[i] = function(left[None])[0]
+                    else:  # one artist is left, and nothing to be told apart
+                        weights[i] = 0
+                    deleted.append((now @ weights) / weights.sum() if weights.sum() else np.nan)
+            deleted = np.array(deleted)[np.isfinite(deleted)]
+            value = float(values @ sizes / sizes.sum())
+            chance = np.array([function(t[:AMI_PERMUTATIONS]).mean() for t in dealt]) @ sizes / sizes.sum()
+            low = high = None
+            if len(deleted) > 1:
+                _, low, high = intervals.jackknife(value, deleted, setting.level)
+            yield Row(WITHIN, algorithm, metric, value, low, high if high is None else min(high, 1.0), chance)
+    hit, luck = np.full(len(space.X), np.nan), []
+    for rows, _, labels in genres:
+        distance = space.D[np.ix_(rows, rows)].copy()
+        np.fill_diagonal(distance, np.inf)
+        best = distance == distance.min(1, keepdims=True)
+        hit[rows] = (best / best.sum(1, keepdims=True) * (labels == labels[:, None])).sum(1)
+        counts = np.bincount(labels)
+        luck += [(counts * (counts - 1)).sum() / (len(rows) * (len(rows) - 1))] * len(rows)
+    asked = np.isfinite(hit)
+    spread = intervals.resampled(hit[asked], space.artists[asked], space.weights)
+    value, low, high = intervals.percentiles(hit[asked].mean(), spread, setting.level)
+    yield Row(WITHIN, "labels", "1-NN", value, low, high, float(np.mean(luck)))
+
+
+def _mean(
+    name: str, algorithm: str, metric: str, values: np.ndarray, space: _Space, setting: _Setting,
+    chance: float | None = None,
+) -> Row:  # fmt: skip
     """The mean over LoRAs, and that of every resampling of artists."""
-    sums, sizes = np.bincount(artists, values), np.bincount(artists)
-    low, high = np.quantile((draws @ sums) / (draws @ sizes), [(1 - level) / 2, (1 + level) / 2])
-    return float(values.mean()), low, high
-
-
-def _row(
-    descriptor: str, level_name: str, algorithm: str, metric: str, value: float, low: float, high: float,
-    chance: float | None,
-) -> dict[str, Any]:  # fmt: skip
-    return {
-        "descriptor": descriptor,
-        "level": level_name,
-        "algorithm": algorithm,
-        "metric": metric,
-        "value": float(value),
-        "low": float(low),
-        "high": float(high),
-        "chance": None if chance is None else float(chance),
-    }
+    spread = intervals.resampled(values, space.artists, space.weights)
+    value, low, high = intervals.percentiles(values.mean(), spread, setting.level)
+    return Row(name, algorithm, metric, value, low, high, chance, spread=spread)

@@ -120,7 +120,7 @@ def _choices(most: int, m: int, draws: int, seed: int) -> Iterator[tuple[int, ..
 
 
 def references(queries: pa.Table, descriptors: Sequence[str] | Mapping[str, Any], calibration: str) -> pa.Table:
-    """Of the table "queries" what curves are held against: `descriptors` on known artists, by the study's calibration."""
+    """Of the table "queries" what curves are held against: `descriptors`, known artists, the study's calibration."""
     frame = queries.to_pandas()
     kept = (
         (frame["scenario"] == KNOWN)
@@ -244,7 +244,7 @@ def _finite(value: float) -> float | None:
 
 
 def _cubes(studies: Sequence[tuple[pa.Table, pa.Table]]):
-    """Mean scores by (descriptor, metric): of curves (counts, seeds, artists), of references (seeds, artists); counts."""
+    """Mean scores by descriptor and metric: curves (counts, seeds, artists), references (seeds, artists); counts."""
     frames = [pd.concat([t[i].to_pandas().assign(study=s) for s, t in enumerate(studies)]) for i in (0, 1)]
     artists = sorted(set(frames[0]["artist"]))
     if artists != sorted(set(frames[1]["artist"])):

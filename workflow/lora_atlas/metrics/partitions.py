@@ -1,0 +1,160 @@
+"""Partitions: how LoRAs are grouped, and how well two groupings agree.
+
+ARI: Hubert & Arabie 1985. V-measure: Rosenberg & Hirschberg 2007. AMI: Vinh, Epps & Bailey 2010 (arithmetic mean). All
+work on stacks of contingency tables, since chance levels and intervals need hundreds of them.
+
+A LoRA that HDBSCAN calls noise is a group of its own: to throw it out of the score would reward a descriptor for what
+it cannot place.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import gammaln
+
+SMALLEST = 3  # LoRAs that HDBSCAN takes for a group
+MOST_GROUPS = 150  # that are looked for where their number is estimated
+
+
+def contingency(labels: np.ndarray, clusters: np.ndarray, classes: int, groups: int) -> np.ndarray:
+    """Counts (…, classes, groups) of label rows (…, n) and cluster rows (…, n)."""
+    labels, clusters = np.broadcast_arrays(labels, clusters)
+    cells = labels * groups + clusters
+    stack = cells.reshape(-1, cells.shape[-1]) + np.arange(cells[..., 0].size)[:, None] * classes * groups
+    counts = np.bincount(stack.ravel(), minlength=cells[..., 0].size * classes * groups)
+    return counts.reshape(*labels.shape[:-1], classes, groups).astype(float)
+
+
+def adjusted_rand(tables: np.ndarray) -> np.ndarray:
+    """ARI of contingency tables (..., classes, clusters) of counts, shape (...)."""
+
+    def pairs(n: np.ndarray) -> np.ndarray:
+        return n * (n - 1) / 2
+
+    together = pairs(tables).sum((-2, -1))
+    classes, clusters = pairs(tables.sum(-1)).sum(-1), pairs(tables.sum(-2)).sum(-1)
+    expected = classes * clusters / pairs(tables.sum((-2, -1))).clip(1e-300)
+    top = (classes + clusters) / 2 - expected
+    return np.divide(together - expected, top, out=np.ones_like(top), where=np.abs(top) > 1e-12)
+
+
+def _entropy(counts: np.ndarray) -> np.ndarray:
+    p = counts / counts.sum(-1, keepdims=True)
+    return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(-1)
+
+
+def _information(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Entropies of classes and clusters and their mutual information (nats), each of shape (...)."""
+    classes, clusters = _entropy(tables.sum(-1)), _entropy(tables.sum(-2))
+    joint = _entropy(tables.reshape(*tables.shape[:-2], -1))
+    return classes, clusters, (classes + clusters - joint).clip(0)
+
+
+def v_measure(tables: np.ndarray) -> np.ndarray:
+    """V-measure (β = 1) of contingency tables (..., classes, clusters), shape (...)."""
+    classes, clusters, mutual = _information(tables)
+    mean = (classes + clusters) / 2
+    return np.divide(mutual, mean, out=np.ones_like(mean), where=mean > 1e-12)
+
+
+def adjusted_mutual_information(tables: np.ndarray) -> np.ndarray:
+    """AMI of contingency tables (..., classes, clusters) of whole counts, shape (...)."""
+    classes, clusters, mutual = _information(tables)
+    known: dict[tuple[bytes, bytes], float] = {}  # permuted labels all have the same margins
+    expected = []
+    for table in tables.reshape(-1, *tables.shape[-2:]):
+        margins = np.sort(table.sum(1)), np.sort(table.sum(0))
+        key = margins[0].tobytes(), margins[1].tobytes()
+        if key not in known:
+            known[key] = _expected_information(*margins)
+        expected.append(known[key])
+    expected = np.array(expected).reshape(mutual.shape)
+    top = (classes + clusters) / 2 - expected
+    return np.divide(mutual - expected, top, out=np.ones_like(top), where=np.abs(top) > 1e-12)
+
+
+def _expected_information(a: np.ndarray, b: np.ndarray) -> float:
+    """Expected mutual information of random tables with margins a, b (Vinh et al. 2010, eq. 24a).
+
+    Margins of one size have one term: there are far fewer sizes than groups.
+    """
+    n = a.sum()
+    (a, many), (b, much) = (np.unique(x[x > 0].astype(float), return_counts=True) for x in (a, b))
+    A, B = a[:, None, None], b[None, :, None]
+    k = np.arange(1, int(min(a.max(), b.max())) + 1, dtype=float)[None, None]
+    possible = (k >= np.maximum(1, A + B - n)) & (k <= np.minimum(A, B))
+    safe = np.where(possible, k, 1)
+    term = safe / n * np.log(n * safe / (A * B))
+    rest = [np.where(possible, x, 0) for x in (A - safe, B - safe, n - A - B + safe)]
+    log_p = gammaln(A + 1) + gammaln(B + 1) + gammaln(n - A + 1) + gammaln(n - B + 1)
+    log_p = log_p - gammaln(n + 1) - gammaln(safe + 1) - sum(gammaln(x + 1) for x in rest)
+    each = (term * np.exp(np.where(possible, log_p, -np.inf))).sum(2)
+    return float(many @ each @ much)
+
+
+METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "ARI": adjusted_rand,
+    "AMI": adjusted_mutual_information,
+    "V-measure": v_measure,
+}
+
+
+# --- groupings of vectors (n, k), told the number of groups: (n,) numbers from 0
+
+
+def _k_means(X: np.ndarray, groups: int, restarts: int, seed: int) -> np.ndarray:
+    import warnings
+
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        # A control may have fewer different points than there are groups; it then has fewer clusters.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return KMeans(groups, n_init=restarts, random_state=seed % 2**32).fit_predict(X)
+
+
+def _ward(X: np.ndarray, groups: int, restarts: int, seed: int) -> np.ndarray:
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    return fcluster(linkage(X, "ward"), groups, "maxclust") - 1
+
+
+ALGORITHMS: dict[str, Callable[[np.ndarray, int, int, int], np.ndarray]] = {"k-means": _k_means, "Ward": _ward}
+
+
+def hdbscan(X: np.ndarray) -> np.ndarray:
+    """Groups that HDBSCAN finds by itself (n,), each noise point one of its own (Campello, Moulavi & Sander 2013)."""
+    from sklearn.cluster import HDBSCAN
+
+    found = HDBSCAN(min_cluster_size=SMALLEST, copy=True).fit_predict(X)
+    noise = found < 0
+    found[noise] = found.max() + 1 + np.arange(noise.sum())
+    return np.unique(found, return_inverse=True)[1]
+
+
+def estimated_groups(X: np.ndarray, distances: np.ndarray) -> int:
+    """The number of groups, 2 to MOST_GROUPS and at most n/2, whose Ward partition has the widest mean silhouette
+    (Rousseeuw 1987); `distances` (n, n)."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    tree = linkage(X, "ward")
+    most = max(min(len(X) // 2, MOST_GROUPS), 2)
+    widths = [silhouette(distances, fcluster(tree, k, "maxclust") - 1).mean() for k in range(2, most + 1)]
+    return 2 + int(np.argmax(widths))
+
+
+def silhouette(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Silhouette width of each row (n,) from distances (n, n); 0 in groups of one, as in scikit-learn."""
+    sizes = np.bincount(labels)
+    if (sizes > 0).sum() < 2:
+        return np.zeros(len(labels))
+    near = distances @ np.eye(len(sizes))[labels]  # summed distances to each group
+    own = near[np.arange(len(labels)), labels] / (sizes[labels] - 1).clip(1)
+    mean = near / sizes.clip(1)
+    mean[np.arange(len(labels)), labels] = np.inf
+    mean[:, sizes == 0] = np.inf
+    other = mean.min(1)
+    largest = np.maximum(own, other)
+    width = np.divide(other - own, largest, out=np.zeros(len(labels)), where=largest > 0)
+    return np.where(sizes[labels] > 1, width, 0.0)

@@ -58,11 +58,14 @@ def changes(config: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "
     return found
 
 
+def differing(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Variant → its changes."""
+    return {name: changes(config, merge(config, overlay)) for name, overlay in config["variants"].items()}
+
+
 def replicates(config: Mapping[str, Any]) -> list[str]:
     """Variants that differ from the study in nothing but the seed."""
-    return [
-        name for name, overlay in config["variants"].items() if set(changes(config, merge(config, overlay))) == {"seed"}
-    ]
+    return [name for name, changed in differing(config).items() if set(changed) == {"seed"}]
 
 
 def _shared(config: Mapping[str, Any], variant: Mapping[str, Any]) -> Iterator[str]:

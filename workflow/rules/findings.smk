@@ -29,7 +29,7 @@ rule write_findings:
             v=[variant for variant in VARIANTS if variant not in REPLICATES],
             t=["retrieval", "clustering"],
         ),
-        code=code("findings"),
+        code=code("findings.page"),
     output:
         f"{RESULTS}/FINDINGS.md",
     log:
@@ -41,7 +41,7 @@ rule write_findings:
         study=STUDY,
         folder=RESULTS,
         replicates=REPLICATES,
-        variants={name: overlays.changes(config, VARIANTS[name]) for name in VARIANTS if name not in REPLICATES},
+        variants={name: changed for name, changed in overlays.differing(config).items() if name not in REPLICATES},
         embedding=config["embedding"],
         evaluation=config["evaluation"],
         seed=config["seed"],

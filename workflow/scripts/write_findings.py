@@ -3,7 +3,7 @@
 from job import job
 
 with job(snakemake):
-    from lora_atlas.findings import write
+    from lora_atlas.findings.page import write
 
     p = snakemake.params
     write(

@@ -543,3 +543,14 @@ def test_loras_that_are_all_alike_are_an_error_of_its_own():
     ):
         with pytest.raises(AlikeError, match="all alike"):
             attempt()
+
+
+@pytest.mark.parametrize("calibration", ALL)
+def test_a_fold_without_a_direction_leaves_no_score_and_no_error(calibration):
+    """All LoRAs but two stand in one place: bases that saw neither have nothing to describe by."""
+    X = np.ones((12, 3))
+    X[[4, 9], 0] = 5
+    gallery = np.arange(12) % 4 != 3
+    for seed in range(6):
+        vectors = embed(X @ X.T, gallery, 2, [calibration], folds=3, seed=seed)[calibration].vectors
+        assert vectors.shape == (12, 1) and np.isfinite(vectors).all() and np.abs(vectors).max() < 1e4

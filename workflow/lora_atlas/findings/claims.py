@@ -1,4 +1,4 @@
-"""Claims, and whether they held. A claim is a difference with an interval, and held where all of the interval says so."""
+"""Claims, and whether they held: a claim is a difference with an interval, and held where all of that says so."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

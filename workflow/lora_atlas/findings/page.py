@@ -1,5 +1,4 @@
-"""The page FINDINGS.md: claims with their verdicts first, then the tables behind them, each with a sentence on how to read
-it."""
+"""The page FINDINGS.md: claims with their verdicts, then the tables behind them, each with how to read it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ import pandas as pd
 
 from ..metrics import worth
 from ..summary import seconds_per_lora, seconds_per_picture
-from ..tables import replacing
+from ..tables import KNOWN, replacing
 from .claims import claims, scenarios
 from .evidence import Evidence, gather, over_seeds, pooled
 
@@ -60,8 +59,8 @@ def _claims(evidence: Evidence) -> Iterator[str]:
     rows = [[claim.sentence, f"**{claim.verdict}**", claim.numbers] for claim in claims(evidence)]
     yield _table(["claim", "verdict", "numbers"], rows)
     yield (
-        "A claim held where its whole interval says so, did not hold where the whole interval says the opposite, and is "
-        "undecided otherwise. A claim of being at chance holds where the interval holds the chance level."
+        "A claim held where its whole interval says so, did not hold where the whole interval says the opposite, and "
+        "is undecided otherwise. A claim of being at chance holds where the interval holds the chance level."
     )
 
 
@@ -83,8 +82,8 @@ def _worth(evidence: Evidence) -> Iterator[str]:
         seed=evidence.seed,
     )
     yield (
-        "So many generated pictures of each LoRA, seen through an extractor, find its artist as well as its weights do. "
-        "Where even all of them do not, the number is larger than that."
+        "So many generated pictures of each LoRA, seen through an extractor, find its artist as well as its weights "
+        "do. Where even all of them do not, the number is larger than that."
     )
     yield _table(
         ["pictures by", "weights by", "worth, in pictures", "never reached in", "seconds by pictures", "by weights"],
@@ -102,8 +101,8 @@ def _worth(evidence: Evidence) -> Iterator[str]:
         ],
     )
     yield (
-        "`never reached in`: the share of resamplings in which all pictures together stay below the weights. Seconds are "
-        "for one LoRA that is there, on the machine that ran the study."
+        "`never reached in`: the share of resamplings in which all pictures together stay below the weights. Seconds "
+        "are for one LoRA that is there, on the machine that ran the study."
     )
 
 
@@ -120,17 +119,17 @@ def _retrieval(evidence: Evidence) -> Iterator[str]:
     yield "## Retrieval"
     for scenario, found in scenarios(evidence).items():
         order = sorted(found.descriptors, key=lambda d, found=found: -found.score(d).value)
-        clusters = _ward(evidence)
+        clusters = _ward(evidence) if scenario == KNOWN else {}
         yield f"A query of a{'n' if scenario.startswith('u') else ''} {scenario}, mAP:"
         yield _table(
-            ["descriptor", "looks at", "mAP", "over the best control", "Ward ARI"],
+            ["descriptor", "looks at", "mAP", "over the best control", *["Ward ARI"] * bool(clusters)],
             [
                 [
                     f"`{d}`",
                     evidence.kinds.get(d, "across sources"),
                     str(found.score(d)),
                     str(found.difference(d, "best control")) if evidence.kinds.get(d) != "control" else "",
-                    clusters.get(d, ""),
+                    *[clusters.get(d, "")] * bool(clusters),
                 ]
                 for d in order
             ],
@@ -145,7 +144,7 @@ def _retrieval(evidence: Evidence) -> Iterator[str]:
 def _ward(evidence: Evidence) -> dict[str, str]:
     frame = over_seeds(evidence, "clustering", ["descriptor", "level", "algorithm", "metric"])
     chosen = frame[(frame["level"] == "artist") & (frame["algorithm"] == "Ward") & (frame["metric"] == "ARI")]
-    return {row.descriptor: f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})" for row in chosen.itertuples()}
+    return {row["descriptor"]: _cell(row) for row in chosen.to_dict("records")}
 
 
 def _clustering(evidence: Evidence) -> Iterator[str]:
@@ -178,8 +177,8 @@ def _controls(evidence: Evidence) -> Iterator[str]:
     frame = over_seeds(evidence, "controls", ["control", "descriptor", "level", "metric"])
     inside = (frame["low"] <= frame["expected"]) & (frame["expected"] <= frame["high"])
     yield (
-        f"Where the gallery's artists are dealt to its LoRAs at random, {inside.sum()} of {len(frame)} descriptors have "
-        "the chance level within the range of the permutations"
+        f"Where the gallery's artists are dealt to its LoRAs at random, {inside.sum()} of {len(frame)} descriptors "
+        "have the chance level within the range of the permutations"
         + (
             "; not " + ", ".join(f"`{d}`" for d in frame[~inside]["descriptor"]) + "."
             if not inside.all()
@@ -262,8 +261,9 @@ def _budget(evidence: Evidence) -> Iterator[str]:
         [row for _, row in sorted(rows, key=lambda r: -r[0])],
     )
     yield (
-        "Every descriptor was given the same grid of dimensions, whitening, calibrations and distances. The best setting "
-        "was chosen on the very queries that it is scored on, so it flatters all of them alike."
+        "Every descriptor was given the same grid of dimensions, whitening, calibrations and distances. The best "
+        "setting was chosen on the very queries that it is scored on, so it flatters all of them alike; CSLS also sees "
+        "the other queries, through how crowded the gallery is by them."
     )
 
 
@@ -281,9 +281,9 @@ def _drift(evidence: Evidence) -> Iterator[str]:
     names = list(dict.fromkeys(frame["calibration"]))
     yield _table(["descriptor", "component", "left out", "closed form", *(f"`{n}`" for n in names)], rows)
     yield (
-        "The spread of query scores over that of gallery scores, component by component: one where nothing drifts. `left "
-        "out` is the same ratio measured by leaving gallery LoRAs out, and `closed form` is computed from eigenvalues "
-        "alone (Lee, Zou & Wright 2010)."
+        "The spread of query scores over that of gallery scores, component by component: one where nothing drifts. "
+        "`left out` is the same ratio measured by leaving gallery LoRAs out, and `closed form` is computed from "
+        "eigenvalues alone (Lee, Zou & Wright 2010)."
     )
 
 
@@ -322,7 +322,8 @@ SECTIONS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
 def _cell(row: Any) -> str:
     if pd.isna(row["low"]):
         return f"{row['value']:.2f}"
-    return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    # A jackknife knows no bounds; the scores do.
+    return f"{row['value']:.2f} ({max(row['low'], -1):.2f} to {min(row['high'], 1):.2f})"
 
 
 def _number(value: float | None, form: str = "{:.2f}") -> str:

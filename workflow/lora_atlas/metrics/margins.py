@@ -16,7 +16,7 @@ import pyarrow as pa
 from ..seeds import derive_seed
 from ..tables import KNOWN
 from . import intervals
-from .ranking import DISTANCES, chance, scale_of, score
+from .ranking import DISTANCES, TIE, average_precision, chance, scale_of, score
 from .retrieval import spaces
 
 BEST_CONTROL = "best control"
@@ -105,15 +105,21 @@ def permuted(
             scale = scale_of("L2", queries.vectors, gallery.vectors)
             seeds = [derive_seed("retrieval", "ties", seed, lora) for lora in queries.columns["lora"]]
 
-            def mean(labels: np.ndarray, D=D, scale=scale, seeds=seeds, own=queries.columns["artist"]) -> float:
-                return float(score(D, own[:, None] == labels[None], scale=scale, seeds=seeds)["mAP"].mean())
+            own, labels = queries.columns["artist"].astype(str), gallery.columns["artist"].astype(str)
+            order = np.argsort(D, 1, kind="stable")
+            tied = (np.diff(np.take_along_axis(D, order, 1), axis=1) <= TIE * scale).any()
 
-            labels = gallery.columns["artist"]
+            def mean(labels: np.ndarray, D=D, own=own, order=order, tied=tied, scale=scale, seeds=seeds) -> float:
+                if tied:
+                    return float(score(D, own[:, None] == labels[None], scale=scale, seeds=seeds)["mAP"].mean())
+                # Other labels do not change who is near: everybody is ranked once.
+                return float(average_precision((labels[order] == own[:, None]).astype(float)).mean())
+
             rng = np.random.Generator(np.random.PCG64(derive_seed("margins", "permutations", seed)))
             spread = np.array([mean(labels[rng.permutation(len(labels))]) for _ in range(permutations)])
             observed = mean(labels)
             value, low, high = intervals.percentiles(spread.mean(), spread, level)
-            sizes = [(labels == own).sum() for own in queries.columns["artist"]]
+            sizes = [(labels == artist).sum() for artist in own]
             found.append(
                 {
                     "control": "permuted labels",

@@ -28,6 +28,7 @@ from . import intervals
 
 METRICS = ("CKA", "RSA", "Procrustes", "mutual kNN")
 NEIGHBOURS = 10
+FEW = 6  # with fewer than NEIGHBOURS × FEW LoRAs, a sixth of them: most of a small collection is no neighbourhood
 RSA_WORK = 2**33  # distances that are moved in all permutations of all descriptors: some minutes of one core
 RSA_LEAST = 199
 SMALL = 1e-12
@@ -109,7 +110,7 @@ class _Spaces:
         n = len(self.X)
         self.ranks = np.zeros((len(vectors), n, n), np.float32)
         self.nearest = []
-        k = min(NEIGHBOURS, n - 2)
+        k = min(NEIGHBOURS, max(n // FEW, 1))
         for number, X in enumerate(vectors):
             D = pdist(X)
             ranked = rankdata(np.round(D / max(D.max(), SMALL), 9))

@@ -91,13 +91,14 @@ def normalise(K: np.ndarray, scale: str) -> np.ndarray:
 
 
 def _fit(K: np.ndarray, rows: np.ndarray, dimensions: int) -> _Basis:
-    """Principal directions of the LoRAs `rows`, centred on their mean."""
+    """Principal directions of the LoRAs `rows`, centred on their mean; none where these are all alike."""
     n = len(rows)
     centred = _centre(K[np.ix_(rows, rows)])
+    rounding = 1e-12 * np.trace(K[np.ix_(rows, rows)])
     values, U = np.linalg.eigh(centred)
     order = np.argsort(values)[::-1][:dimensions]
     values, U = values[order], U[:, order]
-    keep = values > 1e-10 * max(values[0], 1e-300)
+    keep = values > max(1e-10 * values.max(initial=0), rounding, 1e-300)
     values, U = values[keep], U[:, keep]
     # An eigenvector has no sign of its own; the largest entry is made positive.
     U = U * np.sign(U[np.abs(U).argmax(0), np.arange(U.shape[1])])
@@ -134,6 +135,8 @@ def _align(K: np.ndarray, basis: _Basis, onto: _Basis) -> np.ndarray:
 
     Schönemann 1966; with k' ≠ k, the projection Procrustes problem (Gower & Dijksterhuis 2004, ch. 5).
     """
+    if not basis.C.shape[1]:
+        return np.zeros((0, onto.C.shape[1]))
     P, _, Q = np.linalg.svd(basis.C.T @ K[np.ix_(basis.rows, onto.rows)] @ onto.C, full_matrices=False)
     return P @ Q
 

@@ -1,5 +1,6 @@
 # make demo: the embedded study, from nothing · make test: everything that should hold · make lint · make slurm-test
-# make readme: its pictures and numbers · make lock: pin anew after an edit of pyproject.toml
+# make findings: the study with other seeds and settings, an hour, into FINDINGS.md · make readme: its pictures and numbers
+# make lock: pin anew after an edit of pyproject.toml
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,11 +9,15 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 export OMP_WAIT_POLICY = PASSIVE
 
 
-.PHONY: demo test test-fast lint format readme slurm-test lock clean
+.PHONY: demo findings test test-fast lint format readme slurm-test lock clean
 
 demo: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason
 	@PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo
+
+findings: .venv/installed
+	$(BIN)/snakemake --quiet rules host reason --configfile workflow/studies/findings.yaml
+	cp results/demo/FINDINGS.md FINDINGS.md
 
 # Files of tests side by side, one thread each: the workflow's wait for processes most of the time.
 test: .venv/installed
@@ -36,7 +41,7 @@ format: .venv/installed
 # What README.md shows, from the study's own tables and charts.
 readme: demo
 	mkdir -p docs
-	cp results/demo/charts/weight_map.png results/demo/charts/comparison.png docs/
+	cp $(addprefix results/demo/charts/,weight_map.png comparison.png worth.png ablation.png) docs/
 	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo --readme README.md
 
 # The study's shape on a real SLURM of one machine; needs Debian's slurm-wlm and munge, and root.

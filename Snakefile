@@ -10,18 +10,21 @@ Paths, under results/{study}/:
     generated/{pack}/{setting}.parquet     what they paint; {setting} is s{steps}_g{guidance}, {pack} the first of the
                                            artists that a job handles together
     features/{extractor}/{source}.parquet  image features; {source} is training, or a {setting}
-    weights/{kernel}.safetensors           Gram matrices of all LoRAs, per component and block
-    embeddings/{descriptor}.parquet        vectors of all LoRAs; {descriptor} is a kernel, or {extractor}_{source}
-    tables/{table}.parquet                 clustering, retrieval, cost; loras, where they are not trained here
-    charts/{chart}.png, .svg               weight_map, comparison
+    weights/{kernel}.safetensors           Gram matrices of all LoRAs, per component and block; weights/modules per module
+    embeddings/{descriptor}.parquet        vectors of all LoRAs; {descriptor} is a kernel, {extractor}_{source}, or a control
+    tables/{table}.parquet                 clustering, retrieval, structure, grid, ablation, worth, cost, and what they rest
+                                           on; loras, where they are not trained here
+    charts/{chart}.png, .svg               weight_map, comparison, worth, structure, ablation, drift
+    FINDINGS.md                            what held and what did not, written from the tables
+    variants/{variant}/                    the same study under other settings: all of the above that these change
     spaces/{space}/                        of LoRAs that are not trained here: weights/, neighbours.parquet and the map of
                                            those of one base
     query/{name}.parquet                   the known LoRAs that a file is nearest to
     models/{model}.json                    commits and hashes of models of the hub
     cost/{stage}/{item}.parquet            seconds of each costly job
 
-`snakemake` makes the tables and charts; a stage alone is made by its name: pictures, plan, loras, export, generated,
-features, weights, embeddings, tables, charts. `snakemake estimate` says what a study will cost, `snakemake manifest` lists a
+`snakemake` makes the tables, charts and findings; a stage alone is made by its name: pictures, plan, loras, export,
+generated, features, weights, embeddings, tables, charts, findings; of a variant by {variant}_{stage}. `snakemake estimate` says what a study will cost, `snakemake manifest` lists a
 source on a network, `snakemake models` fetches models of the hub, and `snakemake query --config query=FILE` asks which
 LoRAs a file is near.
 """

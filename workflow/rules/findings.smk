@@ -39,7 +39,6 @@ rule write_findings:
         "../../envs/lora-atlas.yaml"
     params:
         study=STUDY,
-        folder=RESULTS,
         replicates=REPLICATES,
         variants={name: changed for name, changed in overlays.differing(config).items() if name not in REPLICATES},
         embedding=config["embedding"],

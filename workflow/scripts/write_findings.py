@@ -1,5 +1,7 @@
 """Rule write_findings: what held, in words, from the tables."""
 
+from pathlib import Path
+
 from job import job
 
 with job(snakemake):
@@ -8,7 +10,7 @@ with job(snakemake):
     p = snakemake.params
     write(
         snakemake.output[0],
-        p.folder,
+        Path(snakemake.output[0]).parent,
         study=p.study,
         replicates=p.replicates,
         variants=p.variants,

@@ -121,6 +121,26 @@ def test_loras_with_another_number_of_pictures_are_named(plan):
         worth_queries({"clip": features.slice(0, len(features) - 1)}, plan, EMBEDDING, draws=2, seed=0)
 
 
+def test_features_of_other_loras_are_refused(plan):
+    other = [row | {"lora": "x" + row["lora"]} for row in painted(plan, 1.0).to_pylist()]
+    with pytest.raises(WorthError, match="clip: its features are of none of the plan's LoRAs"):
+        worth_queries({"clip": tables.table("features", other)}, plan, EMBEDDING, draws=2, seed=0)
+
+
+def test_pictures_that_are_all_alike_are_named_with_their_number(plan):
+    same = [row | {"vector": np.ones(12)} for row in painted(plan, 1.0).to_pylist()]
+    with pytest.raises(WorthError, match=r"clip, 1 pictures of each LoRA: .*alike"):
+        worth_queries({"clip": tables.table("features", same)}, plan, EMBEDDING, draws=2, seed=0)
+
+
+def test_a_query_whose_artist_is_not_in_the_gallery_is_not_asked(plan):
+    rows = plan.to_pylist()
+    for row in rows[:3]:
+        row["split"] = "query"
+    found = worth_queries({"clip": painted(plan, 1.0)}, tables.table("plan", rows), EMBEDDING, draws=2, seed=0)
+    assert {row["artist"] for row in found} == set(ARTISTS[1:])
+
+
 # --- where curve and weights meet
 
 
@@ -211,6 +231,6 @@ def test_seeds_together_are_their_mean_and_know_of_their_spread():
     assert together["high"] - together["low"] > 3 * (alone["high"] - alone["low"])
 
 
-def test_tables_of_other_artists_are_refused():
-    with pytest.raises(WorthError, match="other artists"):
+def test_tables_of_other_queries_are_refused():
+    with pytest.raises(WorthError, match=r"different LoRAs \(a10/9"):
         crossings(planted(CURVE, 0.6)[0], planted(CURVE, 0.6, artists=4)[1], {}, {}, **OPTIONS)

@@ -102,7 +102,8 @@ def _worth(evidence: Evidence) -> Iterator[str]:
     )
     yield (
         "`never reached in`: the share of resamplings in which all pictures together stay below the weights. Seconds "
-        "are for one LoRA that is there, on the machine that ran the study."
+        "are for one LoRA that is there, on the machine that ran the study. Prompts are taken as they are: no interval "
+        "knows of other prompts."
     )
 
 

@@ -24,10 +24,12 @@ import pyarrow as pa
 from ..seeds import derive_seed
 from ..tables import KNOWN, TOGETHER
 from . import intervals
+from .labels import majority, nearest, probe
 from .margins import BEST_CONTROL
 from .partitions import ALGORITHMS, METRICS, contingency, estimated_groups, hdbscan, silhouette
 
 AMI_PERMUTATIONS = 100
+SILHOUETTES = 20  # permutations behind the chance of a silhouette
 STACK = 2**24  # counts of contingency tables that are held at once
 WITHIN = "artist in genre"
 NEIGHBOURS = 5
@@ -224,7 +226,7 @@ def _agreement(
         value, low, high = intervals.jackknife(function(whole[None])[0], deleted, setting.level)
         chance = np.concatenate(chances[metric]).mean()
         yield Row(name, algorithm, metric, value, low, min(high, 1.0), chance, without=deleted)
-    yield _mean(name, algorithm, "silhouette", silhouette(space.D, clusters), space, setting)
+    yield _mean(name, algorithm, "silhouette", silhouette(space.D, clusters), None, space, setting)
     if algorithm.endswith("estimated") or algorithm == "HDBSCAN":
         yield Row(name, algorithm, "K", float(groups))
 
@@ -236,37 +238,18 @@ def _of_artist(a: int, labels: np.ndarray, clusters: np.ndarray, shape: tuple[in
 
 def _neighbours(name: str, labels: np.ndarray, shuffled: np.ndarray, space: _Space, setting) -> Iterator[Row]:
     """What needs no clusters."""
-    widths = silhouette(space.D, labels)
-    yield _mean(
-        name, "labels", "silhouette", widths, space, setting,
-        np.mean([silhouette(space.D, s).mean() for s in shuffled[:20]]),
-    )  # fmt: skip
-    own = space.artists if name == "genre" else np.arange(len(labels))
-    distance = np.where(own[:, None] == own[None], np.inf, space.D)
-    best = distance == distance.min(1, keepdims=True)
-    nearest = best / best.sum(1, keepdims=True)  # ties share one
-    # Any LoRA may stand for any: a neighbour has the same label as often as two labels drawn without replacement.
-    sizes = np.bincount(labels if name == "artist" else labels[np.unique(space.artists, return_index=True)[1]])
-    luck = (sizes * (sizes - 1)).sum() / (sizes.sum() * (sizes.sum() - 1))
-    yield _mean(name, "labels", "1-NN", (nearest * (labels == labels[:, None])).sum(1), space, setting, luck)
-    k = min(NEIGHBOURS, int(np.isfinite(distance).sum(1).min()))
-    if k > 1:
-        mixed = setting.rng("ties", name).random(distance.shape)
-        order = np.lexsort((mixed, distance), axis=1)[:, :k]
-        chance = np.mean([_majority(order, s).mean() for s in shuffled])
-        yield _mean(name, "labels", f"{NEIGHBOURS}-NN", _majority(order, labels), space, setting, chance)
-
-
-def _majority(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether most of each LoRA's neighbours `order` (n, k) have its label (n,); labels that tie share one."""
-    votes = np.zeros((len(order), labels.max() + 1))
-    np.add.at(votes, (np.arange(len(order))[:, None], labels[order]), 1)
-    winners = votes == votes.max(1, keepdims=True)
-    return winners[np.arange(len(order)), labels] / winners.sum(1)
+    luck = np.mean([silhouette(space.D, each).mean() for each in shuffled[:SILHOUETTES]])
+    yield _mean(name, "labels", "silhouette", silhouette(space.D, labels), luck, space, setting)
+    barred, dealt = np.arange(len(labels)), labels
+    if name == "genre":
+        barred, dealt = space.artists, labels[np.unique(space.artists, return_index=True)[1]]
+    yield _mean(name, "labels", "1-NN", *nearest(space.D, labels, barred, dealt), space, setting)
+    voted = majority(space.D, labels, barred, NEIGHBOURS, shuffled, setting.rng("ties", name))
+    if voted is not None:
+        yield _mean(name, "labels", f"{NEIGHBOURS}-NN", *voted, space, setting)
 
 
 def _probe(name: str, embeddings: pa.Table, space: _Space, setting: _Setting) -> Iterator[Row]:
-    """Accuracy of a logistic regression on standardised vectors."""
     if name == "artist":
         space = _space(embeddings, KNOWN, setting.calibration, setting) or space if setting.calibration else space
         labels, splits = space.artists, [(space.gallery, ~space.gallery)]
@@ -274,25 +257,9 @@ def _probe(name: str, embeddings: pa.Table, space: _Space, setting: _Setting) ->
         labels, order = space.genres, setting.rng("probe").permutation(space.artists.max() + 1)
         parts = [np.isin(space.artists, part) for part in np.array_split(order, min(FOLDS, len(order)))]
         splits = [(~part, part) for part in parts]
-    right, luck = np.full(len(labels), np.nan), []
-    for train, test in splits:
-        if not test.any() or len(set(labels[train])) < 2:
-            continue
-        right[test] = _predicted(space.X[train], labels[train], space.X[test]) == labels[test]
-        luck += list(np.bincount(labels[train], minlength=labels.max() + 1)[labels[test]] / train.sum())
-    asked = np.isfinite(right)
-    if asked.any():
-        spread = intervals.resampled(right[asked], space.artists[asked], space.weights)
-        value, low, high = intervals.percentiles(right[asked].mean(), spread, setting.level)
-        yield Row(name, "labels", "linear probe", value, low, high, float(np.mean(luck)), spread=spread)
-
-
-def _predicted(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> np.ndarray:
-    from sklearn.linear_model import LogisticRegression
-
-    spread = X.std(0)
-    spread = np.where(spread > 1e-12, spread, 1.0)
-    return LogisticRegression(max_iter=5000).fit((X - X.mean(0)) / spread, y).predict((Z - X.mean(0)) / spread)
+    found = probe(space.X, labels, splits)
+    if found is not None:
+        yield _mean(name, "labels", "linear probe", *found, space, setting)
 
 
 def _within(space: _Space, setting: _Setting) -> Iterator[Row]:
@@ -343,23 +310,16 @@ def _within(space: _Space, setting: _Setting) -> Iterator[Row]:
             yield Row(WITHIN, algorithm, metric, value, low, high if high is None else min(high, 1.0), chance)
     hit, luck = np.full(len(space.X), np.nan), []
     for rows, _, labels in genres:
-        distance = space.D[np.ix_(rows, rows)].copy()
-        np.fill_diagonal(distance, np.inf)
-        best = distance == distance.min(1, keepdims=True)
-        hit[rows] = (best / best.sum(1, keepdims=True) * (labels == labels[:, None])).sum(1)
-        counts = np.bincount(labels)
-        luck += [(counts * (counts - 1)).sum() / (len(rows) * (len(rows) - 1))] * len(rows)
-    asked = np.isfinite(hit)
-    spread = intervals.resampled(hit[asked], space.artists[asked], space.weights)
-    value, low, high = intervals.percentiles(hit[asked].mean(), spread, setting.level)
-    yield Row(WITHIN, "labels", "1-NN", value, low, high, float(np.mean(luck)))
+        hit[rows], each = nearest(space.D[np.ix_(rows, rows)], labels, np.arange(len(rows)), labels)
+        luck += [each] * len(rows)
+    yield _mean(WITHIN, "labels", "1-NN", hit, float(np.mean(luck)), space, setting)
 
 
 def _mean(
-    name: str, algorithm: str, metric: str, values: np.ndarray, space: _Space, setting: _Setting,
-    chance: float | None = None,
-) -> Row:  # fmt: skip
-    """The mean over LoRAs, and that of every resampling of artists."""
-    spread = intervals.resampled(values, space.artists, space.weights)
-    value, low, high = intervals.percentiles(values.mean(), spread, setting.level)
+    name: str, algorithm: str, metric: str, values: np.ndarray, chance: float | None, space: _Space, setting: _Setting
+) -> Row:
+    """The mean over LoRAs that have a value, and that of every resampling of artists."""
+    asked = np.isfinite(values)
+    spread = intervals.resampled(values[asked], space.artists[asked], space.weights)
+    value, low, high = intervals.percentiles(values[asked].mean(), spread, setting.level)
     return Row(name, algorithm, metric, value, low, high, chance, spread=spread)

@@ -9,7 +9,7 @@ Curve and weights meet at m*, on a scale of log₂ m. Scores rise with m but for
 (isotonic regression, weighted alike): without that, the first lucky wiggle would count. Every resampling of artists
 (with several studies: of seeds and artists) has its own crossing, of the same resampling of both. Where even all
 pictures stay below the weights, the crossing is infinite: intervals hold infinity, written null, and `never` says in
-how many resamplings.
+how many resamplings. Prompts are taken as they are: no interval knows of other prompts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +23,12 @@ import pyarrow as pa
 
 from ..seeds import derive_seed
 from ..tables import KNOWN
-from ..weights.embed import embed
+from ..weights.embed import ladder
 from . import intervals
 from .ranking import DISTANCES, scale_of, score
 
 METRICS = ("mAP", "R@1")
+SMALL = 1e-12  # differences of means that are rounding
 
 
 class WorthError(ValueError):
@@ -59,15 +60,8 @@ def worth_queries(
             chosen = list(_choices(cube.shape[1], m, draws, seed))
             for columns in chosen:
                 X = cube[:, columns].mean(1)
-                vectors = embed(
-                    X @ X.T,
-                    gallery,
-                    embedding["dimensions"],
-                    [embedding["calibration"]],
-                    folds=embedding["folds"],
-                    seed=derive_seed("folds", seed),
-                )[embedding["calibration"]].vectors.astype(np.float32)  # as the table "embeddings" holds them
-                Q, G = vectors[~gallery].astype(float), vectors[gallery].astype(float)
+                vectors = _embedded(X @ X.T, gallery, embedding, seed, f"{descriptor}, {m} pictures of each LoRA")
+                Q, G = vectors[~gallery], vectors[gallery]
                 each = score(DISTANCES["L2"](Q, G), relevant, METRICS, scale=scale_of("L2", Q, G), seeds=ties)
                 for metric in METRICS:
                     totals[metric] += each[metric] / len(chosen)
@@ -82,13 +76,33 @@ def worth_queries(
                 }
                 for metric in METRICS
                 for lora, artist, value in zip(loras[~gallery], artists[~gallery], totals[metric], strict=True)
+                if np.isfinite(value)  # a query whose artist is not in the gallery cannot be asked
             ]
     return found
 
 
+def _embedded(K: np.ndarray, gallery: np.ndarray, embedding: Mapping[str, Any], seed: int, what: str) -> np.ndarray:
+    """Vectors (N, k) under the study's calibration, rounded as the table "embeddings" holds them."""
+    calibration = embedding["calibration"]
+    try:
+        steps = ladder(
+            K,
+            gallery,
+            [embedding["dimensions"]],
+            [calibration],
+            folds=embedding["folds"],
+            seed=derive_seed("folds", seed),
+        )
+        return next(iter(steps))[calibration].astype(np.float32).astype(np.float64)
+    except ValueError as error:
+        raise WorthError(f"{what}: {error}") from error
+
+
 def _cube(table: pa.Table, loras: Sequence[str], descriptor: str) -> np.ndarray:
     """Unit vectors (N, pictures, d) of the LoRAs, in the table's order of pictures."""
-    of = np.array(table["lora"].to_pylist(), object)
+    of = table["lora"].to_pylist()
+    if not set(loras) & set(of):
+        raise WorthError(f"{descriptor}: its features are of none of the plan's LoRAs; rerun the features stage")
     vectors = np.stack(table["vector"].to_numpy(zero_copy_only=False)).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
     places: dict[str, list[int]] = {}
@@ -214,13 +228,13 @@ def pooled(
 def crossing(m: np.ndarray, curve: np.ndarray, reference: float) -> float:
     """Where the monotone curve first reaches the reference, linear in log₂ m; at least m[0], infinite where never."""
     smooth = _isotonic(curve)
-    above = np.flatnonzero(smooth >= reference)
+    above = np.flatnonzero(smooth >= reference - SMALL)
     if not len(above):
         return np.inf
     i = above[0]
     if i == 0:
         return float(m[0])
-    share = (reference - smooth[i - 1]) / (smooth[i] - smooth[i - 1])
+    share = min((reference - smooth[i - 1]) / (smooth[i] - smooth[i - 1]), 1.0)
     return float(2 ** (np.log2(m[i - 1]) + share * (np.log2(m[i]) - np.log2(m[i - 1]))))
 
 
@@ -247,8 +261,11 @@ def _cubes(studies: Sequence[tuple[pa.Table, pa.Table]]):
     """Mean scores by descriptor and metric: curves (counts, seeds, artists), references (seeds, artists); counts."""
     frames = [pd.concat([t[i].to_pandas().assign(study=s) for s, t in enumerate(studies)]) for i in (0, 1)]
     artists = sorted(set(frames[0]["artist"]))
-    if artists != sorted(set(frames[1]["artist"])):
-        raise WorthError("worth_queries and queries are of other artists; rerun the tables")
+    for study in range(len(studies)):
+        asked = [set(frame["lora"][frame["study"] == study]) for frame in frames]
+        if asked[0] != asked[1]:
+            odd = ", ".join(sorted(asked[0] ^ asked[1])[:4])
+            raise WorthError(f"worth_queries and queries asked about different LoRAs ({odd}); rerun the tables")
     ms = {d: sorted(set(part["pictures"])) for d, part in frames[0].groupby("descriptor", sort=False)}
     curve_cubes = {}
     for (descriptor, metric), part in frames[0].groupby(["descriptor", "metric"], sort=False):

@@ -1,0 +1,67 @@
+"""What tells true groups apart without any clusters: nearest neighbours, and a linear probe.
+
+Each returns a score of every LoRA (n,), and what chance would give.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Scored = tuple[np.ndarray, float]
+
+
+def nearest(D: np.ndarray, labels: np.ndarray, barred: np.ndarray, dealt: np.ndarray) -> Scored:
+    """Whether each LoRA's nearest other has its label, by distances D (n, n); LoRAs that are equally near share one.
+
+    LoRAs with the same number in `barred` (n,) are no neighbours. `dealt`: the labels of what labels belong to, LoRAs
+    or artists: since any may stand for any, a neighbour has the same label as often as two of these that are drawn.
+    """
+    distance = np.where(barred[:, None] == barred[None], np.inf, D)
+    best = distance == distance.min(1, keepdims=True)
+    sizes = np.bincount(dealt)
+    luck = (sizes * (sizes - 1)).sum() / (sizes.sum() * (sizes.sum() - 1))
+    return (best / best.sum(1, keepdims=True) * (labels == labels[:, None])).sum(1), float(luck)
+
+
+def majority(
+    D: np.ndarray, labels: np.ndarray, barred: np.ndarray, k: int, shuffled: np.ndarray, rng: np.random.Generator
+) -> Scored | None:
+    """Whether most of each LoRA's k nearest have its label; labels that tie share one. Chance: `shuffled` (p, n).
+
+    With fewer than k others these are asked; with fewer than two, None. LoRAs equally near come in random order.
+    """
+    distance = np.where(barred[:, None] == barred[None], np.inf, D)
+    k = min(k, int(np.isfinite(distance).sum(1).min()))
+    if k < 2:
+        return None
+    order = np.lexsort((rng.random(distance.shape), distance), axis=1)[:, :k]
+    return _voted(order, labels), float(np.mean([_voted(order, each).mean() for each in shuffled]))
+
+
+def _voted(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    votes = np.zeros((len(order), labels.max() + 1))
+    np.add.at(votes, (np.arange(len(order))[:, None], labels[order]), 1)
+    winners = votes == votes.max(1, keepdims=True)
+    return winners[np.arange(len(order)), labels] / winners.sum(1)
+
+
+def probe(X: np.ndarray, labels: np.ndarray, splits: Sequence[tuple[np.ndarray, np.ndarray]]) -> Scored | None:
+    """Whether a logistic regression on standardised vectors X (n, k) is right, fitted on the first mask (n,) of each
+    split and asked about the second; NaN of LoRAs that no split asks about, None where there is nothing to learn.
+    Chance: guessing labels as often as they were seen.
+    """
+    right, luck = np.full(len(labels), np.nan), []
+    for train, test in splits:
+        if not test.any() or len(set(labels[train])) < 2:
+            continue
+        right[test] = _predicted(X[train], labels[train], X[test]) == labels[test]
+        luck += list(np.bincount(labels[train], minlength=labels.max() + 1)[labels[test]] / train.sum())
+    return (right, float(np.mean(luck))) if luck else None
+
+
+def _predicted(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    from sklearn.linear_model import LogisticRegression
+
+    spread = X.std(0)
+    spread = np.where(spread > 1e-12, spread, 1.0)
+    return LogisticRegression(max_iter=5000).fit((X - X.mean(0)) / spread, y).predict((Z - X.mean(0)) / spread)

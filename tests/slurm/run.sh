@@ -106,7 +106,7 @@ training: {steps: 2, rank: 2, alpha: 2, batch: 2, warmup: 1}
 generation: {num_inference_steps: [2], guidance_scale: [1], prompts: [a painting], batch: 6}
 extractors: {clip: null}
 embedding: {dimensions: 3, folds: 2}
-evaluation: {bootstrap: 20, restarts: 2, permutations: 5}
+evaluation: {bootstrap: 20, restarts: 2, permutations: 5, draws: 2, subsets: 2}
 EOF
 # There is no accounting here, so squeue tells what became of a job.
 run=("$snakemake" --workflow-profile profiles/slurm --configfile tiny.yaml --slurm-status-command squeue
@@ -118,7 +118,9 @@ submitted=$(scontrol -o show job | awk '{
   rule = $0; sub(/.* Comment=rule_/, "", rule); sub(/ .*/, "", rule); sub(/_wildcards.*/, "", rule)
   print rule ($0 ~ /gres[:\/]gpu/ ? " on a GPU" : "")
 }' | sort)
-expected="clustering
+expected="ablation
+clustering
+embed_controls
 embed_pictures
 embed_weights
 extract_controls
@@ -126,8 +128,12 @@ extract_features
 generate_pictures on a GPU
 gram
 gram
+grid
+module_grams
 retrieval
-train_loras on a GPU"
+structure
+train_loras on a GPU
+worth"
 if [ "$submitted" != "$expected" ]; then
   echo "submitted jobs are not those that were expected:"
   diff <(echo "$expected") <(echo "$submitted")

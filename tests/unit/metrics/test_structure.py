@@ -142,6 +142,13 @@ def test_what_has_all_loras_in_one_place_has_no_geometry():
     assert all(row["value"] is None and row["p"] == 1 for row in found.values())
 
 
+def test_two_artists_have_values_and_no_interval():
+
+    spaces = {"left": embedded(random(6), each=3), "right": embedded(random(6, seed=1), each=3)}
+    for row in structure(spaces, **OPTIONS):
+        assert np.isfinite(row["value"]) and row["low"] is row["high"] is None
+
+
 def test_equally_near_loras_are_not_taken_for_neighbours_by_their_place_in_the_table():
     """Two controls that know only one of two sizes agree by the size, not by the order of artists."""
     X = np.repeat([[0.0], [1.0]], 30, 0)
@@ -168,5 +175,5 @@ def test_only_what_is_described_together_counts():
 def test_descriptors_of_other_loras_are_named():
     with pytest.raises(ValueError, match="'delta' and 'clip' describe other LoRAs"):
         structure({"delta": embedded(random()), "clip": embedded(random(20))}, **OPTIONS)
-    with pytest.raises(ValueError, match="at least four"):
+    with pytest.raises(ValueError, match="at least 4 LoRAs"):
         structure({"delta": embedded(random(3)), "clip": embedded(random(3))}, **OPTIONS)

@@ -32,6 +32,7 @@ FEW = 6  # with fewer than NEIGHBOURS × FEW LoRAs, a sixth of them: most of a s
 RSA_WORK = 2**33  # distances that are moved in all permutations of all descriptors: some minutes of one core
 RSA_LEAST = 199
 SMALL = 1e-12
+LEAST = 4  # LoRAs: the unbiased HSIC divides by n − 3
 
 
 def structure(
@@ -68,10 +69,13 @@ def structure(
                     continue
                 null = np.array([matrix[i, j] for matrix in nulls[metric]])
                 deleted = np.array([found[metric][i, j] for found in without])
-                value, low, high = intervals.jackknife(value, deleted[np.isfinite(deleted)], level)
+                low = high = None
+                if np.isfinite(deleted).sum() > 1:  # without one of two artists too few LoRAs may be left
+                    _, low, high = intervals.jackknife(value, deleted[np.isfinite(deleted)], level)
+                    high = min(high, 1.0)
                 rows.append(
                     row
-                    | {"value": value, "low": low, "high": min(high, 1.0)}
+                    | {"value": float(value), "low": low, "high": high}
                     | {"null": float(null.mean()), "null_high": float(np.quantile(null, level))}
                     | {"p": float((1 + (null >= value - SMALL).sum()) / (1 + len(null)))}
                 )
@@ -92,8 +96,8 @@ def _vectors(embeddings: Mapping[str, pa.Table]) -> tuple[list[np.ndarray], np.n
             raise ValueError(f"structure: {first!r} and {name!r} describe other LoRAs; rerun the embeddings stage")
         column = table["vector"].to_numpy(zero_copy_only=False)
         found.append(np.stack([column[place[lora]] for lora in order]).astype(np.float64))
-    if order is None or len(order) < 4:
-        raise ValueError("structure: at least four LoRAs are needed, of scenario together")
+    if order is None or len(order) < LEAST:
+        raise ValueError(f"structure: at least {LEAST} LoRAs are needed, of scenario together")
     return found, artists
 
 
@@ -157,6 +161,8 @@ class _Spaces:
         """The measures with the LoRAs `out` left out."""
         n = len(self.X)
         kept = np.setdiff1d(np.arange(n), out)
+        if len(kept) < LEAST:
+            return {metric: np.full((len(self.widths),) * 2, np.nan) for metric in METRICS}
         found = dict(zip(("CKA", "Procrustes"), _aligned(self.X[kept], self.X[kept], self.widths), strict=True))
         found["RSA"] = self._rsa_without(out, kept)
         found["mutual kNN"] = self._shared_without(kept)

@@ -40,7 +40,7 @@ def worth_curve(worth: pa.Table, retrieval: pa.Table) -> alt.Chart:
         "descriptor:N",
         sort=order,
         scale=alt.Scale(domain=order, range=SERIES[: len(order)]),
-        legend=alt.Legend(title=None, orient="right", symbolType="stroke", symbolStrokeWidth=3),
+        legend=alt.Legend(title=None, orient="right", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1),
     )
     base = alt.Chart(curves)
     band = base.mark_area(opacity=0.10).encode(x=x, y=alt.Y("low:Q", title="mAP of artists"), y2="high:Q", color=colour)
@@ -50,18 +50,15 @@ def worth_curve(worth: pa.Table, retrieval: pa.Table) -> alt.Chart:
     tint = alt.Color("descriptor:N", scale=alt.Scale(domain=list(WEIGHTS), range=list(WEIGHTS.values())), legend=None)
     weights = alt.Chart(flat)
     rule = weights.mark_line(strokeDash=[6, 4], strokeWidth=2.5).encode(x=x, y=y, color=tint)
-    name = (
-        alt.Chart(found.sort_values("value", ascending=False).assign(pictures=1, step=range(len(found))))
-        .mark_text(align="left", fontWeight=600, dx=4)
-        .encode(
-            x=x,
-            y=y,
-            yOffset=alt.YOffset("step:O", scale=alt.Scale(range=[-8, 10])),
-            text="descriptor:N",
-            color=tint,
-        )
-    )
-    chart = alt.layer(alt.layer(band, line), alt.layer(rule, name).resolve_scale(color="shared")).resolve_scale(
+    # The better of the two is named above its line, the other below.
+    ranked = found.sort_values("value", ascending=False).assign(pictures=1)
+    names = [
+        alt.Chart(ranked.iloc[[i]])
+        .mark_text(align="left", fontWeight=600, fontSize=12, dx=6, dy=dy)
+        .encode(x=x, y=y, text="descriptor:N", color=tint)
+        for i, dy in list(enumerate([-9, 11]))[: len(ranked)]
+    ]
+    chart = alt.layer(alt.layer(band, line), alt.layer(rule, *names).resolve_scale(color="shared")).resolve_scale(
         color="independent"
     )
     return styled(
@@ -87,7 +84,7 @@ def structure_matrix(structure: pa.Table, kinds: dict[str, str]) -> alt.Chart:
     order = sorted(kinds, key=lambda d: KINDS.index(kinds[d]))
     charts = []
     for number, metric in enumerate(["CKA", "RSA"]):
-        part = both[both.metric == metric].assign(value=lambda f: f.value.clip(0, 1))
+        part = both[both.metric == metric]
         base = alt.Chart(part).encode(
             x=alt.X("left:N", sort=order, title=None, axis=alt.Axis(labelAngle=-60, ticks=False, labelLimit=160)),
             y=alt.Y(
@@ -100,7 +97,7 @@ def structure_matrix(structure: pa.Table, kinds: dict[str, str]) -> alt.Chart:
         cells = base.mark_rect(stroke="#fffdf8", strokeWidth=1).encode(
             color=alt.Color(
                 "value:Q",
-                scale=alt.Scale(domain=[0, 1], range=["#f4efe4", "#c8452d"]),
+                scale=alt.Scale(domain=[0, 1], range=["#f4efe4", "#c8452d"], clamp=True),
                 legend=None,
             ),
             tooltip=["left", "right", "metric", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("p:Q", format=".3f")],
@@ -163,13 +160,14 @@ def drift_chart(drift: pa.Table, descriptor: str) -> alt.Chart:
         "calibration:N",
         sort=order,
         scale=alt.Scale(domain=order, range=["#22242a", *SERIES[:7:2]]),
-        legend=alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=3),
+        legend=alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1),
     )
     base = alt.Chart(frame)
-    band = base.mark_area(opacity=0.10).encode(
-        x=x, y=alt.Y("low:Q", title="spread of queries / spread of gallery"), y2="high:Q", color=colour
-    )
-    line = base.mark_line(strokeWidth=2).encode(x=x, y="value:Q", color=colour)
+    # Of few LoRAs some intervals are wide beyond what a chart can show: they are cut off.
+    top = max(2.0, min(3.0, 1.1 * float(frame.value.max())))
+    y = alt.Y("low:Q", title="spread of queries / spread of gallery", scale=alt.Scale(domain=[0, top]))
+    band = base.mark_area(opacity=0.10, clip=True).encode(x=x, y=y, y2="high:Q", color=colour)
+    line = base.mark_line(strokeWidth=2, clip=True).encode(x=x, y="value:Q", color=colour)
     told = base.transform_filter("isValid(datum.predicted)").mark_point(
         size=42, color=INK, filled=False, strokeWidth=1.5
     )

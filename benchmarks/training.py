@@ -345,6 +345,52 @@ def turns(args: argparse.Namespace) -> str:
     return "\n".join(f"{n}: {median(v):.2f} ({min(v):.2f}–{max(v):.2f})" for n, v in columns)
 
 
+def machine(args: argparse.Namespace) -> str:
+    """(a) and (c) on the whole machine, in turns: LoRAs an hour of one loop with all threads, of a loop on every core,
+    and of packs on every core, one thread each, as the workflow runs them."""
+    cores, K, found = os.cpu_count() or 1, max(args.packs), []
+    arms = {
+        "(a), all threads": ("a", 1, cores),
+        "(a), a core each": ("a", cores, 1),
+        "(c), a core each": ("c", cores, 1),
+    }
+    for _ in range(args.machine):
+        found.append([_together(args, arm, processes, threads, K) for arm, processes, threads in arms.values()])
+    lines = [
+        f"{name}: {median(rates):.0f} LoRAs an hour ({min(rates):.0f}–{max(rates):.0f})"
+        for name, rates in zip(arms, zip(*found, strict=True), strict=True)
+    ]
+    for i, name in enumerate(list(arms)[:2]):
+        ratios = [row[2] / row[i] for row in found]
+        lines.append(f"(c) is {median(ratios):.1f}× ({min(ratios):.1f}–{max(ratios):.1f}) as fast as {name}")
+    return "\n".join(lines)
+
+
+def _together(args: argparse.Namespace, arm: str, processes: int, threads: int, K: int) -> float:
+    """LoRAs an hour of so many processes at once; their starts are not counted."""
+    command = [sys.executable, __file__, "--worker", arm, "--threads", str(threads), "--packs", str(K)]
+    for name in ("device", "base", "resolution", "rank"):
+        command += [f"--{name}", str(getattr(args, name))]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
+    running = [
+        subprocess.Popen([*command, "--steps", str(args.steps)], stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(processes)
+    ]
+    seconds = [float(process.communicate()[0].split()[-1]) for process in running]
+    return sum(3600 / (args.lora_steps * each) for each in seconds)
+
+
+def worker(args: argparse.Namespace) -> float:
+    """Seconds of a LoRA's step in this process."""
+    bench, K = prepare(args), max(args.packs)
+    if args.worker == "a":
+        sequential(bench, recipe(args, 2), 0, True, args)
+        return sum(sequential(bench, recipe(args, args.steps), 0, True, args)[0]) / args.steps
+    packed(bench, recipe(args, 1), K, args, whole=False)
+    steps = max(args.steps // 4, 2)
+    return packed(bench, recipe(args, steps), K, args, whole=False)[0] / steps / K
+
+
 def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -429,6 +475,8 @@ def main() -> None:
     parser.add_argument("--json", help="write the measurements here")
     parser.add_argument("--chart", help="draw them here (PNG)")
     parser.add_argument("--turns", type=int, help="only (a) and (c), in so many short turns")
+    parser.add_argument("--machine", type=int, metavar="TURNS", help="only (a) and (c), on all cores at once")
+    parser.add_argument("--worker", choices=["a", "c"], help=argparse.SUPPRESS)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -436,8 +484,11 @@ def main() -> None:
         seconds, losses, work = sequential(prepare(args), recipe(args, args.steps), args.child, False, args)
         print(json.dumps({"seconds": seconds, "losses": losses, "work": work}))
         return
-    if args.turns:
-        print(turns(args))
+    if args.worker:
+        print(worker(args))
+        return
+    if args.turns or args.machine:
+        print(turns(args) if args.turns else machine(args))
         return
     found = measure(args)
     if args.json:

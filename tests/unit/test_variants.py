@@ -65,6 +65,23 @@ def test_a_wrong_key_of_a_variant_is_named_with_the_right_one(config):
         check(only(config, {"training": {"rnk": 8}}), SCHEMA, ROOT)
 
 
+def test_a_study_names_all_that_is_wrong_with_its_variants_before_any_job(config):
+    several = {"a": {"training": {"rnk": 8}}, "b": {"plan": {"gallery": [40], "query": [40]}}, "c": {"seed": 3}}
+    with pytest.raises(StudyError) as caught:
+        check(config | {"variants": several}, SCHEMA, ROOT)
+    lines = str(caught.value).splitlines()[1:]
+    assert len(lines) == 2
+    assert lines[0].startswith("  - variants.a: training.rnk: no such key")
+    assert lines[1].startswith("  - variants.b: plan: too few pictures")
+
+
+def test_loras_that_are_there_have_no_variants(config, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    mine = config | {"loras": {"source": "folder"}, "folder": str(tmp_path), "variants": {"c": {"seed": 3}}}
+    with pytest.raises(StudyError, match="variants: only a study that trains its LoRAs has any"):
+        check(mine, SCHEMA, ROOT)
+
+
 def test_mappings_are_merged_and_all_else_replaced():
     found = merge({"a": {"b": 1, "c": [1, 2]}, "d": 3}, {"a": {"c": [9]}, "e": {"f": 1}})
     assert found == {"a": {"b": 1, "c": [9]}, "d": 3, "e": {"f": 1}}

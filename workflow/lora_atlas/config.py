@@ -17,6 +17,7 @@ from .features import CONTROLS
 from .hub import COMMIT
 from .pictures import sources
 from .study import StudyError, too_few
+from .variants import variants
 from .weights.folder import find
 
 
@@ -28,9 +29,23 @@ def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> d
         trained = config["loras"]["source"] == "trained"
         problems = [*(_model_problems(config, root) if trained else ()), *_weight_problems(config)]
         problems += _picture_problems(config) if trained else _folder_problems(config["folder"])
+    if not problems:
+        problems += _variant_problems(config, schema, root)
     if problems:
         raise StudyError("the configuration cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems))
     return config
+
+
+def _variant_problems(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> Iterator[str]:
+    if config["variants"] and config["loras"]["source"] != "trained":
+        yield "variants: only a study that trains its LoRAs has any; loras.source is folder"
+        return
+    for name, variant in variants(config).items():
+        try:
+            check(variant, schema, root)
+        except StudyError as error:
+            for line in str(error).splitlines()[1:]:
+                yield f"variants.{name}: {line.removeprefix('  - ')}"
 
 
 def resolve(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -206,7 +206,9 @@ def test_claims_come_with_the_verdict_that_was_planted(evidence):
 
     assert of("`delta`", "every control") == HELD
     assert of("against `clip_s8_g1`") == HELD
-    assert of("`clip_training`") in (FAILED, OPEN)
+    assert of("`clip_training`, which nobody") in (FAILED, OPEN)
+    assert of("arrange LoRAs alike") in (HELD, OPEN)
+    assert of("Of such a style") == HELD
     assert of("A of its own") == HELD
     assert of("raw factors", "are at chance") == HELD
     assert of("mixtures", "`delta`") == HELD and of("mixtures", "`factors`") == HELD

@@ -1,12 +1,15 @@
 """Structure: each measure against another implementation, what it must not see, and nulls that are nulls."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from scipy.spatial import procrustes
 from scipy.spatial.distance import pdist
-from scipy.stats import kstest, spearmanr
+from scipy.stats import kstest, rankdata, spearmanr
 
 from lora_atlas import tables
+from lora_atlas.metrics.intervals import jackknife
 from lora_atlas.metrics.structure import METRICS, structure
 from lora_atlas.tables import KNOWN, TOGETHER
 
@@ -126,15 +129,48 @@ def test_the_null_is_the_mean_over_permutations_and_lies_where_theory_says():
     assert all(row["null"] < row["null_high"] < row["value"] for row in found.values())
 
 
-def test_intervals_leave_artists_out():
-    X, Y = half_alike(6)
-    found = measured(X, Y)["CKA"]
-    from lora_atlas.metrics.intervals import jackknife
+ANOTHER = {
+    "CKA": debiased_cka,
+    "RSA": lambda X, Y: spearmanr(pdist(X), pdist(Y)).statistic,
+    "Procrustes": lambda X, Y: 1 - procrustes(X, Y)[2],
+    "mutual kNN": lambda X, Y: common_neighbours(X, Y, 4),
+}
 
+
+# Equally near LoRAs are neighbours at random: rounded vectors have no one answer for mutual kNN.
+@pytest.mark.parametrize(
+    ("metric", "rounded"), [*((metric, False) for metric in METRICS), *((metric, True) for metric in METRICS[:3])]
+)
+def test_intervals_are_those_of_every_measure_computed_anew_without_an_artist(metric, rounded):
+    X, Y = half_alike(6)
+    X, Y = X[:, :3], Y[:, 1:4]
+    if rounded:  # distances that are equal share their rank, before and after
+        X, Y = np.round(X), np.round(Y)
+    found = measured(X, Y)[metric]
     artist = np.arange(24) // 4
-    without = np.array([debiased_cka(X[artist != a], Y[artist != a]) for a in range(6)])
+    without = np.array([ANOTHER[metric](X[artist != a], Y[artist != a]) for a in range(6)])
     _, low, high = jackknife(found["value"], without, 0.95)
     assert (found["low"], found["high"]) == pytest.approx((low, min(high, 1)), abs=1e-4)
+
+
+def test_a_measure_that_is_not_defined_without_one_artist_has_no_interval():
+    Y = np.zeros((24, 1))
+    Y[:4, 0] = [1, 2, 4, 8]  # without the first artist all are in one place
+    for metric in ("CKA", "RSA", "Procrustes"):
+        row = measured(random(), Y)[metric]
+        assert np.isfinite(row["value"]) and row["low"] is row["high"] is None, metric
+
+
+def test_a_permutation_that_changes_nothing_reaches_the_value():
+    """Of two groups of three, every division is as far from the other as every other: the exact Mantel p is 1 here."""
+    X, Y = np.array([0.0, 0, 0, 1, 1, 1])[:, None], np.array([0.0, 0, 1, 1, 1, 0])[:, None]
+    every = [X, Y]
+    ranks = [rankdata(pdist(Z)) for Z in every]
+    value = np.corrcoef(*ranks)[0, 1]
+    null = [np.corrcoef(ranks[0], rankdata(pdist(Y[list(p)])))[0, 1] for p in permutations(range(6))]
+    exact = np.mean(np.array(null) >= value - 1e-9)
+    rows = structure({"left": embedded(X, 2), "right": embedded(Y, 2)}, **OPTIONS | {"permutations": 499})
+    assert next(row["p"] for row in rows if row["metric"] == "RSA") == pytest.approx(exact, abs=0.06)
 
 
 def test_what_has_all_loras_in_one_place_has_no_geometry():
@@ -143,7 +179,6 @@ def test_what_has_all_loras_in_one_place_has_no_geometry():
 
 
 def test_two_artists_have_values_and_no_interval():
-
     spaces = {"left": embedded(random(6), each=3), "right": embedded(random(6, seed=1), each=3)}
     for row in structure(spaces, **OPTIONS):
         assert np.isfinite(row["value"]) and row["low"] is row["high"] is None
@@ -177,3 +212,26 @@ def test_descriptors_of_other_loras_are_named():
         structure({"delta": embedded(random()), "clip": embedded(random(20))}, **OPTIONS)
     with pytest.raises(ValueError, match="at least 4 LoRAs"):
         structure({"delta": embedded(random(3)), "clip": embedded(random(3))}, **OPTIONS)
+
+
+def test_a_descriptor_that_cannot_be_compared_is_named_with_what_is_wrong():
+    good, broken = embedded(random()), random(seed=1)
+    broken[3, 1] = np.nan
+    place = good.schema.get_field_index("artist")
+    others = good.set_column(place, good.schema.field(place), good["artist"].take(np.arange(24)[::-1]))
+    twice = tables.pa.concat_tables([good, good.slice(0, 2)])
+    for table, wrong in ((embedded(broken), "not finite"), (others, "other artists"), (twice, "twice")):
+        with pytest.raises(ValueError, match=f"'clip'.* {wrong}"):
+            structure({"delta": good, "clip": table}, **OPTIONS)
+    with pytest.raises(ValueError, match="'delta' has a LoRA twice"):
+        structure({"delta": twice, "clip": good}, **OPTIONS)
+    with pytest.raises(ValueError, match="at least 1 permutation"):
+        structure({"delta": good, "clip": good}, **OPTIONS | {"permutations": 0})
+
+
+def test_above_its_limit_of_work_rsa_has_fewer_permutations_and_p_is_of_those(monkeypatch):
+    X = random()
+    monkeypatch.setattr("lora_atlas.metrics.structure.RSA_WORK", 1)
+    monkeypatch.setattr("lora_atlas.metrics.structure.RSA_LEAST", 9)
+    p = {metric: row["p"] for metric, row in measured(X, turned(X)).items()}
+    assert p == pytest.approx({"CKA": 1 / 50, "RSA": 1 / 10, "Procrustes": 1 / 50, "mutual kNN": 1 / 50})

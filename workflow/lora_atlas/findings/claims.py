@@ -6,7 +6,7 @@ from typing import Any
 
 from ..metrics.margins import BEST_CONTROL
 from ..tables import KNOWN, UNSEEN
-from .evidence import Evidence, Pooled, Score, Study, pooled
+from .evidence import Evidence, Pooled, Score, Study, over_seeds, pooled
 
 HELD, FAILED, OPEN = "held", "did not hold", "undecided"
 
@@ -36,7 +36,7 @@ def claims(evidence: Evidence) -> list[Claim]:
     """The claims of the paper and of this project that the study's tables can decide."""
     known = pooled(evidence)
     found = [*_beyond_controls(evidence, known), *_beyond_pictures(evidence, known)]
-    found += [*_unseen(evidence), *_initialisation(evidence), *_mixtures(evidence)]
+    found += [*_unseen(evidence), *_structure(evidence), *_initialisation(evidence), *_mixtures(evidence)]
     return found
 
 
@@ -86,6 +86,32 @@ def _unseen(evidence: Evidence):
         positive(above),
         f"artist-disjoint mAP {score}, chance {score.chance:.2f}",
     )
+    if unseen.controls:
+        margin = unseen.difference("delta", BEST_CONTROL)
+        best = unseen.best(d for d in evidence.of_kind("control") if d in unseen.descriptors)
+        yield Claim(
+            "Of such a style the weights tell more than every control does.",
+            positive(margin),
+            f"margin over the best control (`{best}`) {margin}",
+        )
+
+
+def _structure(evidence: Evidence):
+    if not all(study.has("structure") for study in evidence.seeds):
+        return
+    frame = over_seeds(evidence, "structure", ["left", "right", "metric"])
+    for descriptor in evidence.of_kind("training pictures"):
+        pair = frame[
+            (frame["metric"] == "CKA")
+            & (frame["left"].isin(["delta", descriptor]) & frame["right"].isin(["delta", descriptor]))
+        ]
+        for row in pair.to_dict("records"):
+            yield Claim(
+                f"Weights and training pictures (`delta`, `{descriptor}`) arrange LoRAs alike, more than chance would.",
+                HELD if row["p"] <= 1 - evidence.level else OPEN,
+                f"debiased CKA {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}), null {row['null']:.2f}, "
+                f"largest p of the seeds {row['p']:.3f}; what both know of artists is part of it",
+            )
 
 
 def changed(evidence: Evidence, **settings: Any) -> Study | None:

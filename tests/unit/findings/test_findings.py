@@ -9,8 +9,7 @@ from lora_atlas import tables
 from lora_atlas.findings.claims import FAILED, HELD, OPEN, at_chance, changed, claims, positive
 from lora_atlas.findings.evidence import Score, gather, over_seeds, pooled
 from lora_atlas.findings.page import write
-from lora_atlas.metrics import clustering, drift, grid, margins, retrieval, structure, worth
-from lora_atlas.metrics.margins import BEST_CONTROL
+from lora_atlas.metrics import BEST_CONTROL, clustering, drift, grid, margins, retrieval, structure, worth
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN
 
 EVALUATION = {"bootstrap": 200, "level": 0.9}

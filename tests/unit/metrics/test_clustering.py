@@ -12,9 +12,8 @@ from scipy.stats import t
 from sklearn import metrics as reference
 
 from lora_atlas import tables
-from lora_atlas.metrics import partitions
+from lora_atlas.metrics import BEST_CONTROL, partitions
 from lora_atlas.metrics.clustering import WITHIN, clustering, clusterings
-from lora_atlas.metrics.margins import BEST_CONTROL
 from lora_atlas.metrics.partitions import METRICS
 from lora_atlas.seeds import derive_seed
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lora_atlas import tables
-from lora_atlas.metrics import intervals
-from lora_atlas.metrics.margins import BEST_CONTROL, differences, permuted
+from lora_atlas.metrics import BEST_CONTROL, intervals
+from lora_atlas.metrics.margins import differences, permuted
 from lora_atlas.metrics.retrieval import ask, queries
 from lora_atlas.tables import KNOWN
 

@@ -43,7 +43,7 @@ def worth_curve(worth: pa.Table, retrieval: pa.Table) -> alt.Chart:
         legend=alt.Legend(title=None, orient="right", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1),
     )
     base = alt.Chart(curves)
-    band = base.mark_area(opacity=0.10).encode(x=x, y=alt.Y("low:Q", title="mAP of artists"), y2="high:Q", color=colour)
+    band = base.mark_area(opacity=0.05).encode(x=x, y=alt.Y("low:Q", title="mAP of artists"), y2="high:Q", color=colour)
     line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=36)).encode(x=x, y=y, color=colour)
     # The weights' lines end where the curves end, with their names above them.
     flat = pd.concat([found.assign(pictures=1), found.assign(pictures=most)])

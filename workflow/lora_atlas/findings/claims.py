@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..metrics.margins import BEST_CONTROL
+from ..metrics import BEST_CONTROL
 from ..tables import KNOWN, UNSEEN
-from .evidence import Evidence, Pooled, Score, Study, over_seeds, pooled
+from .evidence import Evidence, Pooled, Score, Study, over_seeds, pooled, two
 
 HELD, FAILED, OPEN = "held", "did not hold", "undecided"
 
@@ -109,7 +109,7 @@ def _structure(evidence: Evidence):
             yield Claim(
                 f"Weights and training pictures (`delta`, `{descriptor}`) arrange LoRAs alike, more than chance would.",
                 HELD if row["p"] <= 1 - evidence.level else OPEN,
-                f"debiased CKA {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}), null {row['null']:.2f}, "
+                f"debiased CKA {Score(row['value'], row['low'], row['high'])}, null {two(row['null'])}, "
                 f"largest p of the seeds {row['p']:.3f}; what both know of artists is part of it",
             )
 

@@ -14,9 +14,13 @@ import numpy as np
 import pandas as pd
 
 from .. import tables
-from ..metrics import intervals
-from ..metrics.margins import BEST_CONTROL
+from ..metrics import BEST_CONTROL, intervals
 from ..tables import KNOWN
+
+
+def two(value: float) -> str:
+    """Two decimals; no minus before nothing."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Score:
     n: int = 1
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+        return f"{two(self.value)} ({two(self.low)} to {two(self.high)})"
 
 
 @dataclass(frozen=True)

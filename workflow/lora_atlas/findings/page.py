@@ -10,7 +10,7 @@ from ..metrics import worth
 from ..summary import seconds_per_lora, seconds_per_picture
 from ..tables import KNOWN, replacing
 from .claims import claims, scenarios
-from .evidence import Evidence, gather, over_seeds, pooled
+from .evidence import Evidence, Score, gather, over_seeds, pooled, two
 
 LIMITS = """These are procedural painters and a base model of 64 pixels: what holds here shows that the method works and
 where it breaks, and is no measurement of art. No number here reproduces one of the paper's."""
@@ -213,7 +213,7 @@ def _structure(evidence: Evidence) -> Iterator[str]:
     rows = []
     for (left, right), part in shown.groupby(["left", "right"], sort=False):
         values = part.set_index("metric")
-        cells = [f"{_cell(values.loc[m])}, null {values.loc[m, 'null']:.2f}" for m in values.index]
+        cells = [f"{_cell(values.loc[m])}, null {two(values.loc[m, 'null'])}" for m in values.index]
         rows.append([f"`{left}`", f"`{right}`", *cells, f"{part['p'].max():.3f}"])
     metrics = list(dict.fromkeys(shown["metric"]))
     yield _table(["", "", *metrics, "largest p"], rows)
@@ -322,13 +322,15 @@ SECTIONS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
 
 def _cell(row: Any) -> str:
     if pd.isna(row["low"]):
-        return f"{row['value']:.2f}"
+        return two(row["value"])
     # A jackknife knows no bounds; the scores do.
-    return f"{row['value']:.2f} ({max(row['low'], -1):.2f} to {min(row['high'], 1):.2f})"
+    return str(Score(row["value"], max(row["low"], -1.0), min(row["high"], 1.0)))
 
 
-def _number(value: float | None, form: str = "{:.2f}") -> str:
-    return "" if value is None or pd.isna(value) else form.format(value)
+def _number(value: float | None, form: str | None = None) -> str:
+    if value is None or pd.isna(value):
+        return ""
+    return two(value) if form is None else form.format(value)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -23,9 +23,8 @@ import pyarrow as pa
 
 from ..seeds import derive_seed
 from ..tables import KNOWN, TOGETHER
-from . import intervals
+from . import BEST_CONTROL, intervals
 from .labels import majority, nearest, probe
-from .margins import BEST_CONTROL
 from .partitions import ALGORITHMS, METRICS, contingency, estimated_groups, hdbscan, silhouette
 
 AMI_PERMUTATIONS = 100

@@ -15,11 +15,9 @@ import pyarrow as pa
 
 from ..seeds import derive_seed
 from ..tables import KNOWN
-from . import intervals
+from . import BEST_CONTROL, intervals
 from .ranking import DISTANCES, TIE, average_precision, chance, scale_of, score
 from .retrieval import spaces
-
-BEST_CONTROL = "best control"
 
 
 def differences(

@@ -14,14 +14,23 @@ pytestmark = pytest.mark.slow
 ARTISTS = ["berthe", "joris", "maren", "odile"]
 
 
+TIMED = ("log.parquet", "tables/cost.parquet", "tables/worth.parquet", "tables/crossings.parquet", "FINDINGS.md")
+
+
+def untimed(results: Path, name: str) -> list[dict]:
+    """Rows of a table without the seconds in it."""
+    rows = tables.read(results / f"tables/{name}.parquet", name).to_pylist()
+    return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
+
+
 def digests(folder: Path) -> dict[str, str]:
-    """Every file of a study but logs and times."""
+    """Every file of a study but logs, and those that hold times."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
         if not {"logs", "cost", "state"} & set((name := str(path.relative_to(folder))).split("/"))
-        and not name.endswith(("log.parquet", "tables/cost.parquet"))
+        and not name.endswith(TIMED)
     }
 
 
@@ -195,5 +204,7 @@ def test_the_same_study_twice_gives_the_same_bytes(tiny):
     results = tiny.root / "results/tiny"
     first = digests(results)
     assert any(name.startswith("loras/") for name in first)
+    worth = [untimed(results, name) for name in ("worth", "crossings")]
     tiny.make("--forceall")
     assert digests(results) == first
+    assert [untimed(results, name) for name in ("worth", "crossings")] == worth

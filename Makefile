@@ -41,7 +41,7 @@ format: .venv/installed
 # What README.md shows, from the study's own tables and charts.
 readme: demo
 	mkdir -p docs
-	cp $(addprefix results/demo/charts/,weight_map.png comparison.png worth.png ablation.png) docs/
+	cp $(addprefix results/demo/charts/,weight_map.png comparison.png worth.png) docs/
 	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo --readme README.md
 
 # The study's shape on a real SLURM of one machine; needs Debian's slurm-wlm and munge, and root.

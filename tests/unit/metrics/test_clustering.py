@@ -12,7 +12,7 @@ from scipy.stats import t
 from sklearn import metrics as reference
 
 from lora_atlas import tables
-from lora_atlas.metrics import BEST_CONTROL, partitions
+from lora_atlas.metrics import BEST_CONTROL, intervals, labels, partitions
 from lora_atlas.metrics.clustering import WITHIN, clustering, clusterings
 from lora_atlas.metrics.partitions import METRICS
 from lora_atlas.seeds import derive_seed
@@ -235,6 +235,8 @@ def test_one_artist_or_one_lora_an_artist_gives_no_rows_and_no_error():
     vectors, _ = painters(4, 1, apart=2)
     assert scores(embeddings(vectors, ["ada"] * 4)) == {}
     assert scores(embeddings(vectors, ["ada", "bob", "cy", "dee"])) == {}
+    assert scores(embeddings(vectors[:1], ["ada"])) == {}
+    assert scores(embeddings(vectors[:2], ["ada", "bob"])) == {}
 
 
 @pytest.mark.parametrize("scenario", [KNOWN, UNSEEN])
@@ -449,25 +451,43 @@ def test_groups_of_hdbscan_are_scored_against_artists_noise_and_all():
 
 
 def test_artists_in_a_genre_are_scored_genre_by_genre():
-    # One genre's two artists lie apart; the other's two share both places, and a third lies between.
-    places = {"a": [0, 1, 0.5], "b": [50, 51, 50.5], "c": [0, 90, 0.1, 90.1], "d": [0.2, 90.2, 0.3, 90.3]}
+    # One genre's two artists lie apart; the other's two share both places. Whole numbers: ties are ties.
+    places = {"a": [0, 10, 5], "b": [500, 510, 505], "c": [0, 900, 1, 901], "d": [2, 902, 3, 903]}
     artists = [artist for artist, xs in places.items() for _ in xs]
     genres = ["one" if artist in "ab" else "two" for artist in artists]
     vectors = np.array([[x] for xs in places.values() for x in xs])
     found = scores(embeddings(vectors, artists, genres))
     who = np.array(artists)
-    two = reference.adjusted_rand_score(who[6:], (vectors[6:, 0] > 45).astype(int))
+    two = reference.adjusted_rand_score(who[6:], (vectors[6:, 0] > 450).astype(int))
     assert found[WITHIN, "Ward", "ARI"]["value"] == pytest.approx((6 * 1 + 8 * two) / 14)
-    # Nearest: all of the first genre; of the second 0 → 0.1 (c), 0.1 → 0 and 0.2 alike, and so on: counted by hand.
-    hits = []
-    for i in range(6, 14):
-        d = {j: abs(round(10 * (vectors[i, 0] - vectors[j, 0]))) for j in range(6, 14) if j != i}
-        near = [j for j in d if d[j] == min(d.values())]
-        hits.append(sum(artists[j] == artists[i] for j in near) / len(near))
-    value = found[WITHIN, "labels", "1-NN"]["value"]
-    assert value == pytest.approx((6 + sum(hits)) / 14, abs=0.15)  # the grid's ties are broken by float rounding
+    # Nearest: all of the first genre. Of c c d d in a row the outer ones are right, the inner ones by half; twice.
+    assert found[WITHIN, "labels", "1-NN"]["value"] == pytest.approx((6 + 2 * (1 + 0.5 + 0.5 + 1)) / 14)
     chance = (6 * (3 * 2 + 3 * 2) / (6 * 5) + 8 * (4 * 3 + 4 * 3) / (8 * 7)) / 14
     assert found[WITHIN, "labels", "1-NN"]["chance"] == pytest.approx(chance)
+
+
+def test_intervals_within_genres_leave_out_artists_and_genres_of_which_one_artist_is_left():
+    vectors, _ = painters(5, 4, apart=1, seed=2)
+    who = np.array(["a"] * 2 + ["b"] * 5 + ["c"] * 4 + ["d"] * 3 + ["e"] * 6)
+    genres = np.where(who < "c", "one", "two")
+    vectors = vectors.astype(np.float32).astype(float)
+    clusters = np.zeros(20, int)
+    for genre, artists in (("one", 2), ("two", 3)):
+        rows = genres == genre
+        clusters[rows] = partitions.ALGORITHMS["Ward"](vectors[rows], artists, 1, 0)
+
+    def score(kept: np.ndarray) -> float:
+        parts = [kept & (genres == genre) for genre in ("one", "two")]
+        parts = [part for part in parts if len(set(who[part])) > 1]
+        values = [reference.adjusted_rand_score(who[part], clusters[part]) for part in parts]
+        return np.average(values, weights=[part.sum() for part in parts])
+
+    without = np.array([score(who != a) for a in "abcde"])
+    assert len(set(without)) > 2
+    value = score(who != "")
+    width = t.ppf(0.95, 4) * np.sqrt(4 / 5 * ((without - without.mean()) ** 2).sum())
+    row = scores(embeddings(vectors, list(who), list(genres)))[WITHIN, "Ward", "ARI"]
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((value, value - width, min(value + width, 1)))
 
 
 # --- neighbours by majority, and the probe
@@ -480,6 +500,15 @@ def test_five_neighbours_vote_as_scikit_learns_do():
     vectors, artists = painters(2, 12, apart=0.8, seed=4)  # of two artists and five votes none can tie
     expected = cross_val_score(KNeighborsClassifier(5), vectors.astype(np.float32), artists, cv=LeaveOneOut()).mean()
     assert scores(embeddings(vectors, artists))["artist", "labels", "5-NN"]["value"] == pytest.approx(expected)
+
+
+def test_votes_that_tie_share_one_and_chance_is_that_of_the_labels_dealt():
+    # On a line at 0, 1, 3, 7, 15 the two nearest of each are (1, 2), (0, 2), (1, 0), (2, 1), (3, 2).
+    D = abs(np.subtract.outer(*[np.array([0.0, 1, 3, 7, 15])] * 2))
+    who, dealt = np.array([0, 0, 1, 1, 1]), np.array([[0, 0, 1, 1, 1], [0, 1, 0, 1, 1]])
+    found, luck = labels.majority(D, who, np.arange(5), 2, dealt, np.random.default_rng(0))
+    assert list(found) == [0.5, 0.5, 0, 0.5, 1]
+    assert luck == pytest.approx((2.5 + (0.5 + 0 + 0.5 + 0.5 + 0.5)) / 10)
 
 
 def with_queries(vectors, artists, genres=None, calibration: str = "crossfit") -> pa.Table:
@@ -553,6 +582,83 @@ def test_a_difference_is_jackknifed_with_the_same_artist_left_out_of_both(severa
     row = found["Ward", "ARI", "delta", "clip"]
     value = kept["delta"][0] - kept["clip"][0]
     assert (row["value"], row["low"], row["high"]) == pytest.approx((value, value - width, value + width))
+
+
+def swapping(several) -> tuple[dict, dict]:
+    """The descriptors of `several`, the controls as near each other as makes the best one change; and differences."""
+    tables_of = several[0] | {
+        "norm": embeddings(*painters(8, 5, 0.5, seed=8)),
+        "colour": embeddings(*painters(8, 5, 0.5, seed=9)),
+    }
+    differences = clusterings(tables_of, KINDS, **QUICK)[1]
+    return tables_of, {(r["algorithm"], r["metric"], r["left"], r["right"]): r for r in differences}
+
+
+def test_the_best_control_is_chosen_anew_without_each_artist(several):
+    tables_of, found = swapping(several)
+    values, without = {}, {}
+    for name in ("delta", "norm", "colour"):
+        X, who = (np.array(tables_of[name][column].to_pylist()) for column in ("vector", "artist"))
+        clusters = partitions.ALGORITHMS["Ward"](X, 8, 1, 0)
+        score = reference.adjusted_rand_score
+        values[name] = score(who, clusters)
+        without[name] = np.array([score(who[who != a], clusters[who != a]) for a in sorted(set(who))])
+    assert len(set(without["norm"] > without["colour"])) == 2  # else there was no choice to make
+    value = values["delta"] - max(values["norm"], values["colour"])
+    deleted = without["delta"] - np.maximum(without["norm"], without["colour"])
+    width = t.ppf(0.95, 7) * np.sqrt(7 / 8 * ((deleted - deleted.mean()) ** 2).sum())
+    row = found["Ward", "ARI", "delta", BEST_CONTROL]
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((value, value - width, value + width))
+
+
+@pytest.mark.parametrize("right", ["clip", BEST_CONTROL])
+def test_neighbours_of_two_are_counted_in_the_same_resamplings(several, right):
+    tables_of, found = swapping(several)
+    weights = intervals.draws(8, QUICK["bootstrap"], QUICK["seed"])
+    spread = {}
+    for name, table in tables_of.items():
+        X, who = (np.array(table[column].to_pylist()) for column in ("vector", "artist"))
+        D = ((X[:, None] - X) ** 2).sum(-1) + np.diag([np.inf] * len(X))
+        right_of = (who[D.argmin(1)] == who).reshape(8, 5).mean(1)  # artists stand in order, five LoRAs each
+        spread[name] = weights @ right_of / 8
+    controls = np.maximum(spread["norm"], spread["colour"])
+    assert len(set(np.sign(spread["norm"] - spread["colour"])) - {0}) == 2
+    other = controls if right == BEST_CONTROL else spread[right]
+    row = found["labels", "1-NN", "delta", right]
+    assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(spread["delta"] - other, [0.05, 0.95])))
+
+
+def test_without_controls_nothing_is_compared_with_the_best_of_them(several):
+    two = {name: several[0][name] for name in ("delta", "clip")}
+    differences = clusterings(two, dict.fromkeys(two, "weights"), **QUICK)[1]
+    assert {(r["left"], r["right"]) for r in differences} == {("delta", "clip")}
+
+
+def test_descriptors_of_other_artists_are_not_paired(several):
+    vectors, artists = painters(8, 5, 1, seed=1)
+    renamed = [a.replace("07", "99") for a in artists]
+    for case in (embeddings(vectors, renamed), embeddings(vectors[:35], artists[:35])):
+        with pytest.raises(ValueError, match="clip: expected the artists of delta.*artist-07"):
+            clusterings(several[0] | {"clip": case}, KINDS, **QUICK)
+    with pytest.raises(ValueError, match="colour: .*no embeddings"):
+        clusterings({name: several[0][name] for name in ("delta", "clip", "norm")}, KINDS, **QUICK)
+
+
+def test_jackknives_of_scores_and_of_differences_cover_the_mean_of_other_artists():
+    """Both descriptors see the same artists' centres, so that only a paired interval has the right width."""
+    rng = np.random.default_rng(0)
+    who, found = np.repeat(np.arange(12), 6), []
+    for _ in range(300):
+        centres, both = rng.normal(size=(12, 6)), []
+        for apart in (1.0, 0.8):
+            clusters = partitions.ALGORITHMS["Ward"](apart * centres[who] + rng.normal(size=(72, 6)), 12, 1, 0)
+            table = contingency(who, clusters)
+            left = np.stack([table * (np.arange(12) != a)[:, None] for a in range(12)])
+            both.append(np.append(METRICS["ARI"](left), METRICS["ARI"](table)))
+        found.append([both[0], both[0] - both[1]])
+    for each in np.swapaxes(found, 0, 1):
+        ends = np.array([intervals.jackknife(row[-1], row[:-1], 0.9)[1:] for row in each])
+        assert 0.84 <= np.mean((ends[:, 0] <= each[:, -1].mean()) & (each[:, -1].mean() <= ends[:, 1])) <= 0.97
 
 
 def test_every_pair_is_compared_once_and_others_with_the_best_control(several):

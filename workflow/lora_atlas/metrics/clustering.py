@@ -114,11 +114,33 @@ def clusterings(
     seed: int,
     calibration: str | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the table "clustering" for all descriptors, and of "differences" for every pair of those in `kinds`."""
+    """Rows of the table "clustering" for all descriptors, and of "differences" for every pair of those in `kinds`.
+
+    Raises ValueError for descriptors of `kinds` that have no embeddings, or other artists than the first has.
+    """
+    _check_paired(embeddings, kinds)
     setting = _Setting(bootstrap, level, restarts, permutations, seed, calibration)
     measured = {name: list(_measure(table, name, setting)) for name, table in embeddings.items()}
     rows = [row.told(name) for name, found in measured.items() for row in found]
     return rows, list(_differences({name: measured[name] for name in kinds}, kinds, level))
+
+
+def _check_paired(embeddings: Mapping[str, pa.Table], kinds: Mapping[str, str]) -> None:
+    """Artists are paired by their place in the order of names: others would be paired without a word."""
+    first = None
+    for name in kinds:
+        if name not in embeddings:
+            raise ValueError(
+                f"{name}: to be compared, but no embeddings are given; give them, or leave it out of kinds"
+            )
+        together = pa.array(np.array(embeddings[name]["scenario"].to_pylist(), object) == TOGETHER)
+        artists = set(embeddings[name].filter(together)["artist"].to_pylist())
+        first = first or (name, artists)
+        if artists != first[1]:
+            raise ValueError(
+                f"{name}: expected the artists of {first[0]}, with which it is compared artist by artist; "
+                f"not in both are {sorted(artists ^ first[1])}; rerun its embeddings"
+            )
 
 
 def _differences(measured: Mapping[str, Sequence[Row]], kinds: Mapping[str, str], level: float) -> Iterator[dict]:
@@ -149,6 +171,8 @@ def _measure(embeddings: pa.Table, descriptor: str, setting: _Setting) -> Iterat
     space = _space(embeddings, TOGETHER, None, setting)
     if space is None:
         raise ValueError(f"{descriptor}: no embeddings of scenario {TOGETHER!r}")
+    if len(space.X) < 3:  # no two artists of whom one has two LoRAs
+        return
     found, groups = hdbscan(space.X) if len(space.X) > 3 else None, estimated_groups(space.X, space.D)
     for name, labels in (("artist", space.artists), ("genre", space.genres)):
         if labels is None or not 1 < len(set(labels)) < len(labels):

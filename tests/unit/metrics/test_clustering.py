@@ -12,8 +12,9 @@ from scipy.stats import t
 from sklearn import metrics as reference
 
 from lora_atlas import tables
-from lora_atlas.metrics import BEST_CONTROL, intervals, labels, partitions
+from lora_atlas.metrics import BEST_CONTROL, intervals, partitions
 from lora_atlas.metrics.clustering import WITHIN, clustering, clusterings
+from lora_atlas.metrics.labels import majority
 from lora_atlas.metrics.partitions import METRICS
 from lora_atlas.seeds import derive_seed
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN
@@ -506,7 +507,7 @@ def test_votes_that_tie_share_one_and_chance_is_that_of_the_labels_dealt():
     # On a line at 0, 1, 3, 7, 15 the two nearest of each are (1, 2), (0, 2), (1, 0), (2, 1), (3, 2).
     D = abs(np.subtract.outer(*[np.array([0.0, 1, 3, 7, 15])] * 2))
     who, dealt = np.array([0, 0, 1, 1, 1]), np.array([[0, 0, 1, 1, 1], [0, 1, 0, 1, 1]])
-    found, luck = labels.majority(D, who, np.arange(5), 2, dealt, np.random.default_rng(0))
+    found, luck = majority(D, who, np.arange(5), 2, dealt, np.random.default_rng(0))
     assert list(found) == [0.5, 0.5, 0, 0.5, 1]
     assert luck == pytest.approx((2.5 + (0.5 + 0 + 0.5 + 0.5 + 0.5)) / 10)
 
@@ -638,9 +639,9 @@ def test_descriptors_of_other_artists_are_not_paired(several):
     vectors, artists = painters(8, 5, 1, seed=1)
     renamed = [a.replace("07", "99") for a in artists]
     for case in (embeddings(vectors, renamed), embeddings(vectors[:35], artists[:35])):
-        with pytest.raises(ValueError, match="clip: expected the artists of delta.*artist-07"):
+        with pytest.raises(ValueError, match=r"clip: expected the artists of delta.*artist-07"):
             clusterings(several[0] | {"clip": case}, KINDS, **QUICK)
-    with pytest.raises(ValueError, match="colour: .*no embeddings"):
+    with pytest.raises(ValueError, match=r"colour: .*no embeddings"):
         clusterings({name: several[0][name] for name in ("delta", "clip", "norm")}, KINDS, **QUICK)
 
 

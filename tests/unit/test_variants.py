@@ -42,6 +42,12 @@ def test_what_a_variant_does_not_change_is_its_studys(config, overlay, shared):
     assert variant["study"] == "demo/variants/other" and variant["variants"] == {}
 
 
+def test_nothing_generated_is_shared_by_a_study_that_generates_nothing(config):
+    controls = {name: each for name, each in config["extractors"].items() if each["library"] == "control"}
+    variant = only(config | {"extractors": controls}, {"extractors": {"clip": config["extractors"]["clip"]}})
+    assert variant["shared"]["stages"] == ["pictures", "plan", "loras"]
+
+
 def test_a_variant_is_a_configuration_of_its_own_that_passes_the_check(config):
     variant = only(config, {"training": {"rank": 8}, "extractors": {"clip": None}})
     checked = check(variant, SCHEMA, ROOT)

@@ -5,8 +5,8 @@ and the Gram matrix of those means goes the same way: the same number of dimensi
 descriptor has an advantage of budget.
 
 Names: ``delta``, ``factors_raw`` (kernel, scale); ``clip_training`` (an upper bound: it knows the training pictures),
-``clip_s16_g3`` (pictures generated at 16 steps, guidance 3), ``clip_training_to_s16_g3`` (pictures → LoRA: queries
-are training pictures, the gallery is known by generated ones), ``clip_s16_g3_to_training`` (LoRA → pictures),
+``clip_s8_g3`` (pictures generated at 8 steps, guidance 3), ``clip_training_to_s8_g3`` (pictures → LoRA: queries
+are training pictures, the gallery is known by generated ones), ``clip_s8_g3_to_training`` (LoRA → pictures),
 ``mean_colour_training`` (a control).
 
 Controls of the weights: ``norm``, the logarithm of ‖ΔW‖; ``spectrum``, the singular values of all modules at norm one,

@@ -72,4 +72,7 @@ def _shared(config: Mapping[str, Any], variant: Mapping[str, Any]) -> Iterator[s
     for stage, keys in STAGES.items():
         if any(config[key] != variant[key] for key in keys):
             return
+        # A study whose extractors are all controls has nothing generated that could be shared.
+        if stage == "generated" and all(each["library"] == "control" for each in config["extractors"].values()):
+            return
         yield stage

@@ -13,7 +13,7 @@ Controls of the weights: ``norm``, the logarithm of ‖ΔW‖; ``spectrum``, the
 which say how strongly each module was changed and not how; ``set_size``, the number of training pictures.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +94,20 @@ def embed_weights(
     outputs: Mapping[str, str | Path],
 ) -> None:
     """Write the embeddings of every weight descriptor; `grams`: kernel → Gram file, `outputs`: descriptor → path."""
+    for descriptor, K in _weight_products(grams, plan, weights):
+        _write(outputs[descriptor], descriptor, K, plan, embedding, seed)
+
+
+def _weight_products(
+    grams: Mapping[str, str | Path], plan: pa.Table, weights: Mapping[str, Any]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Each weight descriptor, and the inner products (N, N) of the plan's LoRAs by it."""
     read = {kernel: read_gram(path) for kernel, path in grams.items()}
     for descriptor, (kernel, scale) in weight_descriptors(weights).items():
         ids, parts = read[kernel]
         if ids != plan["lora"].to_pylist():
             raise DescriptorError(f"{grams[kernel]}: its LoRAs are not those of the plan; rerun the Gram stage")
-        K = normalise(combine(parts, weights["components"], weights["blocks"]), scale)
-        _write(outputs[descriptor], descriptor, K, plan, embedding, seed)
+        yield descriptor, normalise(combine(parts, weights["components"], weights["blocks"]), scale)
 
 
 def embed_controls(
@@ -129,15 +136,10 @@ def inner_products(
 ) -> dict[str, np.ndarray]:
     """Descriptor → inner products (N, N) of the plan's LoRAs, from which all else follows; of those that compare
     within one source. Arguments as of embed_weights and embed_pictures."""
-    read = {kernel: read_gram(path)[1] for kernel, path in grams.items()}
-    found = {
-        descriptor: normalise(combine(read[kernel], weights["components"], weights["blocks"]), scale)
-        for descriptor, (kernel, scale) in weight_descriptors(weights).items()
-    }
+    found = dict(_weight_products(grams, plan, weights))
     for descriptor, (extractor, known, asked) in picture_descriptors(extractors, settings).items():
         if known == asked:
-            unit = extractors[extractor]["library"] != "control"
-            X = lora_means(tables.read(features[extractor, known], "features"), plan, known, unit=unit)
+            X = _means(features, plan, extractors, extractor, known)
             found[descriptor] = X @ X.T
     return found
 
@@ -179,13 +181,21 @@ def embed_pictures(
 ) -> None:
     """Write the embeddings of every picture descriptor; `features`: (extractor, source) → features table."""
     gallery = np.array(plan["split"].to_pylist()) == "gallery"
-    means = {}
-    for (extractor, source), path in features.items():
-        unit = extractors[extractor]["library"] != "control"  # a colour has a length of its own
-        means[extractor, source] = lora_means(tables.read(path, "features"), plan, source, unit=unit)
+    means = {key: _means(features, plan, extractors, *key) for key in features}
     for descriptor, (extractor, known, asked) in picture_descriptors(extractors, settings).items():
         X = np.where(gallery[:, None], means[extractor, known], means[extractor, asked])
         _write(outputs[descriptor], descriptor, X @ X.T, plan, embedding, seed)
+
+
+def _means(
+    features: Mapping[tuple[str, str], str | Path],
+    plan: pa.Table,
+    extractors: Mapping[str, Any],
+    extractor: str,
+    source: str,
+) -> np.ndarray:
+    unit = extractors[extractor]["library"] != "control"  # a colour has a length of its own
+    return lora_means(tables.read(features[extractor, source], "features"), plan, source, unit=unit)
 
 
 def lora_means(features: pa.Table, plan: pa.Table, source: str, *, unit: bool) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..metrics import worth
+from ..metrics import BEST_CONTROL, worth
 from ..summary import seconds_per_lora, seconds_per_picture
 from ..tables import KNOWN, replacing
 from .claims import claims, scenarios
@@ -129,7 +129,7 @@ def _retrieval(evidence: Evidence) -> Iterator[str]:
                     f"`{d}`",
                     evidence.kinds.get(d, "across sources"),
                     str(found.score(d)),
-                    str(found.difference(d, "best control")) if evidence.kinds.get(d) != "control" else "",
+                    str(found.difference(d, BEST_CONTROL)) if evidence.kinds.get(d) != "control" else "",
                     *[clusters.get(d, "")] * bool(clusters),
                 ]
                 for d in order

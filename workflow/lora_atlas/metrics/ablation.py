@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow as pa
 
 from ..seeds import derive_seed
-from ..weights.embed import AlikeError, ladder, normalise, together
+from ..weights.embed import AlikeError, normalise, together
 from ..weights.names import BLOCKS, COMPONENTS, block, component
 from . import intervals
-from .grid import Questions, questions, stored
+from .questions import Questions, headline, questions, stored
 
 # Factor → the kernels of which it is the sum.
 FACTORS: dict[str, tuple[str, ...]] = {"A": ("down",), "B": ("up",), "both": ("down", "up"), "delta": ("delta",)}
@@ -126,13 +126,11 @@ def _seen(
 ) -> dict[str, np.ndarray]:
     """What each metric is computed from, by its name: the queries' average precision (q,), and clusters (N,)."""
     found = {}
-    name, k, folds = embedding["calibration"], embedding["dimensions"], embedding["folds"]
     try:
         if len(asked.rows):
-            vectors = next(ladder(K, asked.gallery, [k], [name], folds=folds, seed=derive_seed("folds", seed)))[name]
-            found["mAP"] = asked.precision(stored(vectors))
+            found["mAP"] = asked.precision(headline(K, asked.gallery, embedding, seed))
         if artists.max() >= 2:  # without one of two artists nothing is left to tell apart
-            found["Ward ARI"] = _clusters(K, artists, k)
+            found["Ward ARI"] = _clusters(K, artists, embedding["dimensions"])
     except AlikeError:
         return {}
     return found

@@ -11,7 +11,6 @@ component without any stays as it is. Without it the first components, which hol
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,45 +19,10 @@ import pyarrow as pa
 from ..seeds import derive_seed
 from ..weights.embed import ladder, widest
 from . import intervals
-from .ranking import DISTANCES, chance, scale_of, score
+from .questions import Questions, questions, stored
+from .ranking import DISTANCES
 
 WIDEST = 128  # of the common ladder: the drift of n LoRAs costs n products with bases twice as wide
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Retrieval of known artists: the mask of the gallery (N,), what is relevant (q, n) to the queries that can be
-    asked, their rows, the numbers of their artists, the seeds of their ties, and the mean chance of their mAP."""
-
-    gallery: np.ndarray
-    rows: np.ndarray
-    relevant: np.ndarray
-    artists: np.ndarray
-    ties: Sequence[int]
-    chance: float | None
-
-    def precision(self, vectors: np.ndarray, distance: str = "L2") -> np.ndarray:
-        """Average precision of each query (q,) by distance of vectors (N, k)."""
-        Q, G = vectors[self.rows], vectors[self.gallery]
-        D = DISTANCES[distance](Q, G)
-        return score(D, self.relevant, scale=scale_of(distance, Q, G), seeds=self.ties)["mAP"]
-
-
-def questions(plan: pa.Table, seed: int) -> Questions:
-    """What retrieval asks of the LoRAs of a plan: each query whose artist is in the gallery, as in retrieval.py."""
-    artists, loras = (np.array(plan[name].to_pylist(), str) for name in ("artist", "lora"))
-    gallery = np.array(plan["split"].to_pylist(), str) == "gallery"
-    rows = np.flatnonzero(~gallery & np.isin(artists, artists[gallery]))
-    relevant = artists[rows][:, None] == artists[gallery][None]
-    numbers = np.unique(artists[rows], return_inverse=True)[1]
-    ties = [derive_seed("retrieval", "ties", seed, lora) for lora in loras[rows].tolist()]
-    expected = [chance("mAP", int(R), relevant.shape[1]) for R in relevant.sum(1)]
-    return Questions(gallery, rows, relevant, numbers, ties, float(np.mean(expected)) if expected else None)
-
-
-def stored(vectors: np.ndarray) -> np.ndarray:
-    """Vectors as an embeddings table holds them, so that scores here are those of the table "retrieval"."""
-    return vectors.astype(np.float32).astype(np.float64)
 
 
 def whiten(vectors: np.ndarray, gallery: np.ndarray) -> np.ndarray:

@@ -23,9 +23,8 @@ import pyarrow as pa
 
 from ..seeds import derive_seed
 from ..tables import KNOWN
-from ..weights.embed import ladder
 from . import intervals
-from .ranking import DISTANCES, scale_of, score
+from .questions import headline, questions
 
 METRICS = ("mAP", "R@1")
 SMALL = 1e-12  # differences of means that are rounding
@@ -48,21 +47,21 @@ def worth_queries(
     `features`: descriptor → the table "features" of one sampler setting, whose pictures come in the same order of
     prompts and seeds for every LoRA. Raises WorthError that names LoRAs with more or fewer pictures than the others.
     """
-    loras, artists, splits = (np.array(plan[name].to_pylist(), str) for name in ("lora", "artist", "split"))
-    gallery = splits == "gallery"
-    relevant = artists[~gallery][:, None] == artists[gallery][None]
-    ties = [derive_seed("retrieval", "ties", seed, lora) for lora in loras[~gallery]]
+    loras, artists = (np.array(plan[name].to_pylist(), str) for name in ("lora", "artist"))
+    asked = questions(plan, seed)
     found = []
     for descriptor, table in features.items():
         cube = _cube(table, list(loras), descriptor)  # (N, most, d)
         for m in counts(cube.shape[1]):
-            totals = {metric: np.zeros((~gallery).sum()) for metric in METRICS}
+            totals = {metric: np.zeros(len(asked.rows)) for metric in METRICS}
             chosen = list(_choices(cube.shape[1], m, draws, seed))
             for columns in chosen:
                 X = cube[:, columns].mean(1)
-                vectors = _embedded(X @ X.T, gallery, embedding, seed, f"{descriptor}, {m} pictures of each LoRA")
-                Q, G = vectors[~gallery], vectors[gallery]
-                each = score(DISTANCES["L2"](Q, G), relevant, METRICS, scale=scale_of("L2", Q, G), seeds=ties)
+                try:
+                    vectors = headline(X @ X.T, asked.gallery, embedding, seed)
+                except ValueError as error:
+                    raise WorthError(f"{descriptor}, {m} pictures of each LoRA: {error}") from error
+                each = asked.scores(vectors, metrics=METRICS)
                 for metric in METRICS:
                     totals[metric] += each[metric] / len(chosen)
             found += [
@@ -75,27 +74,9 @@ def worth_queries(
                     "value": float(value),
                 }
                 for metric in METRICS
-                for lora, artist, value in zip(loras[~gallery], artists[~gallery], totals[metric], strict=True)
-                if np.isfinite(value)  # a query whose artist is not in the gallery cannot be asked
+                for lora, artist, value in zip(loras[asked.rows], artists[asked.rows], totals[metric], strict=True)
             ]
     return found
-
-
-def _embedded(K: np.ndarray, gallery: np.ndarray, embedding: Mapping[str, Any], seed: int, what: str) -> np.ndarray:
-    """Vectors (N, k) under the study's calibration, rounded as the table "embeddings" holds them."""
-    calibration = embedding["calibration"]
-    try:
-        steps = ladder(
-            K,
-            gallery,
-            [embedding["dimensions"]],
-            [calibration],
-            folds=embedding["folds"],
-            seed=derive_seed("folds", seed),
-        )
-        return next(iter(steps))[calibration].astype(np.float32).astype(np.float64)
-    except ValueError as error:
-        raise WorthError(f"{what}: {error}") from error
 
 
 def _cube(table: pa.Table, loras: Sequence[str], descriptor: str) -> np.ndarray:

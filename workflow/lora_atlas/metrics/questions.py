@@ -1,0 +1,65 @@
+"""Questions: what retrieval asks of the LoRAs of a plan, for tables that ask it again of other vectors.
+
+The grid, the ablation and the worth curve embed LoRAs anew, many times, and ask each time what the table "retrieval"
+asks: the same queries, folds and ties, of vectors rounded as an embeddings table holds them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..seeds import derive_seed
+from ..weights.embed import ladder
+from .ranking import DISTANCES, chance, scale_of, score
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Retrieval of known artists: the mask of the gallery (N,), what is relevant (q, n) to the queries that can be
+    asked, their rows, the numbers of their artists, the seeds of their ties, and the mean chance of their mAP."""
+
+    gallery: np.ndarray
+    rows: np.ndarray
+    relevant: np.ndarray
+    artists: np.ndarray
+    ties: Sequence[int]
+    chance: float | None
+
+    def scores(
+        self, vectors: np.ndarray, distance: str = "L2", metrics: Sequence[str] = ("mAP",)
+    ) -> dict[str, np.ndarray]:
+        """Metric → score of each query (q,) by distance of vectors (N, k)."""
+        Q, G = vectors[self.rows], vectors[self.gallery]
+        D = DISTANCES[distance](Q, G)
+        return score(D, self.relevant, metrics, scale=scale_of(distance, Q, G), seeds=self.ties)
+
+    def precision(self, vectors: np.ndarray, distance: str = "L2") -> np.ndarray:
+        """Average precision of each query (q,)."""
+        return self.scores(vectors, distance)["mAP"]
+
+
+def questions(plan: pa.Table, seed: int) -> Questions:
+    """What retrieval asks of the LoRAs of a plan: each query whose artist is in the gallery, as in retrieval.py."""
+    artists, loras = (np.array(plan[name].to_pylist(), str) for name in ("artist", "lora"))
+    gallery = np.array(plan["split"].to_pylist(), str) == "gallery"
+    rows = np.flatnonzero(~gallery & np.isin(artists, artists[gallery]))
+    relevant = artists[rows][:, None] == artists[gallery][None]
+    numbers = np.unique(artists[rows], return_inverse=True)[1]
+    ties = [derive_seed("retrieval", "ties", seed, lora) for lora in loras[rows].tolist()]
+    expected = [chance("mAP", int(R), relevant.shape[1]) for R in relevant.sum(1)]
+    return Questions(gallery, rows, relevant, numbers, ties, float(np.mean(expected)) if expected else None)
+
+
+def stored(vectors: np.ndarray) -> np.ndarray:
+    """Vectors as an embeddings table holds them, so that scores here are those of the table "retrieval"."""
+    return vectors.astype(np.float32).astype(np.float64)
+
+
+def headline(K: np.ndarray, gallery: np.ndarray, embedding: Mapping[str, Any], seed: int) -> np.ndarray:
+    """Vectors (N, k) under the study's own dimensions and calibration, as stored; raises what `ladder` does."""
+    name, folds = embedding["calibration"], embedding["folds"]
+    steps = ladder(K, gallery, [embedding["dimensions"]], [name], folds=folds, seed=derive_seed("folds", seed))
+    return stored(next(steps)[name])

@@ -1,6 +1,6 @@
 # make demo: the embedded study, from nothing · make test: everything that should hold · make lint · make slurm-test
 # make findings: the study with other seeds and settings, an hour, into FINDINGS.md · make readme: its pictures and numbers
-# make lock: pin anew after an edit of pyproject.toml
+# make lock: pin anew after an edit of pyproject.toml · make clean: the environment, never results · make clean-results
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +9,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 export OMP_WAIT_POLICY = PASSIVE
 
 
-.PHONY: demo findings test test-fast lint format readme slurm-test lock clean
+.PHONY: demo findings test test-fast lint format readme slurm-test lock clean clean-results
 
 demo: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason
@@ -65,5 +65,12 @@ lock: | $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url --no-header pyproject.toml -o envs/requirements.lock
 	$(PYTHON) envs/mirror.py
 
+# Never the results: hours of training lie there.
 clean:
-	rm -rf .venv .uv .pytest_cache .ruff_cache .snakemake results
+	rm -rf .venv .uv .pytest_cache .ruff_cache
+
+# Deletes what studies made, and Snakemake's record of it, after asking.
+clean-results:
+	@test -d results || { echo "there is no results folder"; exit 0; }; \
+	  du -sh results; printf 'Delete results/ and .snakemake/? Type yes: '; read answer; \
+	  if [ "$$answer" = yes ]; then rm -rf results .snakemake && echo deleted; else echo "kept"; fi

@@ -3,9 +3,10 @@
     python benchmarks/metrics.py                     1,000 LoRAs × 12 descriptors × 1,000 resamplings, ours
     python benchmarks/metrics.py --naive 3           and what the same scores cost call by call, 3 resamplings measured
 
-Embeddings are synthetic: 100 artists of 10 genres, 10 LoRAs each, 16 dimensions, artists a little apart. Ours makes
-every row of the tables clustering, retrieval, queries, differences, controls, drift, structure, grid and worth, in the
-jobs that the workflow has, two at a time. The naive loop calls scikit-learn for each resampling of artists (mAP of
+Embeddings are synthetic: 100 artists of 10 genres, 10 LoRAs each, 16 dimensions, artists a little apart; and without a
+basis as many dimensions as LoRAs, as inner products of so many have. Ours makes every row of the tables clustering,
+retrieval, queries, differences, controls, drift, structure, grid and worth, in the jobs that the workflow has, two at a
+time. The naive loop calls scikit-learn for each resampling of artists (mAP of
 queries, ARI, AMI, silhouette, 1-NN), for one descriptor and a few resamplings; its whole is extrapolated, which it is
 generous to: no chance levels, no differences, no structure, one calibration, one distance.
 """
@@ -27,31 +28,37 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # jobs
 import numpy as np
 
 from lora_atlas import tables
-from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN
+from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
+from lora_atlas.views import View
 
 Tables, Kinds = dict[str, tables.pa.Table], dict[str, str]
+VIEW = View("whole", "crossfit", "cosine")
 CALIBRATIONS = ("none", "rescale", "lzw", "crossfit", "split")
 
 
 def synthetic(descriptor: int, artists: int, each: int, dimensions: int) -> tables.pa.Table:
-    """An embeddings table as a study writes it: one space of all, five calibrations, one artist-disjoint space."""
+    """An embeddings table as a study writes it: one space of all, five calibrations, one artist-disjoint space, and two
+    without a basis."""
     rng = np.random.default_rng(descriptor)
     centres = rng.normal(size=(artists, dimensions)) * (0.4 + 0.1 * descriptor)
     rows = []
-    for scenario, calibration in [(TOGETHER, "none"), *((KNOWN, c) for c in CALIBRATIONS), (UNSEEN, "none")]:
+    wide = rng.normal(size=(artists, each, artists * each - dimensions)) / 4
+    spaces = [(TOGETHER, "none"), *((KNOWN, c) for c in CALIBRATIONS), (UNSEEN, "none"), (WHOLE, "none")]
+    for scenario, calibration in [*spaces, (WHOLE_UNSEEN, "none")]:
         noise = rng.normal(size=(artists, each, dimensions))
+        rest = wide if scenario in (WHOLE, WHOLE_UNSEEN) else wide[..., :0]
         for artist in range(artists):
             for number in range(each):
                 rows.append(
                     {
                         "scenario": scenario,
                         "calibration": calibration,
-                        "fold": artist % 2 if scenario == UNSEEN else 0,
+                        "fold": artist % 2 if scenario in (UNSEEN, WHOLE_UNSEEN) else 0,
                         "lora": f"artist{artist:03d}/{number:02d}",
                         "artist": f"artist{artist:03d}",
                         "genre": f"genre{artist % 10}",
                         "split": "gallery" if number < 0.7 * each else "query",
-                        "vector": centres[artist] + noise[artist, number],
+                        "vector": np.concatenate([centres[artist] + noise[artist, number], rest[artist, number]]),
                     }
                 )
     numbers = [0.1] * dimensions
@@ -62,15 +69,14 @@ def synthetic(descriptor: int, artists: int, each: int, dimensions: int) -> tabl
 def retrieval_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
     from lora_atlas.metrics import drift, margins, retrieval
 
-    options = {"bootstrap": bootstrap, "level": 0.95, "seed": 0}
     asked = {name: list(retrieval.ask(table, name, seed=0)) for name, table in embeddings.items()}
-    rows = [row for name in embeddings for row in retrieval.rows(asked[name], name, **options)]
+    rows = [row for name in embeddings for row in retrieval.rows(asked[name], name, level=0.95)]
     tables.table("retrieval", rows)
-    queries = [row for name in embeddings for row in retrieval.queries(asked[name], name, "crossfit")]
-    margins.differences(tables.table("queries", queries), kinds, **options)
-    margins.permuted(embeddings, "crossfit", permutations=200, level=0.95, seed=0)
+    queries = [row for name in embeddings for row in retrieval.queries(asked[name], name)]
+    margins.differences(tables.table("queries", queries), kinds, VIEW, level=0.95)
+    margins.permuted(embeddings, VIEW, permutations=200, level=0.95, seed=0)
     for name, table in embeddings.items():
-        drift.drift(table, name, **options)
+        drift.drift(table, name, level=0.95)
 
 
 def clustering_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
@@ -82,7 +88,6 @@ def clustering_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
         calibration="crossfit",
         restarts=20,
         permutations=200,
-        bootstrap=bootstrap,
         level=0.95,
         seed=0,
     )
@@ -91,7 +96,8 @@ def clustering_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
 def structure_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
     from lora_atlas.metrics.structure import structure
 
-    structure(embeddings, permutations=1000, level=0.95, seed=0)
+    sizes = dict.fromkeys(next(iter(embeddings.values()))["lora"].to_pylist(), 10)
+    structure(embeddings, sizes, scenario=VIEW.together, permutations=1000, level=0.95, seed=0)
 
 
 def grid_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
@@ -99,7 +105,7 @@ def grid_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
 
     plan, grams = planned(embeddings)
     embedding = {"dimensions": 16, "calibrations": list(CALIBRATIONS), "calibration": "crossfit", "folds": 5}
-    grid(grams, plan, embedding, bootstrap=bootstrap, level=0.95, seed=0)
+    grid(grams, plan, embedding, view=VIEW, level=0.95, seed=0)
 
 
 def worth_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
@@ -121,8 +127,8 @@ def worth_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
         schema = tables.SCHEMAS["features"]
         features[f"clip_s{number}_g1"] = tables.pa.table(columns, schema=schema)
     embedding = {"dimensions": 16, "calibration": "crossfit", "folds": 5}
-    rows = tables.table("worth_queries", worth.worth_queries(features, plan, embedding, draws=8, seed=0))
-    worth.curves(rows, {}, bootstrap=bootstrap, level=0.95, seed=0)
+    rows = tables.table("worth_queries", worth.worth_queries(features, plan, embedding, view=VIEW, draws=16, seed=0))
+    worth.curves(rows, {}, level=0.95)
 
 
 def planned(embeddings: Tables) -> tuple[tables.pa.Table, dict[str, np.ndarray]]:

@@ -28,6 +28,19 @@ if [ -e "$conf" ] && ! grep -q "^ClusterName=atlas-test" "$conf"; then
   exit 1
 fi
 
+# Ends a daemon by its pid file and waits for it: asked first, killed after half a minute.
+ended() {
+  local pid
+  pid=$(cat "$1" 2>/dev/null) || return 0
+  kill "$pid" 2>/dev/null || return 0
+  for _ in $(seq 60); do
+    kill -0 "$pid" 2>/dev/null || return 0
+    sleep 0.5
+  done
+  kill -9 "$pid" 2>/dev/null || true
+  sleep 0.5
+}
+
 finish() {
   status=$?
   if [ $status != 0 ]; then
@@ -36,10 +49,16 @@ finish() {
     tail -n 30 "$work/run.log" 2>/dev/null || true
     find "$work/atlas/.snakemake/slurm_logs" "$work/atlas/results/tiny/logs" -name '*.log' -exec tail -n 20 {} + 2>/dev/null || true
   fi
-  pkill -F "$work/slurm/slurmd.pid" 2>/dev/null || true
-  pkill -F "$work/slurm/slurmctld.pid" 2>/dev/null || true
-  pkill -F "$work/slurm/munged.pid" 2>/dev/null || true
-  rm -rf "$work" "$conf" /etc/slurm/gres.conf
+  # The daemons write into the folder until they have ended: it is removed after that, and the test's verdict is not
+  # theirs to change.
+  for daemon in slurmd slurmctld munged; do
+    ended "$work/slurm/$daemon.pid"
+  done
+  for _ in $(seq 20); do
+    rm -rf "$work" 2>/dev/null && break
+    sleep 0.5
+  done
+  rm -f "$conf" /etc/slurm/gres.conf
   exit $status
 }
 trap finish EXIT
@@ -103,7 +122,8 @@ study: tiny
 pictures: {artists: [maren, joris], per_artist: 10}
 plan: {gallery: [4, 3], query: [3]}
 training: {steps: 2, rank: 2, alpha: 2, batch: 2, warmup: 1}
-generation: {num_inference_steps: [2], guidance_scale: [1], prompts: [a painting], batch: 6}
+generation: {num_inference_steps: [2], guidance_scale: [1], prompts: [a painting], worth: null, batch: 6}
+weights: {probe: {samples: 4, num_inference_steps: 2, batch: 2, seed: 0, prompts: [a painting]}}
 extractors: {clip: null}
 embedding: {dimensions: 3, folds: 2}
 evaluation: {bootstrap: 20, restarts: 2, permutations: 5, draws: 2, subsets: 2}
@@ -119,6 +139,7 @@ submitted=$(scontrol -o show job | awk '{
   print rule ($0 ~ /gres[:\/]gpu/ ? " on a GPU" : "")
 }' | sort)
 expected="ablation
+base_sensitivity on a GPU
 clustering
 embed_controls
 embed_pictures
@@ -130,6 +151,7 @@ gram
 gram
 grid
 module_grams
+module_weights
 retrieval
 structure
 train_loras on a GPU

@@ -93,6 +93,10 @@ def test_every_key_of_the_schema_is_in_the_committed_configuration():
             }
         },
         {"plan.gallery": [1], "plan.query": [1], "pictures.per_artist": 2},
+        {"generation.worth": None},
+        {"weights.kernels": ["factors"], "weights.modules": ["gradient", "learnt"]},
+        {"weights.modules": ["plain"], "weights.scales": ["unit"], "weights.controls": []},
+        {"evaluation.basis": "components", "evaluation.distance": "L2"},
     ],
 )
 def test_other_studies_are_accepted(changes):
@@ -213,6 +217,13 @@ def test_a_key_near_to_none_lists_those_that_there_are():
         ({"weights.kernels": ["delta", "delt"]}, "weights.kernels.1: 'delt' is unknown; did you mean 'delta'?"),
         ({"weights.kernels": ["raw"]}, "weights.kernels.0: 'raw' is unknown; there are delta, factors, down, up"),
         ({"training.loss": "min-snr"}, "training.loss: 'min-snr' is unknown; did you mean 'min_snr'?"),
+        ({"weights.modules": ["gradients"]}, "weights.modules.0: 'gradients' is unknown; did you mean 'gradient'?"),
+        (
+            {"weights.modules": ["plain", "xyz"]},
+            "weights.modules.1: 'xyz' is unknown; there are gradient, consensus, unit, kfac, plain, learnt",
+        ),
+        ({"evaluation.basis": "hole"}, "evaluation.basis: 'hole' is unknown; did you mean 'whole'?"),
+        ({"evaluation.distance": "cosin"}, "evaluation.distance: 'cosin' is unknown; did you mean 'cosine'?"),
         ({"pictures.source": "foldr"}, "pictures.source: 'foldr' is unknown; did you mean 'folder'?"),
         ({"extractors.clip.library": "openclip"}, "extractors.clip.library: 'openclip' is unknown"),
         (
@@ -303,6 +314,72 @@ def test_a_local_folder_needs_no_revision(tmp_path):
     (tmp_path / "models" / "sd" / "model_index.json").write_text("{}")
     changes = {"base.model": "models/sd", "extractors.clip": None, "extractors.dino": None}  # a hub id by its looks
     assert check(overlaid(changes), SCHEMA, tmp_path)["base"]["revision"] is None
+
+
+# --- the weights and their descriptors
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """A study of LoRA files that are there."""
+    (folder / "monet").mkdir()
+    (folder / "monet" / "one.safetensors").write_bytes(b"never opened here")
+    return {"loras.source": "folder", "folder": str(folder)}
+
+
+def test_files_whose_base_nobody_names_are_told_what_to_write(tmp_path):
+    mine = files(tmp_path)
+    (problem,) = problems(mine | {"weights.modules": ["gradient", "kfac"]})
+    assert problem.startswith("weights.modules: ['gradient', 'kfac'] all need a base or labels")
+    assert problem.endswith("write weights.modules: [consensus]")
+    written = yaml.safe_load(problem.rpartition("write weights.modules: ")[2])
+    assert checked(mine | {"weights.modules": written})["weights"]["modules"] == ["consensus"]
+    # The headline of a folder is the first that needs no base.
+    assert checked(mine | {"weights.modules": ["gradient", "plain"]})["weights"]["modules"] == ["gradient", "plain"]
+
+
+def test_two_descriptors_of_one_name_are_refused():
+    twin = CONFIG["extractors"]["clip"]
+    # An extractor that sees training pictures → s4_g1, and one whose own name says so.
+    (problem,) = problems({"extractors.clip_training_to": twin, "extractors.clip": twin})
+    assert problem.startswith("extractors: two descriptors would be called clip_training_to_s4_g1")
+    assert problem.endswith("give an extractor another name")
+    assert checked({"extractors.clip_l14": twin, "extractors.clip_h14": twin})
+
+
+@pytest.mark.parametrize(
+    ("kernels", "modules"), [(["factors"], ["kfac", "learnt"]), (["down", "up"], ["kfac"]), (["delta"], ["learnt"])]
+)
+def test_a_study_without_a_descriptor_of_the_weights_is_refused(kernels, modules):
+    (problem,) = problems({"weights.kernels": kernels, "weights.modules": modules})
+    assert problem.startswith(f"weights.modules: {modules} with weights.kernels {kernels} leaves no descriptor")
+    assert problem.endswith("add plain to weights.modules")
+    assert checked({"weights.kernels": kernels, "weights.modules": [*modules, "plain"]})
+
+
+def test_weightings_of_updates_are_enough_with_updates():
+    assert checked({"weights.kernels": ["delta"], "weights.modules": ["kfac", "learnt"]})
+
+
+def test_worth_is_typed_on_the_command_line():
+    assert check(handed_over("generation={worth: null}"), SCHEMA, ROOT)["generation"]["worth"] is None
+    found = check(handed_over("generation={worth: {pictures: 4, series: [own]}}"), SCHEMA, ROOT)
+    assert found == overlaid({"generation.worth.pictures": 4, "generation.worth.series": ["own"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"generation.worth.series": ["shard"]}, "generation.worth.series.0: 'shard' is unknown; did you mean"),
+        ({"generation.worth.picture": 3}, "generation.worth.picture: no such key; did you mean 'pictures'?"),
+        ({"generation.worth.pictures": 0}, "generation.worth.pictures: 0 is less than the minimum of"),
+        ({"generation.worth.prompts": []}, "generation.worth.prompts: []"),
+        ({"weights.modules": []}, "weights.modules: []"),
+        ({"weights.modules": ["plain", "plain"]}, "weights.modules: ['plain', 'plain'] has non-unique elements"),
+    ],
+)
+def test_what_is_wrong_with_series_and_weightings_is_named(changes, words):
+    (problem,) = problems(changes)
+    assert problem.startswith(words)
 
 
 # --- the pictures

@@ -9,26 +9,27 @@ import pytest
 from sklearn.decomposition import PCA
 
 from lora_atlas import tables
+from lora_atlas.descriptors import KINDS, Descriptor, compared, descriptors, kinds
 from lora_atlas.embeddings import (
-    KINDS,
     DescriptorError,
     embed_controls,
     embed_pictures,
     embed_weights,
-    kinds,
+    inner_products,
     lora_means,
-    picture_descriptors,
-    weight_descriptors,
 )
-from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN
+from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 from lora_atlas.weights.factors import Update
 from lora_atlas.weights.files import read_lora, write_lora
 from lora_atlas.weights.gram import gram, write_gram
+from lora_atlas.weights.modules import module_grams, read_modules, write_modules
+from lora_atlas.weights.weighting import product
 
 ARTISTS = ("ada", "bea", "cyd", "dot")
 PER_ARTIST, PICTURES = 4, 2  # three of the gallery and one query; pictures of each
 WEIGHTS = {
     "kernels": ["delta", "factors"],
+    "modules": ["plain"],
     "scales": ["unit", "raw"],
     "controls": [],
     "components": None,
@@ -39,16 +40,35 @@ EXTRACTORS = {
     "dino": {"library": "timm", "model": "b", "pretrained": None},
     "mean_colour": {"library": "control", "model": "mean_colour", "pretrained": None},
 }
-SETTINGS = ["s8_g1", "s16_g3"]
-SPACES = [(TOGETHER, "none"), (KNOWN, "none"), (KNOWN, "rescale"), (KNOWN, "crossfit"), (UNSEEN, "none")]
+GENERATION = {
+    "prompts": ["a painting"], "seeds": [0], "num_inference_steps": [8, 16], "guidance_scale": [3], "worth": None
+}  # fmt: skip
+SETTINGS = ["s8_g3", "s16_g3"]
+SPACES = [
+    *((TOGETHER, "none"), (KNOWN, "none"), (KNOWN, "rescale"), (KNOWN, "crossfit"), (WHOLE, "none")),
+    *((UNSEEN, "none"), (WHOLE_UNSEEN, "none")),
+]
 EMBEDDING = {"dimensions": 3, "calibrations": ["none", "rescale", "crossfit"], "folds": 4}
 SIDES = {
     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (12, 10),
     "unet.up_blocks.1.attentions.0.transformer_blocks.0.ff.net.2": (20, 8),
 }
+BASE = dict(zip(SIDES, (0.5, 3.0), strict=True))  # module → mean squared gradient
 
 
-def make_plan(artists=ARTISTS, per_artist: int = PER_ARTIST) -> pa.Table:
+def study(weights=WEIGHTS, extractors=EXTRACTORS, generation=GENERATION) -> list[Descriptor]:
+    return descriptors({"weights": weights, "extractors": extractors, "generation": generation})
+
+
+def of_weights(weights) -> list[Descriptor]:
+    return [descriptor for descriptor in study(weights) if descriptor.kernel]
+
+
+def of_pictures(extractors) -> list[Descriptor]:
+    return [descriptor for descriptor in study(extractors=extractors) if descriptor.extractor]
+
+
+def make_plan(artists=ARTISTS, per_artist: int = PER_ARTIST, of_queries: int = PICTURES) -> pa.Table:
     rows = [
         {
             "lora": f"{artist}/{n:02}",
@@ -56,7 +76,7 @@ def make_plan(artists=ARTISTS, per_artist: int = PER_ARTIST) -> pa.Table:
             "genre": None if artist == "dot" else "strokes",
             "split": "query" if n == per_artist - 1 else "gallery",
             "seed": n,
-            "pictures": [f"{artist}-{n}-{i}" for i in range(PICTURES)],
+            "pictures": [f"{artist}-{n}-{i}" for i in range(of_queries if n == per_artist - 1 else PICTURES)],
             "overlap": 0.0,
         }
         for artist in artists
@@ -119,17 +139,30 @@ def features(tmp_path_factory, plan) -> dict[tuple[str, str], Path]:
     return found
 
 
-def run_weights(folder: Path, grams, plan, weights=WEIGHTS, embedding=EMBEDDING, seed: int = 0) -> dict[str, Path]:
-    outputs = {name: folder / f"{name}.parquet" for name in weight_descriptors(weights)}
-    embed_weights(grams, plan, weights, embedding, seed=seed, outputs=outputs)
+@pytest.fixture(scope="module")
+def single(grams, plan, tmp_path_factory) -> Path:
+    """The Gram matrices of single modules of the same LoRAs."""
+    path, ids = tmp_path_factory.mktemp("modules") / "all.safetensors", plan["lora"].to_pylist()
+    folder = grams["delta"].parent
+    write_modules(path, ids, *module_grams([folder / f"{i}.safetensors" for i in ids], ["delta", "down", "up"]))
+    return path
+
+
+def run_weights(
+    folder: Path, grams, plan, weights=WEIGHTS, embedding=EMBEDDING, seed: int = 0, single=None, base=None
+) -> dict[str, Path]:
+    asked = of_weights(weights)
+    outputs = {descriptor.name: folder / f"{descriptor.name}.parquet" for descriptor in asked}
+    embed_weights(grams, single, base, plan, asked, weights, embedding, seed=seed, outputs=outputs)
     return outputs
 
 
 def run_pictures(
     folder: Path, features, plan, extractors=EXTRACTORS, embedding=EMBEDDING, seed: int = 0
 ) -> dict[str, Path]:
-    outputs = {name: folder / f"{name}.parquet" for name in picture_descriptors(extractors, SETTINGS)}
-    embed_pictures(features, plan, extractors, SETTINGS, embedding, seed=seed, outputs=outputs)
+    asked = of_pictures(extractors)
+    outputs = {descriptor.name: folder / f"{descriptor.name}.parquet" for descriptor in asked}
+    embed_pictures(features, plan, asked, extractors, embedding, seed=seed, outputs=outputs)
     return outputs
 
 
@@ -152,41 +185,52 @@ def is_gallery(plan: pa.Table) -> np.ndarray:
 # --- names
 
 
-def test_weight_descriptors_are_kernels_and_scales():
-    assert weight_descriptors(WEIGHTS) == {
-        "delta": ("delta", "unit"),
-        "delta_raw": ("delta", "raw"),
-        "factors": ("factors", "unit"),
-        "factors_raw": ("factors", "raw"),
+def test_weight_descriptors_are_kernels_weightings_and_scales():
+    found = {d.name: (d.kernel, d.modules, d.scale) for d in of_weights(WEIGHTS)}
+    assert found == {
+        "delta": ("delta", "plain", "unit"),
+        "delta_raw": ("delta", "plain", "raw"),
+        "factors": ("factors", "plain", "unit"),
+        "factors_raw": ("factors", "plain", "raw"),
     }
-    assert weight_descriptors({"kernels": ["up"], "scales": ["raw"]}) == {"up_raw": ("up", "raw")}
+    some = {"kernels": ["delta", "up"], "modules": ["gradient", "plain", "learnt", "kfac"], "scales": ["raw"]}
+    assert {d.name: (d.kernel, d.modules, d.scale) for d in of_weights(WEIGHTS | some)} == {
+        "delta_gradient": ("delta", "gradient", "unit"),
+        "delta_raw": ("delta", "plain", "raw"),
+        "delta_learnt": ("delta", "learnt", "unit"),
+        "delta_kfac": ("delta", "kfac", "unit"),
+        "up_gradient": ("up", "gradient", "unit"),
+        "up_raw": ("up", "plain", "raw"),
+    }
 
 
 def test_picture_descriptors_say_what_knows_the_gallery_and_what_asks():
-    found = picture_descriptors({name: EXTRACTORS[name] for name in ("clip", "mean_colour")}, SETTINGS)
-    assert found == {
+    found = of_pictures({name: EXTRACTORS[name] for name in ("clip", "mean_colour")})
+    assert {d.name: (d.extractor, d.gallery, d.query) for d in found} == {
         "clip_training": ("clip", "training", "training"),
-        "clip_s8_g1": ("clip", "s8_g1", "s8_g1"),
-        "clip_training_to_s8_g1": ("clip", "s8_g1", "training"),
-        "clip_s8_g1_to_training": ("clip", "training", "s8_g1"),
+        "clip_s8_g3": ("clip", "s8_g3", "s8_g3"),
+        "clip_training_to_s8_g3": ("clip", "s8_g3", "training"),
+        "clip_s8_g3_to_training": ("clip", "training", "s8_g3"),
         "clip_s16_g3": ("clip", "s16_g3", "s16_g3"),
         "clip_training_to_s16_g3": ("clip", "s16_g3", "training"),
         "clip_s16_g3_to_training": ("clip", "training", "s16_g3"),
         "mean_colour_training": ("mean_colour", "training", "training"),
     }
-    assert list(picture_descriptors(EXTRACTORS, [])) == ["clip_training", "dino_training", "mean_colour_training"]
 
 
 def test_every_descriptor_of_one_source_has_a_kind():
-    found = kinds(WEIGHTS, EXTRACTORS, SETTINGS)
-    assert found == dict.fromkeys(weight_descriptors(WEIGHTS), "weights") | {
+    found = kinds(study(WEIGHTS | {"modules": ["plain", "learnt"], "controls": ["norm", "set_size"]}))
+    assert found == dict.fromkeys(("delta", "delta_raw", "factors", "factors_raw"), "weights") | {
+        "delta_learnt": "weights and labels",
         "clip_training": "training pictures",
-        "clip_s8_g1": "generated pictures",
+        "clip_s8_g3": "generated pictures",
         "clip_s16_g3": "generated pictures",
         "dino_training": "training pictures",
-        "dino_s8_g1": "generated pictures",
+        "dino_s8_g3": "generated pictures",
         "dino_s16_g3": "generated pictures",
         "mean_colour_training": "control",
+        "norm": "control",
+        "set_size": "control",
     }
     assert set(found.values()) == set(KINDS)
 
@@ -212,25 +256,25 @@ def test_a_lora_is_the_mean_of_all_that_it_generated():
     plan = make_plan(["ada"], 2)
     made = [row("p", "ada/01", [3, 4]), row("q", "ada/00", [0, 7]), row("r", "ada/01", [5, 0]), row("s", "b", [9, 9])]
     features = tables.table("features", made)
-    np.testing.assert_allclose(lora_means(features, plan, "s8_g1", unit=False), [[0, 7], [4, 2]])
-    np.testing.assert_allclose(lora_means(features, plan, "s8_g1", unit=True), [[0, 1], [0.8, 0.4]])
+    np.testing.assert_allclose(lora_means(features, plan, "s8_g3", unit=False), [[0, 7], [4, 2]])
+    np.testing.assert_allclose(lora_means(features, plan, "s8_g3", unit=True), [[0, 1], [0.8, 0.4]])
 
 
 def test_a_vector_of_zeros_has_no_direction_and_makes_no_nan():
     features = tables.table("features", [row("p", "ada/00", [0, 0]), row("q", "ada/01", [0, 2])])
-    assert (lora_means(features, make_plan(["ada"], 2), "s8_g1", unit=True) == [[0, 0], [0, 1]]).all()
+    assert (lora_means(features, make_plan(["ada"], 2), "s8_g3", unit=True) == [[0, 0], [0, 1]]).all()
 
 
 def test_loras_without_their_pictures_are_named(plan):
-    training, made = make_features(plan, "training", 4, 0), make_features(plan, "s8_g1", 4, 0)
+    training, made = make_features(plan, "training", 4, 0), make_features(plan, "s8_g3", 4, 0)
     lacking = training.filter(pc.not_equal(training["picture"], "bea-2-1"))  # one of two
     with pytest.raises(DescriptorError, match=r"features of 'training': .*\['bea/02'\]; rerun the features stage"):
         lora_means(lacking, plan, "training", unit=True)
     lacking = made.filter(pc.is_in(made["lora"], pa.array(["ada/01", "dot/03"])))
     with pytest.raises(DescriptorError) as caught:
-        lora_means(lacking, plan, "s8_g1", unit=True)
+        lora_means(lacking, plan, "s8_g3", unit=True)
     named = [lora for lora in plan["lora"].to_pylist() if repr(lora) in str(caught.value)]
-    assert "'s8_g1'" in str(caught.value) and set(named) == set(plan["lora"].to_pylist()) - {"ada/01", "dot/03"}
+    assert "'s8_g3'" in str(caught.value) and set(named) == set(plan["lora"].to_pylist()) - {"ada/01", "dot/03"}
 
 
 # --- from weights
@@ -247,7 +291,7 @@ def test_weights_become_tables_of_every_scenario_and_calibration(tmp_path, plan,
             folds = {artist: {r["fold"] for r in chosen if r["artist"] == artist} for artist in ARTISTS}
             parts = sorted(next(iter(fold)) for fold in folds.values())
             assert all(len(fold) == 1 for fold in folds.values())
-            assert parts == ([0, 0, 1, 1] if scenario == UNSEEN else [0] * 4)
+            assert parts == ([0, 0, 1, 1] if scenario in (UNSEEN, WHOLE_UNSEEN) else [0] * 4)
         assert len(rows) == len(SPACES) * len(loras)
         header = tables.metadata(found)
         assert header["descriptor"] == name and header["dimensions"] == len(rows[0]["vector"]) == 3
@@ -307,7 +351,7 @@ def test_pictures_become_tables_of_the_same_shape(tmp_path, plan, features):
 def test_the_gallery_is_known_by_one_source_and_the_queries_ask_by_another(tmp_path, plan, features):
     outputs, gallery = run_pictures(tmp_path, features, plan), is_gallery(plan)
     means = {}
-    for source in ("training", "s8_g1"):
+    for source in ("training", "s8_g3"):
         rows = tables.read(features["clip", source], "features").to_pylist()
         means[source] = []
         for lora in plan.to_pylist():
@@ -315,12 +359,12 @@ def test_the_gallery_is_known_by_one_source_and_the_queries_ask_by_another(tmp_p
             assert len(mine) == PICTURES
             means[source].append(np.mean([np.array(r["vector"]) / np.linalg.norm(r["vector"]) for r in mine], 0))
         means[source] = np.array(means[source])
-    assert not np.isclose(means["training"], means["s8_g1"]).any()
+    assert not np.isclose(means["training"], means["s8_g3"]).any()
     for name, known, asked in [
         ("clip_training", "training", "training"),
-        ("clip_s8_g1", "s8_g1", "s8_g1"),
-        ("clip_training_to_s8_g1", "s8_g1", "training"),
-        ("clip_s8_g1_to_training", "training", "s8_g1"),
+        ("clip_s8_g3", "s8_g3", "s8_g3"),
+        ("clip_training_to_s8_g3", "s8_g3", "training"),
+        ("clip_s8_g3_to_training", "training", "s8_g3"),
     ]:
         expected = PCA(3, svd_solver="full").fit(means[known][gallery])
         scores = np.where(gallery[:, None], expected.transform(means[known]), expected.transform(means[asked]))
@@ -393,8 +437,8 @@ def test_fewer_than_four_artists_have_no_basis_without_the_artist_in_question(tm
     plan, features = small_study(tmp_path, ARTISTS[:3], 4)
     for path in run_pictures(tmp_path / "out", features, plan, CLIP).values():
         rows = tables.read(path, "embeddings").to_pylist()
-        assert {(r["scenario"], r["calibration"]) for r in rows} == set(SPACES[:-1])
-        assert len(rows) == 4 * plan.num_rows
+        assert {(r["scenario"], r["calibration"]) for r in rows} == set(SPACES[:-2])
+        assert len(rows) == 5 * plan.num_rows
 
 
 def test_a_gallery_too_small_for_a_basis_names_the_descriptor(tmp_path):
@@ -403,13 +447,64 @@ def test_a_gallery_too_small_for_a_basis_names_the_descriptor(tmp_path):
         run_pictures(tmp_path / "out", features, plan, CLIP)
 
 
-def test_pictures_that_are_all_alike_name_the_descriptor(tmp_path, plan, features):
-    rows = tables.read(features["clip", "s8_g1"], "features").to_pylist()
-    alike = [r | {"vector": [0.0, 1.0, 0.0]} for r in rows]
+# --- descriptors that know nothing
+
+
+def knows_nothing(path: Path, name: str, plan: pa.Table) -> None:
+    """Vectors of zero in every scenario, of a table that is whole otherwise."""
+    found = tables.read(path, "embeddings")
+    rows = found.to_pylist()
+    assert [r["lora"] for r in rows] == plan["lora"].to_pylist() * len(SPACES)
+    assert list(dict.fromkeys((r["scenario"], r["calibration"]) for r in rows)) == SPACES
+    assert {tuple(r["vector"]) for r in rows} == {(0.0,)}
+    for scenario in (UNSEEN, WHOLE_UNSEEN):
+        folds = {r["artist"]: r["fold"] for r in rows if r["scenario"] == scenario}
+        assert sorted(folds.values()) == [0, 0, 1, 1]
+    header = tables.metadata(found)
+    assert header["descriptor"] == name and header["dimensions"] == 1 and header["explained"] == [0.0]
+
+
+def test_pictures_whose_gallery_is_all_alike_know_nothing(tmp_path, plan, features):
+    rows = tables.read(features["clip", "s8_g3"], "features").to_pylist()
+    queries = {r["lora"] for r in plan.to_pylist() if r["split"] == "query"}
+    one = [1.0] + [0.0] * 29
+    alike = [r | {"vector": r["vector"] if r["lora"] in queries else one} for r in rows]
     path = tmp_path / "alike.parquet"
     tables.write(path, "features", alike)
-    with pytest.raises(DescriptorError, match=r"clip_s8_g1: .*LoRAs are all alike"):
-        run_pictures(tmp_path / "out", {**features, ("clip", "s8_g1"): path}, plan)
+    outputs = run_pictures(tmp_path / "out", {**features, ("clip", "s8_g3"): path}, plan)
+    for name in ("clip_s8_g3", "clip_training_to_s8_g3"):
+        knows_nothing(outputs[name], name, plan)
+    for name in ("clip_training", "clip_s8_g3_to_training", "clip_s16_g3"):  # whose galleries are others
+        assert np.abs(vectors(outputs[name])).max() > 0.1
+
+
+def test_weights_whose_gallery_is_all_alike_know_nothing(tmp_path, plan):
+    gallery = is_gallery(plan)
+    X = np.random.default_rng(0).normal(size=(len(plan), 12))
+    X[gallery] = X[0]
+    K = X @ X.T
+    ids, grams = plan["lora"].to_pylist(), {"delta": tmp_path / "delta.safetensors"}
+    write_gram(grams["delta"], ids, {("self_attention", "down"): K}, "delta")
+    single = tmp_path / "all.safetensors"
+    names = list(SIDES)
+    write_modules(single, ids, {"delta": dict.fromkeys(names, K)}, {"delta": dict.fromkeys(names, 1)})
+    weights = WEIGHTS | {"kernels": ["delta"], "modules": ["plain", "unit", "gradient", "consensus", "learnt"]}
+    outputs = run_weights(tmp_path / "out", grams, plan, weights, single=single, base=BASE)
+    assert len(outputs) == 6
+    for name, path in outputs.items():
+        knows_nothing(path, name, plan)
+
+
+def test_a_control_whose_gallery_is_all_alike_knows_nothing(tmp_path):
+    """Sets of one size in the gallery and of another among the queries: each query is as near to all."""
+    plan = make_plan(of_queries=PICTURES - 1)
+    assert {len(r["pictures"]) for r in plan.to_pylist()} == {PICTURES, PICTURES - 1}
+    spectra = np.ones((len(plan), 3, 2))
+    spectra[~is_gallery(plan)] *= 2
+    outputs = {name: tmp_path / f"{name}.parquet" for name in ("set_size", "norm", "spectrum")}
+    embed_controls(spectra, plan, list(outputs), EMBEDDING, seed=0, outputs=outputs)
+    for name, path in outputs.items():
+        knows_nothing(path, name, plan)
 
 
 # --- controls of the weights
@@ -419,28 +514,213 @@ def test_controls_are_norms_spectra_and_sizes_of_sets(tmp_path):
     plan = make_plan()
     rng = np.random.default_rng(0)
     spectra = rng.uniform(0.5, 2, size=(len(plan), 3, 2))
-    weights = WEIGHTS | {"controls": ["norm", "spectrum", "set_size"]}
-    outputs = {name: tmp_path / f"{name}.parquet" for name in weights["controls"]}
-    embed_controls(spectra, plan, weights, EMBEDDING, seed=0, outputs=outputs)
+    controls = ["norm", "spectrum", "set_size"]
+    outputs = {name: tmp_path / f"{name}.parquet" for name in controls}
+    embed_controls(spectra, plan, controls, EMBEDDING, seed=0, outputs=outputs)
     read = {name: tables.read(path, "embeddings").to_pylist() for name, path in outputs.items()}
     norms = np.log(np.sqrt((spectra**2).sum((1, 2))))
     got = np.array([row["vector"] for row in read["norm"] if row["scenario"] == TOGETHER])[:, 0]
     assert np.abs(got) == pytest.approx(np.abs(norms - norms.mean()), abs=1e-6)
-    assert len({tuple(row["vector"]) for row in read["set_size"]}) == 1  # all sets are of one size: it knows nothing
+    knows_nothing(outputs["set_size"], "set_size", plan)  # all sets are of one size
     places = {name: [(row["scenario"], row["calibration"], row["lora"]) for row in rows] for name, rows in read.items()}
     assert places["norm"] == places["spectrum"] == places["set_size"]
+
+
+def test_the_size_of_a_set_tells_loras_apart_where_sizes_differ(tmp_path):
+    rows = make_plan().to_pylist()
+    rows = [row | {"pictures": [f"{row['lora']}-{i}" for i in range(1 + n % 3)]} for n, row in enumerate(rows)]
+    path = tmp_path / "set_size.parquet"
+    plan = tables.table("plan", rows)
+    embed_controls(np.ones((len(plan), 1, 1)), plan, ["set_size"], EMBEDDING, seed=0, outputs={"set_size": path})
+    found = np.abs(vectors(path, WHOLE)[:, 0])
+    assert found == pytest.approx(np.log([len(row["pictures"]) for row in rows]), abs=1e-6)
 
 
 def test_a_spectrum_is_that_of_the_lora_at_norm_one(tmp_path):
     plan = make_plan()
     spectra = np.random.default_rng(1).uniform(0.5, 2, size=(len(plan), 3, 2))
-    weights = WEIGHTS | {"controls": ["spectrum"]}
     for name, values in (("a", spectra), ("b", spectra * np.linspace(1, 9, len(plan))[:, None, None])):
-        embed_controls(values, plan, weights, EMBEDDING, seed=0, outputs={"spectrum": tmp_path / f"{name}.parquet"})
-    a, b = (np.stack(tables.read(tmp_path / f"{n}.parquet", "embeddings")["vector"].to_pylist()) for n in "ab")
-    assert a == pytest.approx(b, abs=1e-5)
+        outputs = {"spectrum": tmp_path / f"{name}.parquet"}
+        embed_controls(values, plan, ["spectrum"], EMBEDDING, seed=0, outputs=outputs)
+    # Of whole vectors only the inner products are defined beyond rounding: where directions are alike they may turn.
+    for scenario in (TOGETHER, KNOWN, WHOLE):
+        a, b = (vectors(tmp_path / f"{n}.parquet", scenario) for n in "ab")
+        assert a @ a.T == pytest.approx(b @ b.T, abs=1e-5) and np.abs(a).max() > 0.01
 
 
-def test_controls_are_of_their_kind():
-    found = kinds(WEIGHTS | {"controls": ["norm", "set_size"]}, EXTRACTORS, SETTINGS)
-    assert found["norm"] == found["set_size"] == "control"
+# --- without a basis
+
+
+def of_part(path: Path, scenario: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows of the plan and their vectors, of each part."""
+    rows = [r for r in tables.read(path, "embeddings").to_pylist() if r["scenario"] == scenario]
+    part = np.array([r["fold"] for r in rows])
+    X = np.array([r["vector"] for r in rows], np.float64)
+    return [(np.flatnonzero(part == p), X[part == p]) for p in np.unique(part)]
+
+
+def test_without_a_basis_inner_products_are_those_of_the_loras(tmp_path, plan, grams, features):
+    outputs = run_weights(tmp_path, grams, plan) | run_pictures(tmp_path, features, plan)
+    expected = {}
+    for kernel, X in dense_rows(grams, plan).items():
+        expected |= {f"{kernel}_raw": X, kernel: X / np.linalg.norm(X, axis=1, keepdims=True)}
+    for (extractor, source), path in features.items():
+        unit = EXTRACTORS[extractor]["library"] != "control"
+        expected[f"{extractor}_{source}"] = lora_means(tables.read(path, "features"), plan, source, unit=unit)
+    for name, X in expected.items():
+        K = X @ X.T
+        for scenario, parts in ((WHOLE, 1), (WHOLE_UNSEEN, 2)):
+            found = of_part(outputs[name], scenario)
+            assert len(found) == parts and sum(len(rows) for rows, _ in found) == len(plan)
+            for rows, V in found:
+                assert pytest.approx(K[np.ix_(rows, rows)], rel=1e-5, abs=1e-6 * np.abs(K).max()) == V @ V.T
+    assert set(expected) == {d.name for d in compared(of_weights(WEIGHTS) + of_pictures(EXTRACTORS))}
+
+
+# --- modules that do not count alike
+
+
+def per_module(grams, plan) -> list[np.ndarray]:
+    """ΔW (N, d) of each module."""
+    folder = grams["delta"].parent
+    files = [read_lora(folder / f"{lora}.safetensors").updates for lora in plan["lora"].to_pylist()]
+    return [np.stack([(u[m].B.astype(float) @ u[m].A).ravel() for u in files]) for m in SIDES]
+
+
+def test_weighted_modules_are_dense_updates_that_are_weighted(tmp_path, plan, grams, single):
+    weights = WEIGHTS | {"modules": ["plain", "unit", "gradient"], "kernels": ["delta"], "scales": ["unit"]}
+    outputs = run_weights(tmp_path, grams, plan, weights, single=single, base=BASE)
+    parts = per_module(grams, plan)
+    expected = {
+        "delta": np.concatenate(parts, 1),
+        "delta_unit": np.concatenate([X / np.linalg.norm(X, axis=1, keepdims=True) for X in parts], 1),
+        "delta_gradient": np.concatenate([X * np.sqrt(BASE[m]) for m, X in zip(SIDES, parts, strict=True)], 1),
+    }
+    assert set(outputs) == set(expected)
+    gallery = is_gallery(plan)
+    for name, X in expected.items():
+        X = X / np.linalg.norm(X, axis=1, keepdims=True)
+        up_to_sign(vectors(outputs[name]), PCA(3, svd_solver="full").fit(X[gallery]).transform(X))
+        V = vectors(outputs[name], WHOLE)
+        assert pytest.approx(X @ X.T, abs=1e-5) == V @ V.T
+
+
+def test_the_metric_of_the_base_is_a_kernel_of_its_own(tmp_path, plan, grams, single):
+    ids, found, parameters = read_modules(single)
+    known = next(iter(SIDES))  # the metric knows one module
+    moved = 2 * found["down"][known]
+    path = tmp_path / "kfac.safetensors"
+    write_modules(path, ids, found | {"kfac": {known: moved}}, parameters | {"kfac": {known: 1}})
+    weights = WEIGHTS | {"modules": ["kfac"], "kernels": ["delta", "factors"]}
+    (only,) = (outputs := run_weights(tmp_path, grams, plan, weights, single=path))
+    V = vectors(outputs[only], WHOLE)
+    norms = np.sqrt(np.diag(moved))
+    assert only == "delta_kfac" and pytest.approx(moved / np.outer(norms, norms), abs=1e-5) == V @ V.T
+
+
+@pytest.mark.parametrize("kernel", ["delta", "factors", "up"])
+def test_one_kernel_needs_no_other(tmp_path, plan, grams, kernel):
+    """Neither the Gram file nor the single modules of a kernel that nobody asked for."""
+    folder, ids = grams["delta"].parent, plan["lora"].to_pylist()
+    paths = [folder / f"{i}.safetensors" for i in ids]
+    mine = {"factors": ["down", "up"]}.get(kernel, [kernel])
+    single, whole = tmp_path / "all.safetensors", tmp_path / "gram.safetensors"
+    write_modules(single, ids, *module_grams(paths, mine))
+    write_gram(whole, ids, gram(paths, kernel), kernel)
+    how = ["plain", "unit", "gradient", "consensus", "learnt"]
+    weights = WEIGHTS | {"modules": how, "kernels": [kernel], "scales": ["unit"]}
+    outputs = run_weights(tmp_path / "out", {kernel: whole}, plan, weights, single=single, base=BASE)
+    names = [kernel, *(f"{kernel}_{one}" for one in how[1:])]
+    assert list(outputs) == (names if kernel == "delta" else names[:-1])
+    single_grams = {m: sum(gram_of[m] for gram_of in read_modules(single)[1].values()) for m in SIDES}
+    gallery = np.flatnonzero(is_gallery(plan))
+    for descriptor in of_weights(weights):
+        V = vectors(outputs[descriptor.name], WHOLE)
+        K = product(descriptor.modules, single_grams, base=BASE, artists=plan["artist"].to_pylist()).scaled(gallery)
+        assert pytest.approx(K, abs=1e-5) == V @ V.T
+
+
+def test_single_modules_that_are_absent_are_named(tmp_path, plan, grams, single):
+    asked = WEIGHTS | {"modules": ["unit"], "scales": ["unit"]}
+    with pytest.raises(DescriptorError, match=r"delta_unit: needs the Gram matrices of single modules"):
+        run_weights(tmp_path / "out", grams, plan, asked)
+    ids, found, parameters = read_modules(single)
+    path = tmp_path / "all.safetensors"
+    write_modules(path, ids, {"delta": found["delta"]}, {"delta": parameters["delta"]})
+    with pytest.raises(DescriptorError, match=r"lack the kernel 'down'; rerun"):
+        run_weights(tmp_path / "out", grams, plan, asked, single=path)
+    kfac = asked | {"modules": ["kfac"], "kernels": ["delta"]}  # never the plain updates under its name
+    with pytest.raises(DescriptorError, match=r"lack the kernel 'kfac'; rerun"):
+        run_weights(tmp_path / "out", grams, plan, kfac, single=single)
+    with pytest.raises(DescriptorError, match=r"all\.safetensors: its LoRAs are not those of the plan"):
+        run_weights(tmp_path / "out", grams, plan.slice(1), asked | {"kernels": ["delta"]}, single=path)
+    with pytest.raises(DescriptorError, match=r"no module is in components \['projection'\] and blocks None"):
+        run_weights(tmp_path / "out", grams, plan, asked | {"components": ["projection"]}, single=single)
+    with pytest.raises(DescriptorError, match=r"delta_gradient: weights\.modules: gradient .*another base"):
+        run_weights(tmp_path / "out", grams, plan, asked | {"modules": ["gradient"]}, single=single, base={"x": 1.0})
+
+
+def test_a_subset_of_components_holds_for_single_modules_too(tmp_path, plan, grams, single):
+    asked = WEIGHTS | {"modules": ["unit"], "kernels": ["delta"], "components": ["feed_forward"]}
+    part = vectors(run_weights(tmp_path / "part", grams, plan, asked, single=single)["delta_unit"], WHOLE)
+    same = asked | {"components": None, "blocks": ["up"]}
+    assert (
+        vectors(run_weights(tmp_path / "same", grams, plan, same, single=single)["delta_unit"], WHOLE) == part
+    ).all()
+    X = per_module(grams, plan)[1]
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    assert part @ part.T == pytest.approx(X @ X.T, abs=1e-5)
+
+
+@pytest.mark.parametrize("how", ["consensus", "learnt"])
+def test_what_is_fitted_never_saw_the_half_that_is_ranked(tmp_path, how):
+    """A gallery LoRA's weights change: in its own half only its own inner products do."""
+    artists = [f"artist{n}" for n in range(8)]
+    plan, rng = make_plan(artists), np.random.default_rng(0)
+    ids, gallery = plan["lora"].to_pylist(), is_gallery(plan)
+    of = np.repeat(np.arange(8), PER_ARTIST)
+    names = [f"unet.up_blocks.{n}.attentions.0.proj_in" for n in range(4)]
+    means = rng.normal(size=(8, 40))
+    # Three modules that show the artists more and less clearly, and noise.
+    X = [noise * rng.normal(size=(len(of), 40)) + means[of] * (n < 3) for n, noise in enumerate((0.3, 0.6, 1, 1))]
+
+    def run(folder: Path, X: list[np.ndarray]) -> Path:
+        single = folder / "all.safetensors"
+        grams = {"delta": {name: x @ x.T for name, x in zip(names, X, strict=True)}}
+        write_modules(single, ids, grams, {"delta": dict.fromkeys(names, 1)})
+        weights = WEIGHTS | {"kernels": ["delta"], "modules": [how]}
+        return run_weights(folder, {}, plan, weights, single=single)[f"delta_{how}"]
+
+    plain = run(tmp_path / "plain", X)
+    for one, moves in ((np.flatnonzero(gallery)[4], True), (np.flatnonzero(~gallery)[1], False)):
+        changed = [x.copy() for x in X]
+        for x in changed[:2]:
+            x[one] = 3 * rng.normal(size=40)
+        found = run(tmp_path / f"changed{one}", changed)
+        for scenario in (WHOLE_UNSEEN, UNSEEN):
+            for (rows, V), (same, W) in zip(of_part(plain, scenario), of_part(found, scenario), strict=True):
+                assert (rows == same).all()
+                others = rows != one
+                before, after = V[others] @ V[others].T, W[others] @ W[others].T
+                if one in rows or not moves:
+                    assert after == pytest.approx(before, abs=2e-5)
+                else:  # here it is one of those that the weights were fitted on
+                    assert np.abs(after - before).max() > 1e-3
+        known = np.arange(len(ids)) != one
+        before, after = (vectors(path, WHOLE)[known] for path in (plain, found))
+        assert (np.abs(after @ after.T - before @ before.T).max() > 1e-3) == moves
+
+
+# --- inner products
+
+
+def test_inner_products_are_those_of_every_descriptor_of_one_source(plan, grams, single, features, tmp_path):
+    weights = WEIGHTS | {"modules": ["plain", "gradient", "consensus", "learnt"]}
+    asked = [d for d in study(weights) if not d.control]
+    found = inner_products(grams, single, BASE, features, plan, asked, weights, EXTRACTORS)
+    assert list(found) == [d.name for d in compared(asked)] and len(asked) > len(found)
+    outputs = run_weights(tmp_path, grams, plan, weights, single=single, base=BASE)
+    outputs |= run_pictures(tmp_path, features, plan)
+    for name, K in found.items():
+        V = vectors(outputs[name], WHOLE)
+        assert pytest.approx(K, rel=1e-5, abs=1e-6 * np.abs(K).max()) == V @ V.T

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,3 +50,11 @@ def test_the_lock_has_what_the_project_asks_for():
 def test_the_tests_run_on_the_locked_versions(package):
     locked = {Requirement(pin).name: str(Requirement(pin).specifier) for pin in mirror_module().pins(LOCK)}
     assert f"=={version(package).split('+')[0]}" == locked[package]
+
+
+def test_cleaning_up_never_deletes_results_unasked():
+    def commands(target: str) -> str:
+        return subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "rm -rf" in commands("clean") and "results" not in commands("clean")
+    assert "read answer" in commands("clean-results")

@@ -86,6 +86,22 @@ def test_what_is_twice_as_much_costs_twice_as_much():
     assert estimate(overlaid("artbench_sdxl"), RATES).disk["loras"] > 5 * one.disk["loras"]
 
 
+def test_series_are_generated_and_paid_for_beside_the_grid():
+    """The embedded study: 16 pictures at each of four settings, 64 in each of two series at 8 passes."""
+
+    def of(worth):
+        generation = CONFIG["generation"] | {"worth": worth}
+        return estimate(check(copy.deepcopy(CONFIG) | {"generation": generation}, SCHEMA, ROOT), RATES)
+
+    none, both = of(None), of(CONFIG["generation"]["worth"])
+    assert (none.generated, both.generated) == (72 * 16 * 4, 72 * (16 * 4 + 64 * 2))
+    rates = RATES["seconds"][RATES["bases"][CONFIG["base"]["model"]]["rates"]]
+    more = 72 * 64 * 2 * 8 * rates["generate"] / 3600
+    assert both.hours["generation"] - none.hours["generation"] == pytest.approx(more)
+    one = of(CONFIG["generation"]["worth"] | {"series": ["own"]})
+    assert one.generated == 72 * (16 * 4 + 64)
+
+
 def test_the_size_of_a_lora_is_that_of_the_file():
     """Two files of the mini base, counted against its own layers."""
     import torch

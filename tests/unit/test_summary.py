@@ -3,24 +3,39 @@
 import pytest
 
 from lora_atlas import tables
-from lora_atlas.summary import lines, main, markdown, marked, seconds_per_lora
-
-KINDS = {
-    "delta": "weights",
-    "delta_raw": "weights",
-    "clip_s8_g1": "generated pictures",
-    "clip_s8_g3": "generated pictures",
-}
+from lora_atlas.descriptors import ACROSS, GENERATED, LEARNT, WEIGHTS, Descriptor, kinds, restored, stored
+from lora_atlas.findings.cost import seconds_per_lora, seconds_per_picture
+from lora_atlas.summary import lines, main, markdown, marked
+from lora_atlas.views import View
 
 
-@pytest.fixture
-def study(tmp_path):
-    def score(descriptor, metric, value, distance="L2", calibration="crossfit"):
+def painted(extractor: str, guidance: int, *, kind: str = GENERATED, query: str | None = None) -> Descriptor:
+    """Two pictures of each LoRA at eight steps."""
+    at, passes = f"s8_g{guidance}", 8 if guidance == 1 else 16
+    return Descriptor(kind, extractor=extractor, gallery=at, query=query or at, setting=at, passes=passes, pictures=2)
+
+
+DESCRIPTORS = [
+    Descriptor(WEIGHTS, "delta", "plain", "unit"),
+    Descriptor(WEIGHTS, "delta", "plain", "raw"),
+    painted("clip", 1),
+    painted("clip", 3),
+    painted("clip", 1, kind=ACROSS, query="training"),
+]
+KINDS = kinds(DESCRIPTORS)
+VIEWS = [View("whole", "crossfit", "cosine"), View("components", "crossfit", "L2")]
+
+
+@pytest.fixture(params=VIEWS, ids=lambda view: view.basis)
+def study(request, tmp_path):
+    view = request.param
+
+    def score(descriptor, metric, value, scenario=None, distance=None, calibration=None):
         return {
-            "scenario": tables.KNOWN,
+            "scenario": scenario or view.known[0],
             "descriptor": descriptor,
-            "calibration": calibration,
-            "distance": distance,
+            "calibration": calibration or view.known[1],
+            "distance": distance or view.distance,
             "level": "artist",
             "metric": metric,
             "value": value,
@@ -32,11 +47,19 @@ def study(tmp_path):
 
     values = dict(zip(KINDS, (0.7, 0.9, 0.5, 0.6), strict=True))
     retrieval = [score(d, m, v) for d, v in values.items() for m in ("mAP", "R@1")]
-    retrieval += [score(d, "mAP", 0.0, "cosine") for d in KINDS] + [
-        score(d, "mAP", 0.0, calibration="none") for d in KINDS
-    ]
+    retrieval += [score("clip_training_to_s8_g1", m, 1.0) for m in ("mAP", "R@1")]
+    # Rows of every other view and of unseen artists, each in one thing alone unlike the headline's.
+    for other in (
+        {"scenario": view.unseen[0]},
+        {"scenario": tables.TOGETHER},
+        {"distance": "CSLS"},
+        {"calibration": "rescale"},
+    ):
+        retrieval += [score(d, m, 0.0, **other) for d in KINDS for m in ("mAP", "R@1")]
+    here, there = view.together, next(v.together for v in VIEWS if v != view)
     clustering = [
         {
+            "scenario": scenario,
             "descriptor": d,
             "level": "artist",
             "algorithm": a,
@@ -47,7 +70,7 @@ def study(tmp_path):
             "chance": 0,
         }
         for d in KINDS
-        for a, v in (("Ward", 0.8), ("k-means", 0.1))
+        for scenario, a, v in ((here, "Ward", 0.8), (here, "k-means", 0.1), (there, "Ward", 0.2))
     ]
     cost = [
         {"stage": stage, "item": item, "count": count, "seconds": seconds, "device": "cpu"}
@@ -61,7 +84,7 @@ def study(tmp_path):
         ]
     ]
     folder = tmp_path / "study"
-    described = {"kinds": KINDS, "calibration": "crossfit"}
+    described = {"kinds": KINDS, "view": view.stored(), "descriptors": stored(DESCRIPTORS)}
     tables.write(folder / "tables/retrieval.parquet", "retrieval", retrieval, described)
     tables.write(folder / "tables/clustering.parquet", "clustering", clustering)
     tables.write(folder / "tables/cost.parquet", "cost", cost)
@@ -80,12 +103,65 @@ def test_lines_are_the_headline_best_first_within_a_kind(study):
 
 
 def test_seconds_are_those_of_one_lora(study):
-    seconds = seconds_per_lora(read(study)[2], KINDS)
+    seconds = seconds_per_lora(read(study)[2], restored(stored(DESCRIPTORS)))
     assert seconds["delta"] == seconds["delta_raw"] == 0.5
     # 10 LoRAs, 40 pictures at two settings: 2 pictures a LoRA and setting, 0.5 s to look at each, and 1 s to paint on
     # average, of which guidance, with its two passes a step, takes twice what no guidance takes.
     assert seconds["clip_s8_g1"] == pytest.approx(2 * (2 / 3 + 0.5))
     assert seconds["clip_s8_g3"] == pytest.approx(2 * (4 / 3 + 0.5))
+
+
+def costs(*rows):
+    names = ("stage", "item", "count", "seconds")
+    return tables.table("cost", [dict(zip(names, row, strict=True), device="cpu") for row in rows])
+
+
+def named(*found):
+    return {descriptor.name: descriptor for descriptor in found}
+
+
+def test_extractors_whose_names_begin_alike_have_seconds_of_their_own():
+    """Names were once parsed back at the first underscore: clip_l14_s8_g1 was seen by clip at step "l14"."""
+    cost = costs(("generate", "a", 40, 40.0), ("features", "clip_l14", 40, 20.0), ("features", "clip_h14", 40, 80.0))
+    found = seconds_per_lora(cost, named(*(painted(e, g) for e in ("clip_l14", "clip_h14") for g in (1, 3))))
+    # As many pictures at either setting, of which guidance takes twice the time: 2/3 and 4/3 s to paint one.
+    assert found == pytest.approx(
+        {
+            "clip_l14_s8_g1": 2 * (2 / 3 + 0.5),
+            "clip_l14_s8_g3": 2 * (4 / 3 + 0.5),
+            "clip_h14_s8_g1": 2 * (2 / 3 + 2.0),
+            "clip_h14_s8_g3": 2 * (4 / 3 + 2.0),
+        }
+    )
+
+
+def test_a_series_takes_the_seconds_of_all_its_pictures():
+    """Of 2 pictures with two passes a step and 62 with one, 66 parts of the time: a mean hides which are which."""
+    grid = painted("clip", 3)
+    at = "s8_g1_own62"
+    series = Descriptor(
+        GENERATED, extractor="clip", gallery=at, query=at, setting=at, series="own", passes=8, pictures=62
+    )
+    found = named(grid, series)
+    cost = costs(("generate", "a", 64, 66.0), ("features", "clip", 64, 64.0))
+    each = seconds_per_picture(cost, found)
+    assert each == pytest.approx({"clip_s8_g3": 2 + 1, f"clip_{at}": 1 + 1})
+    assert seconds_per_lora(cost, found) == pytest.approx({name: each[name] * found[name].pictures for name in found})
+
+
+def test_weighted_modules_cost_the_gram_matrix_of_single_modules():
+    cost = costs(("gram", "delta", 10, 5.0), ("gram", "modules", 10, 20.0))
+    plain, weighted = (Descriptor(WEIGHTS, "delta", how, "unit") for how in ("plain", "gradient"))
+    learnt = Descriptor(LEARNT, "delta", "learnt", "unit")
+    found = seconds_per_lora(cost, named(plain, weighted, learnt))
+    assert found == {"delta": 0.5, "delta_gradient": 2.0, "delta_learnt": 2.0}
+
+
+def test_what_was_not_measured_has_no_seconds():
+    raw = Descriptor(WEIGHTS, "factors", "plain", "unit")
+    found = named(raw, painted("clip", 1), Descriptor("control", control="norm"))
+    assert seconds_per_lora(costs(("gram", "delta", 10, 5.0)), found) == dict.fromkeys(found)
+    assert seconds_per_picture(costs(("generate", "a", 4, 4.0)), found) == {}
 
 
 def test_readme_is_rewritten_between_its_marks(study, tmp_path):

@@ -32,6 +32,9 @@ def only(config, overlay):
         ({"training": {"rank": 8}}, ["pictures", "plan"]),
         ({"base": {"variant": "fp16"}}, ["pictures", "plan"]),
         ({"generation": {"batch": 3}}, ["pictures", "plan", "loras"]),
+        ({"generation": {"worth": None}}, ["pictures", "plan", "loras"]),
+        ({"weights": {"modules": ["plain"]}}, list(STAGES)),
+        ({"evaluation": {"basis": "components"}}, list(STAGES)),
         ({"embedding": {"dimensions": 4}}, list(STAGES)),
         ({"training": {"rank": 8}, "generation": {"batch": 3}}, ["pictures", "plan"]),
     ],
@@ -91,6 +94,14 @@ def test_loras_that_are_there_have_no_variants(config, tmp_path):
 def test_mappings_are_merged_and_all_else_replaced():
     found = merge({"a": {"b": 1, "c": [1, 2]}, "d": 3}, {"a": {"c": [9]}, "e": {"f": 1}})
     assert found == {"a": {"b": 1, "c": [9]}, "d": 3, "e": {"f": 1}}
+
+
+def test_a_variant_may_have_other_descriptors_and_no_series(config):
+    variant = only(config, {"generation": {"worth": None}, "weights": {"modules": ["plain"]}})
+    checked = check(variant, SCHEMA, ROOT)
+    assert checked["generation"]["worth"] is None and checked["weights"]["modules"] == ["plain"]
+    found = changes(config, variant)
+    assert found["weights.modules"] == ["plain"] and "generation.worth" in {key[:16] for key in found}
 
 
 def test_changes_are_named_by_their_path():

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from .descriptors import CONSENSUS, PLAIN, WEIGHTS, baseless, descriptors
 from .features import CONTROLS
 from .hub import COMMIT
 from .pictures import sources
@@ -141,6 +142,11 @@ def _model_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
 
 
 def _weight_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    if config["loras"]["source"] == "folder" and baseless(config["weights"]["modules"]) is None:
+        yield (
+            f"weights.modules: {config['weights']['modules']} all need a base or labels; a folder of LoRA files can be "
+            f"weighed by {CONSENSUS!r} or {PLAIN!r}: write weights.modules: [{CONSENSUS}]"
+        )
     asked, base = config["query"], config["weights"]["base"]
     if asked is not None and not Path(asked).exists():
         yield f"query: there is no file or folder {asked!r}; name a LoRA file, or a folder of them"
@@ -149,6 +155,17 @@ def _weight_problems(config: Mapping[str, Any]) -> Iterator[str]:
     headline = config["embedding"]["calibration"]
     if headline not in config["embedding"]["calibrations"]:
         yield f"embedding.calibration: {headline!r} is not among embedding.calibrations"
+    if config["loras"]["source"] == "trained":
+        names = [each.name for each in descriptors(config)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            yield f"extractors: two descriptors would be called {', '.join(twice)}; give an extractor another name"
+        if not any(descriptor.kind == WEIGHTS for descriptor in descriptors(config)):
+            yield (
+                f"weights.modules: {config['weights']['modules']} with weights.kernels "
+                f"{config['weights']['kernels']} leaves no descriptor of the weights: kfac and learnt weigh the kernel "
+                "delta alone, and learnt is an upper bound beside others; add plain to weights.modules"
+            )
 
 
 def _is_hub_id(model: str) -> bool:

@@ -1,16 +1,14 @@
-"""Descriptors: every description of a LoRA, from its weights or from pictures, as one embeddings table of one shape.
+"""Embeddings: every descriptor of a LoRA (descriptors.py), from its weights or from pictures, as one table of one
+shape.
 
-Weights arrive as Gram matrices. Pictures arrive as features: a LoRA is then the mean of its pictures' unit vectors,
-and the Gram matrix of those means goes the same way: the same number of dimensions, the same calibrations, so no
-descriptor has an advantage of budget.
-
-Names: ``delta``, ``factors_raw`` (kernel, scale); ``clip_training`` (an upper bound: it knows the training pictures),
-``clip_s8_g3`` (pictures generated at 8 steps, guidance 3), ``clip_training_to_s8_g3`` (pictures → LoRA: queries
-are training pictures, the gallery is known by generated ones), ``clip_s8_g3_to_training`` (LoRA → pictures),
-``mean_colour_training`` (a control).
+Weights arrive as Gram matrices, of all modules together or module by module. Pictures arrive as features: a LoRA is
+then the mean of its pictures' unit vectors, and the Gram matrix of those means goes the same way: the same number of
+dimensions, the same calibrations, so no descriptor has an advantage of budget; and all go without any basis, too.
 
 Controls of the weights: ``norm``, the logarithm of ‖ΔW‖; ``spectrum``, the singular values of all modules at norm one,
 which say how strongly each module was changed and not how; ``set_size``, the number of training pictures.
+
+A descriptor by which the gallery cannot be told apart knows nothing: its vectors are zero, and its scores are chance.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +19,14 @@ import numpy as np
 import pyarrow as pa
 
 from . import tables
+from .descriptors import KFAC, PICTURES, PLAIN, Descriptor, compared
 from .seeds import derive_seed
-from .tables import KNOWN, TOGETHER, UNSEEN
-from .weights.embed import combine, embed, normalise, together, unseen
+from .tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
+from .weights.embed import AlikeError, combine, embed, halves, normalise, together, unseen, whole
 from .weights.gram import read_gram
+from .weights.modules import ModuleGrams, read_modules
+from .weights.names import block, component
+from .weights.weighting import Product, WeightingError, fixed, product
 
 # Controls that need no picture: name → rows (N, d) of the singular values (N, modules, r) and the plan.
 WEIGHT_CONTROLS: dict[str, Callable[[np.ndarray, pa.Table], np.ndarray]] = {
@@ -34,120 +36,132 @@ WEIGHT_CONTROLS: dict[str, Callable[[np.ndarray, pa.Table], np.ndarray]] = {
     ),
     "set_size": lambda spectra, plan: np.log([len(pictures) for pictures in plan["pictures"].to_pylist()])[:, None],
 }
-
-# What a descriptor looks at, in the order in which a comparison shows them.
-KINDS = ("weights", "generated pictures", "training pictures", "control")
+MIXED = "factors"  # the kernel that is the sum of two
+FEWEST_ARTISTS = 4  # below, half of the artists say nothing of the others
 
 
 class DescriptorError(ValueError):
     """A descriptor cannot be computed from the tables; the message names it and what is missing."""
 
 
-def weight_descriptors(weights: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Descriptor name → (kernel, scale)."""
-    return {
-        kernel + ("" if scale == "unit" else f"_{scale}"): (kernel, scale)
-        for kernel in weights["kernels"]
-        for scale in weights["scales"]
-    }
-
-
-def control_descriptors(weights: Mapping[str, Any]) -> list[str]:
-    """Names of the controls that are read from weights and from the plan."""
-    return list(weights["controls"])
-
-
-def picture_descriptors(extractors: Mapping[str, Any], settings: Sequence[str]) -> dict[str, tuple[str, str, str]]:
-    """Descriptor name → (extractor, source of the gallery, source of the queries)."""
-    found = {}
-    for name, extractor in extractors.items():
-        found[f"{name}_training"] = (name, "training", "training")
-        if extractor["library"] == "control":
-            continue
-        for setting in settings:
-            found[f"{name}_{setting}"] = (name, setting, setting)
-            found[f"{name}_training_to_{setting}"] = (name, setting, "training")
-            found[f"{name}_{setting}_to_training"] = (name, "training", setting)
-    return found
-
-
-def kinds(weights: Mapping[str, Any], extractors: Mapping[str, Any], settings: Sequence[str]) -> dict[str, str]:
-    """Descriptor name → what it looks at, one of KINDS.
-
-    Descriptors that compare across sources are left out: they answer another question.
-    """
-    found = dict.fromkeys(weight_descriptors(weights), "weights")
-    for name, (extractor, known, asked) in picture_descriptors(extractors, settings).items():
-        if known == asked:
-            control = extractors[extractor]["library"] == "control"
-            found[name] = "control" if control else f"{'training' if known == 'training' else 'generated'} pictures"
-    return found | dict.fromkeys(control_descriptors(weights), "control")
-
-
 def embed_weights(
     grams: Mapping[str, str | Path],
+    modules: str | Path | None,
+    base: Mapping[str, float] | None,
     plan: pa.Table,
+    asked: Sequence[Descriptor],
     weights: Mapping[str, Any],
     embedding: Mapping[str, Any],
     *,
     seed: int,
     outputs: Mapping[str, str | Path],
 ) -> None:
-    """Write the embeddings of every weight descriptor; `grams`: kernel → Gram file, `outputs`: descriptor → path."""
-    for descriptor, K in _weight_products(grams, plan, weights):
-        _write(outputs[descriptor], descriptor, K, plan, embedding, seed)
+    """Write the embeddings of the `asked` descriptors of the weights; `outputs`: name → path.
+
+    `grams`: kernel → Gram file of all modules, for those that take modules as they are; `modules`: a file of single
+    modules' matrices, for the others, and `base`: module → w, where gradients weigh them.
+    """
+    for descriptor, products in weight_products(grams, modules, base, plan, asked, weights):
+        _write(outputs[descriptor.name], descriptor.name, products, plan, embedding, seed)
 
 
-def _weight_products(
-    grams: Mapping[str, str | Path], plan: pa.Table, weights: Mapping[str, Any]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Each weight descriptor, and the inner products (N, N) of the plan's LoRAs by it."""
-    read = {kernel: read_gram(path) for kernel, path in grams.items()}
-    for descriptor, (kernel, scale) in weight_descriptors(weights).items():
-        ids, parts = read[kernel]
-        if ids != plan["lora"].to_pylist():
-            raise DescriptorError(f"{grams[kernel]}: its LoRAs are not those of the plan; rerun the Gram stage")
-        yield descriptor, normalise(combine(parts, weights["components"], weights["blocks"]), scale)
+def weight_products(
+    grams: Mapping[str, str | Path],
+    modules: str | Path | None,
+    base: Mapping[str, float] | None,
+    plan: pa.Table,
+    asked: Sequence[Descriptor],
+    weights: Mapping[str, Any],
+) -> Iterator[tuple[Descriptor, Product]]:
+    """Each descriptor of the weights, and the inner products of the plan's LoRAs by it."""
+    loras, artists = plan["lora"].to_pylist(), plan["artist"].to_pylist()
+    single: ModuleGrams | None = None
+    for descriptor in asked:
+        kernel, how = str(descriptor.kernel), str(descriptor.modules)
+        if how == PLAIN:
+            ids, parts = read_gram(grams[kernel])
+            _check_ids(grams[kernel], ids, loras)
+            K = combine(parts, weights["components"], weights["blocks"])
+            yield descriptor, fixed(K, str(descriptor.scale))
+            continue
+        if single is None:
+            if modules is None:
+                raise DescriptorError(f"{descriptor.name}: needs the Gram matrices of single modules")
+            ids, single, _ = read_modules(modules)
+            _check_ids(modules, ids, loras)
+        try:
+            yield descriptor, product(how, _chosen(single, kernel, how, weights), base=base, artists=artists)
+        except WeightingError as error:
+            raise DescriptorError(f"{descriptor.name}: {error}") from error
+
+
+def _check_ids(path: str | Path, ids: Sequence[str], loras: Sequence[str]) -> None:
+    if list(ids) != list(loras):
+        raise DescriptorError(f"{path}: its LoRAs are not those of the plan; rerun the Gram stage")
+
+
+def _chosen(single: ModuleGrams, kernel: str, how: str, weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Module → Gram matrix of a kernel (of `kfac` in the base's metric), in the components and blocks asked for."""
+    kernel = KFAC if how == KFAC else kernel
+    parts = ("down", "up") if kernel == MIXED and kernel not in single else (kernel,)
+    absent = [part for part in parts if part not in single]
+    if absent:
+        raise DescriptorError(f"the Gram matrices of single modules lack the kernel {absent[0]!r}; rerun that stage")
+    found = {}
+    for module in single[parts[0]]:
+        where = (weights["components"] is None or component(module) in weights["components"]) and (
+            weights["blocks"] is None or block(module) in weights["blocks"]
+        )
+        if where:
+            found[module] = np.sum([single[part][module] for part in parts], axis=0)
+    if not found:
+        raise DescriptorError(f"no module is in components {weights['components']} and blocks {weights['blocks']}")
+    return found
 
 
 def embed_controls(
     spectra: np.ndarray,
     plan: pa.Table,
-    weights: Mapping[str, Any],
+    controls: Sequence[str],
     embedding: Mapping[str, Any],
     *,
     seed: int,
     outputs: Mapping[str, str | Path],
 ) -> None:
-    """Write the embeddings of every control of the weights; `spectra`: singular values (N, modules, r) of the plan's
-    LoRAs. A control by which all LoRAs are alike, as sets of one size are, has vectors of zero: it knows nothing."""
-    for name in control_descriptors(weights):
+    """Write the embeddings of controls of the weights; `spectra`: singular values (N, modules, r) of the plan's
+    LoRAs."""
+    for name in controls:
         X = WEIGHT_CONTROLS[name](spectra, plan)
-        _write(outputs[name], name, X @ X.T, plan, embedding, seed, constant=np.ptp(X, axis=0).max() < 1e-12)
+        _write(outputs[name], name, fixed(X @ X.T), plan, embedding, seed)
 
 
 def inner_products(
     grams: Mapping[str, str | Path],
+    modules: str | Path | None,
+    base: Mapping[str, float] | None,
     features: Mapping[tuple[str, str], str | Path],
     plan: pa.Table,
+    asked: Sequence[Descriptor],
     weights: Mapping[str, Any],
     extractors: Mapping[str, Any],
-    settings: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    """Descriptor → inner products (N, N) of the plan's LoRAs, from which all else follows; of those that compare
+    """Descriptor → inner products (N, N) of the plan's LoRAs, from which all else follows; of the `asked` that compare
     within one source. Arguments as of embed_weights and embed_pictures."""
-    found = dict(_weight_products(grams, plan, weights))
-    for descriptor, (extractor, known, asked) in picture_descriptors(extractors, settings).items():
-        if known == asked:
-            X = _means(features, plan, extractors, extractor, known)
-            found[descriptor] = X @ X.T
+    gallery = np.flatnonzero(np.array(plan["split"].to_pylist()) == "gallery")
+    found = {}
+    of_weights = [descriptor for descriptor in asked if descriptor.kernel]
+    for descriptor, products in weight_products(grams, modules, base, plan, of_weights, weights):
+        found[descriptor.name] = products.scaled(gallery)
+    for descriptor in compared(list(asked)):
+        if descriptor.extractor:
+            X = _means(features, plan, extractors, descriptor.extractor, str(descriptor.source))
+            found[descriptor.name] = X @ X.T
     return found
 
 
 def embed_collection(
     rows: Sequence[Mapping[str, Any]],
     grams: Mapping[tuple[str, str], np.ndarray],
-    dimensions: int,
     output: str | Path,
     *,
     components: Sequence[str] | None = None,
@@ -155,36 +169,34 @@ def embed_collection(
 ) -> None:
     """Write vectors of a collection as it is (rows of the table "loras", in the order of the Gram matrices).
 
-    There is no gallery and no query: all are of the scenario "together". Those that are all alike lie at one place.
+    There is no gallery and no query, and no basis: all are of the scenario "whole".
     """
     K = normalise(combine(grams, components, blocks), "unit")
-    try:
-        vectors = together(K, dimensions)
-    except (ValueError, IndexError):
-        vectors = np.zeros((len(rows), 1))
+    vectors = whole(K)
     loras = [
         {"lora": row["lora"], "artist": row["artist"] or "", "genre": row["genre"], "split": "gallery"} for row in rows
     ]
-    found = _rows(loras, TOGETHER, "none", np.zeros(len(rows), int), vectors)
+    found = _rows(loras, WHOLE, "none", np.zeros(len(rows), int), vectors)
     tables.write(output, "embeddings", found, {"descriptor": "delta", "dimensions": vectors.shape[1]})
 
 
 def embed_pictures(
     features: Mapping[tuple[str, str], str | Path],
     plan: pa.Table,
+    asked: Sequence[Descriptor],
     extractors: Mapping[str, Any],
-    settings: Sequence[str],
     embedding: Mapping[str, Any],
     *,
     seed: int,
     outputs: Mapping[str, str | Path],
 ) -> None:
-    """Write the embeddings of every picture descriptor; `features`: (extractor, source) → features table."""
+    """Write the embeddings of the `asked` descriptors of pictures; `features`: (extractor, source) → features table."""
     gallery = np.array(plan["split"].to_pylist()) == "gallery"
     means = {key: _means(features, plan, extractors, *key) for key in features}
-    for descriptor, (extractor, known, asked) in picture_descriptors(extractors, settings).items():
-        X = np.where(gallery[:, None], means[extractor, known], means[extractor, asked])
-        _write(outputs[descriptor], descriptor, X @ X.T, plan, embedding, seed)
+    for descriptor in asked:
+        of_gallery, of_queries = (means[descriptor.extractor, side] for side in (descriptor.gallery, descriptor.query))
+        X = np.where(gallery[:, None], of_gallery, of_queries)
+        _write(outputs[descriptor.name], descriptor.name, fixed(X @ X.T), plan, embedding, seed)
 
 
 def _means(
@@ -209,11 +221,11 @@ def lora_means(features: pa.Table, plan: pa.Table, source: str, *, unit: bool) -
     if unit:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
     places: dict[str, list[int]] = {}
-    for row, key in enumerate(features["picture" if source == "training" else "lora"].to_pylist()):
+    for row, key in enumerate(features["picture" if source == PICTURES else "lora"].to_pylist()):
         places.setdefault(key, []).append(row)
     rows, absent = [], []
     for lora in plan.select(["lora", "pictures"]).to_pylist():
-        keys = lora["pictures"] if source == "training" else [lora["lora"]]
+        keys = lora["pictures"] if source == PICTURES else [lora["lora"]]
         rows.append([place for key in keys for place in places.get(key, [])])
         if not rows[-1] or any(key not in places for key in keys):
             absent.append(lora["lora"])
@@ -225,57 +237,63 @@ def lora_means(features: pa.Table, plan: pa.Table, source: str, *, unit: bool) -
 def _write(
     path: str | Path,
     descriptor: str,
-    K: np.ndarray,
+    products: Product,
     plan: pa.Table,
     embedding: Mapping[str, Any],
     seed: int,
-    *,
-    constant: bool = False,
 ) -> None:
-    if constant:
-        _write_constant(path, descriptor, plan, embedding)
-        return
     loras = plan.select(["lora", "artist", "genre", "split"]).to_pylist()
-    gallery = np.array([lora["split"] == "gallery" for lora in loras])
-    fold_seed = derive_seed("folds", seed)  # one division for all descriptors: they are compared pair by pair
-    artists = [lora["artist"] for lora in loras]
     try:
-        everything = together(K, embedding["dimensions"])
-        known = embed(
-            K, gallery, embedding["dimensions"], embedding["calibrations"], folds=embedding["folds"], seed=fold_seed
-        )
-        # Fewer than four artists leave no basis without the artists in question.
-        apart = unseen(K, gallery, artists, embedding["dimensions"], seed=fold_seed) if len(set(artists)) >= 4 else None
+        rows, told = _spaces(products, loras, embedding, derive_seed("folds", seed))
+    except AlikeError:
+        rows, told = _spaces(None, loras, embedding, 0)
     except ValueError as error:
         raise DescriptorError(f"{descriptor}: {error}") from error
+    tables.write(path, "embeddings", rows, {"descriptor": descriptor, **told})
+
+
+def _spaces(
+    products: Product | None, loras: Sequence[Mapping[str, Any]], embedding: Mapping[str, Any], seed: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of every scenario, and what is known of the components. `seed`: one division for all descriptors, since
+    they are compared pair by pair. Without `products`: vectors of zero, of a descriptor that knows nothing."""
+    gallery = np.array([lora["split"] == "gallery" for lora in loras])
+    artists = [lora["artist"] for lora in loras]
     nobody = np.zeros(len(loras), int)  # no folds: all vectors are comparable
+    part = halves(artists, seed=seed) if len(set(artists)) >= FEWEST_ARTISTS else None
+    calibrations = embedding["calibrations"]
+    zeros = np.zeros((len(loras), 1))
+    if products is None:
+        everything, directly, halved, apart = zeros, zeros, zeros, zeros
+        known = dict.fromkeys(calibrations, zeros)
+        told = {"dimensions": 1, "explained": [0.0], "held_out_ratio": [1.0], "held_out_ratio_predicted": [1.0]}
+    else:
+        K = products.scaled(np.flatnonzero(gallery))
+        everything, directly = together(K, embedding["dimensions"]), whole(K)
+        found = embed(K, gallery, embedding["dimensions"], calibrations, folds=embedding["folds"], seed=seed)
+        known = {calibration: each.vectors for calibration, each in found.items()}
+        first = next(iter(found.values()))
+        told = {
+            "dimensions": first.vectors.shape[1],
+            "explained": [round(float(v), 12) for v in first.explained],
+            "held_out_ratio": [round(float(v), 12) for v in first.ratio],
+            "held_out_ratio_predicted": [round(float(v), 12) for v in first.predicted],
+        }
+        if part is not None:
+            halved = unseen(products.scaled, gallery, part, None)
+            try:
+                apart = unseen(products.scaled, gallery, part, embedding["dimensions"])
+            except AlikeError:  # a basis of LoRAs that are all alike has no direction for the others
+                apart = zeros
     rows = _rows(loras, TOGETHER, "none", nobody, everything)
-    for calibration, found in known.items():
-        rows += _rows(loras, KNOWN, calibration, nobody, found.vectors)
-    if apart is not None:
-        vectors, part = apart
-        rows += _rows(loras, UNSEEN, "none", part, vectors)
-    first = next(iter(known.values()))
-    metadata = {
-        "descriptor": descriptor,
-        "dimensions": first.vectors.shape[1],
-        "explained": [round(float(v), 12) for v in first.explained],
-        "held_out_ratio": [round(float(v), 12) for v in first.ratio],
-        "held_out_ratio_predicted": [round(float(v), 12) for v in first.predicted],
-    }
-    tables.write(path, "embeddings", rows, metadata)
-
-
-def _write_constant(path: str | Path, descriptor: str, plan: pa.Table, embedding: Mapping[str, Any]) -> None:
-    loras = plan.select(["lora", "artist", "genre", "split"]).to_pylist()
-    nobody, zeros = np.zeros(len(loras), int), np.zeros((len(loras), 1))
-    rows = _rows(loras, TOGETHER, "none", nobody, zeros)
-    for calibration in embedding["calibrations"]:
-        rows += _rows(loras, KNOWN, calibration, nobody, zeros)
-    if len({lora["artist"] for lora in loras}) >= 4:
-        rows += _rows(loras, UNSEEN, "none", nobody, zeros)
-    nothing = {"explained": [0.0], "held_out_ratio": [1.0], "held_out_ratio_predicted": [1.0]}
-    tables.write(path, "embeddings", rows, {"descriptor": descriptor, "dimensions": 1, **nothing})
+    for calibration, vectors in known.items():
+        rows += _rows(loras, KNOWN, calibration, nobody, vectors)
+    rows += _rows(loras, WHOLE, "none", nobody, directly)
+    # Fewer than four artists leave nothing to learn of without the artists in question.
+    if part is not None:
+        rows += _rows(loras, UNSEEN, "none", part, apart)
+        rows += _rows(loras, WHOLE_UNSEEN, "none", part, halved)
+    return rows, told
 
 
 def _rows(

@@ -14,6 +14,7 @@ import yaml
 
 from . import lock as locks
 from .pictures import sources
+from .settings import settings
 from .study import lora_numbers
 from .tables import replacing
 
@@ -63,12 +64,11 @@ def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
     unknown = [artist for artist, number in counts.items() if number >= 10**6]
     needed = sum(config["plan"]["gallery"]) + sum(config["plan"]["query"])
     pictures = sum(needed if artist in unknown else number for artist, number in counts.items())
-    steps = generation["num_inference_steps"]
-    grid = len(generation["prompts"]) * len(generation["seeds"]) * loras * bool(models)
-    generated = grid * len(steps) * len(generation["guidance_scale"])
+    sampled = settings(generation) if models else []
+    generated = loras * sum(setting.count for setting in sampled)
     numbers = sum(known[target] for target in training["targets"]) * training["rank"]
     side = training["resolution"]
-    passes = sum(steps) * sum(1 if guidance == 1 else 2 for guidance in generation["guidance_scale"]) * grid
+    passes = loras * sum(setting.count * setting.passes for setting in sampled)
     disk = {
         "pictures": pictures * rates["picture"]["archive" if config["pictures"]["archive"] else "other"]["bytes"],
         "loras": loras * numbers * FLOAT,

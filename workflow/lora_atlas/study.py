@@ -1,9 +1,11 @@
 """The plan of a study: which pictures each LoRA is trained on, and on which side of the split it stands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from .seeds import derive_seed
 
@@ -52,10 +54,22 @@ def packs(artists: Sequence[str], each: int) -> dict[str, list[str]]:
     return {artists[i]: list(artists[i : i + each]) for i in range(0, len(artists), each)}
 
 
+def usable(pictures: pa.Table, alike: Collection[str]) -> list[str]:
+    """Ids of the kept pictures of an artist's table, but those that are `alike` to others; in the order of their names.
+
+    An id is a hash of bytes, which round differently on another processor where pictures are painted; a name is not.
+    """
+    names = pc.struct_field(pictures["image"], "path").to_pylist()
+    rows = zip(pictures["status"].to_pylist(), names, pictures["picture"].to_pylist(), strict=True)
+    good = sorted((name or "", picture) for status, name, picture in rows if status == "kept")
+    return [picture for _, picture in good if picture not in alike]
+
+
 def plan(
     kept: Mapping[str, Sequence[str]], genres: Mapping[str, str | None], settings: Mapping[str, Any], seed: int
 ) -> list[dict[str, Any]]:
-    """Rows of the table "plan" for artists and their kept picture ids; raises StudyError where they are too few.
+    """Rows of the table "plan" for artists and their kept picture ids, which are split in the order that they come in
+    (`usable` gives it by name); raises StudyError where they are too few.
 
     An artist's pictures are split into a gallery and a query side; no picture is on both. On each side LoRAs take
     pictures in turn from shuffled rounds, so subsets are disjoint while pictures last, and then overlap evenly;
@@ -71,8 +85,11 @@ def plan(
     sides = {artist: _sides(pictures, settings, rngs[artist]) for artist, pictures in kept.items()}
     if settings.get("mixtures"):
         sides, genres = _mixed(sides, seed), dict.fromkeys(kept)
+    everybody = [picture for pictures in kept.values() for picture in pictures]
     rows = []
     for artist, rng in rngs.items():
+        known = everybody if settings.get("mixtures") else kept[artist]
+        place = {picture: i for i, picture in enumerate(known)}
         ids = iter(lora_ids(artist, settings))
         for split, side in sides[artist].items():
             subsets = _subsets(side, settings[split], rng)
@@ -86,7 +103,7 @@ def plan(
                         "genre": genres[artist],
                         "split": split,
                         "seed": derive_seed("lora", seed, lora),
-                        "pictures": sorted(subset),
+                        "pictures": sorted(subset, key=place.__getitem__),
                         "overlap": max((len(set(subset) & other) / len(subset) for other in others), default=0.0),
                     }
                 )
@@ -95,7 +112,7 @@ def plan(
 
 def _sides(pictures: Sequence[str], settings: Mapping[str, Any], rng: np.random.Generator) -> dict[str, list[str]]:
     """Split → an artist's pictures of that side, shuffled."""
-    shuffled = [str(p) for p in rng.permutation(sorted(pictures))]
+    shuffled = [str(p) for p in rng.permutation(list(pictures))]
     cut = _cut(len(shuffled), settings)
     return {"gallery": shuffled[:cut], "query": shuffled[cut:]}
 
@@ -105,7 +122,7 @@ def _mixed(sides: Mapping[str, Mapping[str, Sequence[str]]], seed: int) -> dict[
     mixed: dict[str, dict[str, list[str]]] = {artist: {} for artist in sides}
     for split in ("gallery", "query"):
         rng = np.random.Generator(np.random.PCG64(derive_seed("plan", "mixtures", seed, split)))
-        pool = [str(p) for p in rng.permutation(sorted(p for side in sides.values() for p in side[split]))]
+        pool = [str(p) for p in rng.permutation([p for side in sides.values() for p in side[split]])]
         for artist, side in sides.items():
             mixed[artist][split], pool = pool[: len(side[split])], pool[len(side[split]) :]
     return mixed

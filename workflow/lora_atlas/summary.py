@@ -5,14 +5,14 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import tables
-from .embeddings import KINDS
-from .tables import KNOWN
+from .descriptors import KINDS, restored
+from .findings.cost import seconds_per_lora
+from .views import View
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,20 @@ class Line:
 
 def lines(retrieval: Any, clustering: Any, cost: Any) -> list[Line]:
     """Lines of a study's tables, best first within a kind; descriptors that compare across sources are left out."""
-    described = tables.metadata(retrieval)
-    kinds, calibration = described["kinds"], described["calibration"]
+    told = tables.metadata(retrieval)
+    kinds, view = told["kinds"], View(**told["view"])
+    headline = (*view.known, view.distance, "artist")
     scores = {
         (row["descriptor"], row["metric"]): row
         for row in retrieval.to_pylist()
-        if (row["scenario"], row["calibration"], row["distance"], row["level"]) == (KNOWN, calibration, "L2", "artist")
+        if (row["scenario"], row["calibration"], row["distance"], row["level"]) == headline
     }
     ward = {
         row["descriptor"]: row["value"]
         for row in clustering.to_pylist()
-        if (row["level"], row["algorithm"], row["metric"]) == ("artist", "Ward", "ARI")
+        if (row["scenario"], row["level"], row["algorithm"], row["metric"]) == (view.together, "artist", "Ward", "ARI")
     }
-    seconds = seconds_per_lora(cost, kinds)
+    seconds = seconds_per_lora(cost, restored(told["descriptors"]))
     found = []
     for descriptor, kind in kinds.items():
         row = scores[descriptor, "mAP"]
@@ -58,55 +59,6 @@ def lines(retrieval: Any, clustering: Any, cost: Any) -> list[Line]:
             )
         )
     return sorted(found, key=lambda line: (KINDS.index(line.kind), -line.mAP[0]))
-
-
-def seconds_per_lora(cost: Any, kinds: Mapping[str, str]) -> dict[str, float | None]:
-    """Descriptor → seconds that describing one LoRA takes, the LoRA being there; None where it was not measured.
-
-    By weights: the Gram matrix. By generated pictures: painting them and looking at them, process start included,
-    for the pictures of one setting. Training pictures are not known of a LoRA that is found somewhere.
-    """
-    rows = {(row["stage"], row["item"]): row for row in cost.to_pylist()}
-    loras = sum(row["count"] for (stage, _), row in rows.items() if stage == "train")
-    pictures = sum(row["count"] for (stage, _), row in rows.items() if stage == "generate")
-    each = seconds_per_picture(cost, kinds)
-    found: dict[str, float | None] = dict.fromkeys(kinds)
-    for descriptor, kind in kinds.items():
-        gram = rows.get(("gram", descriptor.removesuffix("_raw")))
-        if kind == "weights" and gram:
-            found[descriptor] = gram["seconds"] / gram["count"]
-        elif descriptor in each:
-            found[descriptor] = each[descriptor] * pictures / len(_settings(kinds)) / loras
-    return found
-
-
-def seconds_per_picture(cost: Any, kinds: Mapping[str, str]) -> dict[str, float]:
-    """Descriptor of generated pictures → seconds to paint one picture and to look at it, where both were measured.
-
-    Painting is measured for all sampler settings together, and is shared by them in proportion to the passes of the
-    network that they take: steps, and twice as many with guidance.
-    """
-    rows = {(row["stage"], row["item"]): row for row in cost.to_pylist()}
-    painted = [row for (stage, _), row in rows.items() if stage == "generate"]
-    pictures = sum(row["count"] for row in painted)
-    found: dict[str, float] = {}
-    settings = _settings(kinds)
-    for descriptor, kind in kinds.items():
-        seen = rows.get(("features", descriptor.split("_", 1)[0]))
-        if kind == "generated pictures" and pictures and seen:
-            share = settings[descriptor.split("_", 1)[1]] / (sum(settings.values()) / len(settings))
-            found[descriptor] = share * sum(row["seconds"] for row in painted) / pictures
-            found[descriptor] += seen["seconds"] / seen["count"]
-    return found
-
-
-def _settings(kinds: Mapping[str, str]) -> dict[str, float]:
-    """Sampler setting → passes of the network for one picture."""
-    found = {}
-    for setting in (d.split("_", 1)[1] for d, kind in kinds.items() if kind == "generated pictures"):
-        steps, guidance = setting.removeprefix("s").split("_g")
-        found[setting] = int(steps) * (2 if float(guidance) > 1 else 1)
-    return found
 
 
 def _columns(found: list[Line]) -> list[list[str]]:

@@ -24,9 +24,12 @@ import pyarrow.parquet as pq
 
 VERSION = 1
 
-# Scenarios: the basis is fitted on all LoRAs and nothing is unseen; on the gallery, which has other LoRAs of the
-# query's artist; or on other artists than those that are ranked.
+# Scenarios. Of principal components: the basis is fitted on all LoRAs and nothing is unseen; on the gallery, which has
+# other LoRAs of the query's artist; or on other artists than those that are ranked. Without a basis: vectors have the
+# very inner products of the LoRAs, and nothing is fitted; with artists in two halves, as where they are unseen (what is
+# fitted before, such as a consensus of modules, then never saw the half that is ranked).
 TOGETHER, KNOWN, UNSEEN = "together", "known artist", "unseen artist"
+WHOLE, WHOLE_UNSEEN = "whole", "whole, unseen artist"
 
 _text, _real, _whole = pa.string(), pa.float64(), pa.int64()
 _image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the Hugging Face convention
@@ -99,6 +102,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("vector", _vector),
     ),
     "clustering": _schema(
+        ("scenario", _text),
         ("descriptor", _text),
         ("level", _text),
         ("algorithm", _text),
@@ -140,8 +144,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("right", _text),
         *_score,
     ),
-    # one row a pair of descriptors × measure of how alike their geometries are, beside its permutation null
+    # one row a pair of descriptors × level × measure of how alike their geometries are, beside its permutation null
     "structure": _schema(
+        ("level", _text),
         ("left", _text),
         ("right", _text),
         ("metric", _text),
@@ -286,6 +291,17 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("status", _text),
         ("reason", _text, "optional"),
     ),
+    # one row a module × weighting: how much it counts, the largest at one, beside its share of the squared norms
+    "module_weights": _schema(
+        ("kernel", _text),
+        ("weighting", _text),
+        ("module", _text),
+        ("component", _text),
+        ("block", _text),
+        ("weight", _real),
+        ("share", _real),
+        ("weighted_share", _real),
+    ),
     "cost": _schema(("stage", _text), ("item", _text), ("count", _whole), ("seconds", _real), ("device", _text)),
 }
 
@@ -339,9 +355,12 @@ def write(
 def read(path: str | Path, name: str) -> pa.Table:
     """Read a table, checking page checksums, schema and version; raises TableError naming the file."""
     try:
-        # One open file: of a path, Arrow opens it twice, and between the two it may be replaced.
+        # One open file: of a path, Arrow opens it twice, and between the two it may be replaced. In this thread alone:
+        # Arrow's pools outlive the call, and a process that forks or ends while one of their threads starts can end in
+        # std::terminate.
         with open(path, "rb") as file:
-            found = pq.read_table(file, page_checksum_verification=True, partitioning=None)
+            opened = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+            found = opened.read(use_threads=False)
         header = metadata(found).get("lora_atlas")
     except FileNotFoundError as error:
         raise TableError(f"{path}: the table {name!r} is absent") from error

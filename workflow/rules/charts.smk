@@ -15,7 +15,7 @@ rule charts:
 rule draw_charts:
     input:
         pictures=rules_of("pictures"),
-        embedding=f"{RESULTS}/embeddings/{WEIGHT_DESCRIPTORS[0]}.parquet",
+        embedding=embeddings_of(WEIGHT_DESCRIPTORS[:1]),
         clustering=f"{RESULTS}/tables/clustering.parquet",
         retrieval=f"{RESULTS}/tables/retrieval.parquet",
         structure=f"{RESULTS}/tables/structure.parquet",
@@ -33,8 +33,8 @@ rule draw_charts:
     params:
         artists=list(ARTISTS),
         charts=CHARTS,
-        kinds=KINDS,
-        descriptor=WEIGHT_DESCRIPTORS[0],
+        told=TOLD,
+        descriptor=WEIGHT_DESCRIPTORS[0].name,
         seed=config["seed"],
     script:
         "../scripts/draw_charts.py"

@@ -12,7 +12,16 @@ ROOT = Path(workflow.basedir)
 
 sys.path.insert(0, str(ROOT / "workflow"))
 
-from lora_atlas import code as library, config as configuration, embeddings, study as studies, variants as overlays
+from lora_atlas import (
+    code as library,
+    config as configuration,
+    descriptors,
+    settings,
+    study as studies,
+    variants as overlays,
+    views,
+)
+from lora_atlas.findings import about
 from lora_atlas.pictures import sources as picture_sources
 from lora_atlas.seeds import derive_seed
 
@@ -46,19 +55,25 @@ PACKS = studies.packs(list(ARTISTS), config["resources"]["artists_per_job"])
 MODELS = [name for name, extractor in config["extractors"].items() if extractor["library"] != "control"]
 CONTROLS = [name for name in config["extractors"] if name not in MODELS]
 # Without an extractor that looks at them, nothing is generated.
-SETTINGS = [
-    f"s{steps}_g{guidance:g}"
-    for steps in config["generation"]["num_inference_steps"]
-    for guidance in config["generation"]["guidance_scale"]
-] * bool(MODELS)
+SETTINGS = [setting.name for setting in settings.settings(config["generation"])] * bool(MODELS)
 KERNELS = config["weights"]["kernels"]
-WEIGHT_DESCRIPTORS = list(embeddings.weight_descriptors(config["weights"]))
-PICTURE_DESCRIPTORS = list(embeddings.picture_descriptors(config["extractors"], SETTINGS))
-CONTROL_DESCRIPTORS = embeddings.control_descriptors(config["weights"])
-DESCRIPTORS = WEIGHT_DESCRIPTORS + PICTURE_DESCRIPTORS + CONTROL_DESCRIPTORS
-TABLES = ["clustering", "retrieval", "structure", "grid", "ablation", "cost"] + ["worth"] * bool(SETTINGS)
+DESCRIBED = descriptors.descriptors(config)
+WEIGHT_DESCRIPTORS = [each for each in DESCRIBED if each.kernel]
+PICTURE_DESCRIPTORS = [each for each in DESCRIBED if each.extractor]
+CONTROL_DESCRIPTORS = [each for each in DESCRIBED if each.control]
+COMPARED = descriptors.compared(DESCRIBED)
+# The worth curve is of the series where there are any, else of the grid.
+SERIES = bool(config["generation"]["worth"])
+PAINTED = [each for each in COMPARED if each.pictures and (each.series is not None) == SERIES]
+VIEW = views.headline(config).stored()
+# What readers of a table need to know of its descriptors and its headline.
+TOLD = {"kinds": descriptors.kinds(DESCRIBED), "view": VIEW, "descriptors": descriptors.stored(DESCRIBED)}
+# Module weightings that single modules' matrices are summed by, and those that ask the base.
+WEIGHTED = [how for how in config["weights"]["modules"] if how != descriptors.PLAIN]
+BASED = [how for how in WEIGHTED if how in (descriptors.GRADIENT, descriptors.KFAC)]
+TABLES = ["clustering", "retrieval", "structure", "grid", "ablation", "module_weights", "cost"]
+TABLES += ["worth"] * bool(SETTINGS)
 CHARTS = ["weight_map", "comparison", "structure", "ablation", "drift"] + ["worth"] * bool(SETTINGS)
-KINDS = embeddings.kinds(config["weights"], config["extractors"], SETTINGS)
 RESULTS = f"results/{STUDY}"
 # A variant is the study with other settings. What its settings do not change it reads where the study has it.
 VARIANTS = overlays.variants(config)
@@ -76,7 +91,7 @@ wildcard_constraints:
     artist="[a-z0-9_-]+",
     pack="[a-z0-9_-]+",
     extractor="[a-z0-9_]+",
-    kernel="[a-z]+",
+    kernel="[a-z0-9_]+",
     space="[a-z0-9-]+",
 
 
@@ -156,6 +171,11 @@ def gpus(wildcards):
     return int(device == "cuda" or (device == "auto" and shutil.which("nvidia-smi") is not None))
 
 
+def embeddings_of(described):
+    """The embeddings tables of descriptors."""
+    return expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=[each.name for each in described])
+
+
 def rules_of(*stages):
     """The files that a stage is asked for by name."""
     files = {
@@ -168,7 +188,7 @@ def rules_of(*stages):
         "features": expand("{r}/features/{e}/{s}.parquet", r=RESULTS, e=MODELS, s=["training", *SETTINGS])
         + expand("{r}/features/{e}/training.parquet", r=RESULTS, e=CONTROLS),
         "weights": expand("{r}/weights/{k}.safetensors", r=RESULTS, k=KERNELS),
-        "embeddings": expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=DESCRIPTORS),
+        "embeddings": embeddings_of(DESCRIBED),
         "tables": expand("{r}/tables/{t}.parquet", r=RESULTS, t=TABLES),
         "findings": [f"{RESULTS}/FINDINGS.md"],
         "charts": expand("{r}/charts/{c}.{f}", r=RESULTS, c=CHARTS, f=["png", "svg"]),
@@ -199,11 +219,14 @@ def known_loras(wildcards):
     if config["query"] is None:
         raise WorkflowError("query: name a LoRA file, or a folder of them: --config query=PATH")
     if TRAINED:
-        return [*rules_of("plan"), f"{RESULTS}/weights/delta.safetensors", *rules_of("loras")]
+        modules = [f"{RESULTS}/weights/modules/all.safetensors"] * bool(WEIGHTED)
+        modules += [f"{RESULTS}/weights/modules/base.safetensors"] * bool(BASED)
+        return [*rules_of("plan"), f"{RESULTS}/weights/delta.safetensors", *modules, *rules_of("loras")]
     return [f"{RESULTS}/tables/loras.parquet"] + [
-        f"{Path(file).parent}/weights/delta.safetensors"
+        f"{Path(file).parent}/weights/{name}.safetensors"
         for file in spaces_of_folder(wildcards)
         if file.endswith("atlas.html")
+        for name in ("delta", "weighted")
     ]
 
 
@@ -214,6 +237,7 @@ def cost_files(wildcards):
         + [f"{HOME['generated']}/cost/generate/{pack}" for pack in PACKS if SETTINGS]
         + [f"{RESULTS}/cost/features/{extractor}" for extractor in config["extractors"]]
         + [f"{RESULTS}/cost/gram/{kernel}" for kernel in KERNELS]
+        + [f"{RESULTS}/cost/gram/modules", *[f"{RESULTS}/cost/base/sensitivity"] * bool(BASED)]
     )
     return [f"{job}.parquet" for job in jobs]
 

@@ -12,19 +12,27 @@ rule embeddings:
     localrule: True
 
 
+# What the inner products of the weights are made of, for the embeddings and for what embeds them anew.
+PRODUCTS = {
+    "grams": rules_of("weights"),
+    "modules": [f"{RESULTS}/weights/modules/all.safetensors"] * bool(WEIGHTED),
+    "base": [f"{RESULTS}/weights/modules/base.safetensors"] * bool(BASED),
+    "plan": f"{HOME['plan']}/plan.parquet",
+}
+
+
 rule embed_weights:
     input:
-        grams=rules_of("weights"),
-        plan=f"{HOME['plan']}/plan.parquet",
-        code=code("embeddings"),
+        **PRODUCTS,
+        code=code("embeddings", "weights.metric"),
     output:
-        expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=WEIGHT_DESCRIPTORS),
+        embeddings_of(WEIGHT_DESCRIPTORS),
     log:
         f"{RESULTS}/logs/embed_weights.log",
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        descriptors=WEIGHT_DESCRIPTORS,
+        descriptors=descriptors.stored(WEIGHT_DESCRIPTORS),
         weights=config["weights"],
         embedding=config["embedding"],
         seed=config["seed"],
@@ -41,14 +49,13 @@ if CONTROL_DESCRIPTORS:
             plan=f"{HOME['plan']}/plan.parquet",
             code=code("embeddings", "weights.spectrum"),
         output:
-            expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=CONTROL_DESCRIPTORS),
+            embeddings_of(CONTROL_DESCRIPTORS),
         log:
             f"{RESULTS}/logs/embed_controls.log",
         conda:
             "../../envs/lora-atlas.yaml"
         params:
-            descriptors=CONTROL_DESCRIPTORS,
-            weights=config["weights"],
+            controls=config["weights"]["controls"],
             embedding=config["embedding"],
             seed=config["seed"],
         script:
@@ -63,15 +70,14 @@ if PICTURE_DESCRIPTORS:
             plan=f"{HOME['plan']}/plan.parquet",
             code=code("embeddings"),
         output:
-            expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=PICTURE_DESCRIPTORS),
+            embeddings_of(PICTURE_DESCRIPTORS),
         log:
             f"{RESULTS}/logs/embed_pictures.log",
         conda:
             "../../envs/lora-atlas.yaml"
         params:
-            descriptors=PICTURE_DESCRIPTORS,
+            descriptors=descriptors.stored(PICTURE_DESCRIPTORS),
             extractors=config["extractors"],
-            settings=SETTINGS,
             embedding=config["embedding"],
             seed=config["seed"],
         script:

@@ -1,12 +1,17 @@
 """Findings: what held and what did not, in plain words, from the tables of the study and of its variants.
 
-Needs: results/{study}/tables/*.parquet; of each variant results/{study}/variants/{variant}/tables/retrieval.parquet and
+Needs: results/{study}/tables/*.parquet, results/{study}/plan.parquet; of each variant results/{study}/variants/{variant}/tables/retrieval.parquet and
        others
 Makes: results/{study}/FINDINGS.md
 """
 
 # Variants that differ in the seed alone are the study again: all of its tables are asked of them.
 REPLICATES = overlays.replicates(config)
+# What is said beside models of what they learnt from.
+ABOUT_MODELS = {
+    str(Path(model).parent / "about.yaml")
+    for model in [config["base"]["model"], *(each["model"] for each in config["extractors"].values())]
+}
 
 
 rule findings:
@@ -18,6 +23,8 @@ rule findings:
 rule write_findings:
     input:
         tables=rules_of("tables"),
+        plan=rules_of("plan"),
+        about=[file for file in ABOUT_MODELS if (ROOT / file).is_file()],
         replicates=[
             table.replace(RESULTS, f"{RESULTS}/variants/{variant}", 1)
             for variant in REPLICATES
@@ -29,7 +36,7 @@ rule write_findings:
             v=[variant for variant in VARIANTS if variant not in REPLICATES],
             t=["retrieval", "clustering"],
         ),
-        code=code("findings.page"),
+        code=code("findings.page", "findings.about"),
     output:
         f"{RESULTS}/FINDINGS.md",
     log:
@@ -41,8 +48,8 @@ rule write_findings:
         study=STUDY,
         replicates=REPLICATES,
         variants={name: changed for name, changed in overlays.differing(config).items() if name not in REPLICATES},
-        embedding=config["embedding"],
         evaluation=config["evaluation"],
+        about=about.sentences(config, ROOT),
         seed=config["seed"],
     script:
         "../scripts/write_findings.py"

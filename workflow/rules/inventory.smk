@@ -2,7 +2,7 @@
 
 Needs: the folder named by `folder`
 Makes: results/{study}/tables/loras.parquet, and for each space of LoRAs with one base
-       results/{study}/spaces/{space}/weights/delta.safetensors, neighbours.parquet, embedding.parquet, and
+       results/{study}/spaces/{space}/weights/delta.safetensors, weights/weighted.safetensors, neighbours.parquet, embedding.parquet, and
        map.png, map.svg, atlas.html
 """
 
@@ -37,6 +37,7 @@ rule space_weights:
         code=code("weights.engine"),
     output:
         gram=f"{RESULTS}/spaces/{{space}}/weights/delta.safetensors",
+        weighted=f"{RESULTS}/spaces/{{space}}/weights/weighted.safetensors",
         cost=f"{RESULTS}/cost/gram/{{space}}.parquet",
     log:
         f"{RESULTS}/logs/space_weights/{{space}}.log",
@@ -49,6 +50,8 @@ rule space_weights:
     params:
         engine=ENGINE,
         cache=cache_folder(RESULTS),
+        weighting=descriptors.baseless(config["weights"]["modules"]),
+        weights={key: config["weights"][key] for key in ("components", "blocks")},
     script:
         "../scripts/space_weights.py"
 
@@ -57,6 +60,7 @@ rule space_neighbours:
     input:
         table=f"{RESULTS}/tables/loras.parquet",
         gram=f"{RESULTS}/spaces/{{space}}/weights/delta.safetensors",
+        weighted=f"{RESULTS}/spaces/{{space}}/weights/weighted.safetensors",
         code=code("weights.query", "embeddings"),
     output:
         neighbours=f"{RESULTS}/spaces/{{space}}/neighbours.parquet",
@@ -68,7 +72,6 @@ rule space_neighbours:
         "../../envs/lora-atlas.yaml"
     params:
         weights={key: config["weights"][key] for key in ("components", "blocks")},
-        dimensions=config["embedding"]["dimensions"],
     script:
         "../scripts/space_neighbours.py"
 

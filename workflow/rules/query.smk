@@ -21,5 +21,6 @@ rule query:
         content=QUERIED,
         weights={key: config["weights"][key] for key in ("components", "blocks")},
         options=ENGINE,
+        weighting=config["weights"]["modules"][0],
     script:
         "../scripts/query.py"

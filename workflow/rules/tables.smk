@@ -7,7 +7,7 @@ Makes: results/{study}/tables/
          retrieval.parquet, queries.parquet, differences.parquet, controls.parquet, drift.parquet
          structure.parquet, grid.parquet, ablation.parquet
          worth.parquet, worth_queries.parquet, crossings.parquet
-         cost.parquet
+         module_weights.parquet, cost.parquet
 """
 
 
@@ -29,9 +29,8 @@ rule clustering:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        descriptors=DESCRIPTORS,
-        kinds=KINDS,
-        calibration=config["embedding"]["calibration"],
+        descriptors=[each.name for each in DESCRIBED],
+        told=TOLD,
         evaluation=config["evaluation"],
         seed=config["seed"],
     script:
@@ -53,9 +52,8 @@ rule retrieval:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        descriptors=DESCRIPTORS,
-        kinds=KINDS,
-        calibration=config["embedding"]["calibration"],
+        descriptors=[each.name for each in DESCRIBED],
+        told=TOLD,
         evaluation=config["evaluation"],
         seed=config["seed"],
     script:
@@ -65,7 +63,8 @@ rule retrieval:
 # Descriptors that compare across sources describe no LoRA by one thing: they are left out here.
 rule structure:
     input:
-        embeddings=expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=KINDS),
+        embeddings=embeddings_of(COMPARED),
+        plan=rules_of("plan"),
         code=code("metrics.structure", "tables"),
     output:
         f"{RESULTS}/tables/structure.parquet",
@@ -74,7 +73,8 @@ rule structure:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        descriptors=list(KINDS),
+        descriptors=[each.name for each in COMPARED],
+        view=VIEW,
         evaluation=config["evaluation"],
         seed=config["seed"],
     script:
@@ -84,10 +84,9 @@ rule structure:
 # The same grid of dimensions, whitening, calibration and distance for every descriptor.
 rule grid:
     input:
-        grams=rules_of("weights"),
+        **PRODUCTS,
         features=rules_of("features"),
-        plan=rules_of("plan"),
-        code=code("metrics.grid", "embeddings"),
+        code=code("metrics.grid", "embeddings", "weights.metric"),
     output:
         f"{RESULTS}/tables/grid.parquet",
     log:
@@ -95,10 +94,10 @@ rule grid:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        kinds=KINDS,
+        descriptors=descriptors.stored([each for each in COMPARED if not each.control]),
         weights=config["weights"],
         extractors=config["extractors"],
-        settings=SETTINGS,
+        view=VIEW,
         embedding=config["embedding"],
         evaluation=config["evaluation"],
         seed=config["seed"],
@@ -119,6 +118,7 @@ rule ablation:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
+        view=VIEW,
         embedding=config["embedding"],
         evaluation=config["evaluation"],
         seed=config["seed"],
@@ -126,16 +126,35 @@ rule ablation:
         "../scripts/ablation.py"
 
 
+# How much each module counts, by each weighting, and how large it is.
+rule module_weights:
+    input:
+        **PRODUCTS,
+        all=f"{RESULTS}/weights/modules/all.safetensors",
+        code=code("weights.weighting", "weights.modules", "weights.metric", "tables"),
+    output:
+        f"{RESULTS}/tables/module_weights.parquet",
+    log:
+        f"{RESULTS}/logs/module_weights.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        kernels=config["weights"]["kernels"],
+        weightings=config["weights"]["modules"],
+    script:
+        "../scripts/module_weights.py"
+
+
 if SETTINGS:
 
     # How many generated pictures retrieve as well as the weights.
     rule worth:
         input:
-            features=expand("{r}/features/{e}/{s}.parquet", r=RESULTS, e=MODELS, s=SETTINGS),
+            features=[f"{RESULTS}/features/{each.extractor}/{each.source}.parquet" for each in PAINTED],
             queries=f"{RESULTS}/tables/queries.parquet",
             cost=f"{RESULTS}/tables/cost.parquet",
             plan=rules_of("plan"),
-            code=code("metrics.worth", "summary"),
+            code=code("metrics.worth", "findings.cost"),
         output:
             worth=f"{RESULTS}/tables/worth.parquet",
             queries=f"{RESULTS}/tables/worth_queries.parquet",
@@ -145,8 +164,8 @@ if SETTINGS:
         conda:
             "../../envs/lora-atlas.yaml"
         params:
-            descriptors=[f"{extractor}_{setting}" for extractor in MODELS for setting in SETTINGS],
-            kinds=KINDS,
+            descriptors=[each.name for each in PAINTED],
+            told=TOLD,
             embedding=config["embedding"],
             evaluation=config["evaluation"],
             seed=config["seed"],

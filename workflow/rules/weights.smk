@@ -1,7 +1,8 @@
 """Weights: inner products of all LoRAs, per component and block.
 
-Needs: results/{study}/loras/{artist}/{nn}.safetensors of all artists
-Makes: results/{study}/weights/{kernel}.safetensors
+Needs: results/{study}/loras/{artist}/{nn}.safetensors of all artists; the base model
+Makes: results/{study}/weights/{kernel}.safetensors, results/{study}/weights/modules/all.safetensors (single modules),
+       results/{study}/weights/modules/base.safetensors (how much each layer matters to the base)
 """
 
 
@@ -36,13 +37,47 @@ rule gram:
         "../scripts/gram.py"
 
 
-# Inner products module by module, for the ablation, which picks modules at random.
+if BASED:
+
+    # How much each layer matters to the base. It is kept for all studies of the same base, in a folder that is not
+    # declared here: it would be deleted with the outputs.
+    rule base_sensitivity:
+        input:
+            base=model_files(config["base"]["model"]),
+            code=code("diffusion.sensitivity"),
+        output:
+            base=f"{RESULTS}/weights/modules/base.safetensors",
+            cost=f"{RESULTS}/cost/base/sensitivity.parquet",
+        log:
+            f"{RESULTS}/logs/base_sensitivity.log",
+        conda:
+            "../../envs/lora-atlas.yaml"
+        threads: config["resources"]["threads"]
+        resources:
+            gpu=gpus,
+            mem_mb=config["resources"]["mem_mb"],
+            runtime=runtime,
+        params:
+            base=config["base"],
+            targets=config["training"]["targets"],
+            resolution=config["training"]["resolution"],
+            probe=config["weights"]["probe"],
+            moments=descriptors.KFAC in BASED,
+            device=config["resources"]["device"],
+            cache="results/bases",
+        script:
+            "../scripts/base_sensitivity.py"
+
+
+# Inner products module by module: for descriptors that weigh modules, and for the ablation.
 rule module_grams:
     input:
         loras=rules_of("loras"),
+        base=[f"{RESULTS}/weights/modules/base.safetensors"] * (descriptors.KFAC in BASED),
         code=code("weights.modules"),
     output:
-        f"{RESULTS}/weights/modules/all.safetensors",
+        grams=f"{RESULTS}/weights/modules/all.safetensors",
+        cost=f"{RESULTS}/cost/gram/modules.parquet",
     log:
         f"{RESULTS}/logs/gram/modules.log",
     conda:
@@ -52,6 +87,6 @@ rule module_grams:
         runtime=runtime,
     params:
         ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
-        kernels=["delta", "down", "up"],
+        kernels=["delta", "down", "up", *[descriptors.KFAC] * (descriptors.KFAC in BASED)],
     script:
         "../scripts/module_grams.py"

@@ -5,6 +5,7 @@ from job import job
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.metrics.ablation import ablation
+    from lora_atlas.views import View
     from lora_atlas.weights.modules import read_modules
 
     p = snakemake.params
@@ -14,8 +15,8 @@ with job(snakemake):
         parameters,
         tables.read(snakemake.input.plan[0], "plan"),
         p.embedding,
+        view=View(**p.view),
         subsets=p.evaluation["subsets"],
-        bootstrap=p.evaluation["bootstrap"],
         level=p.evaluation["level"],
         seed=p.seed,
     )

@@ -11,7 +11,8 @@ with job(snakemake):
         descriptor: tables.read(path, "embeddings")
         for descriptor, path in zip(p.descriptors, snakemake.input.embeddings, strict=True)
     }
-    options = {key: p.evaluation[key] for key in ("bootstrap", "level", "restarts", "permutations")}
-    rows, differences = clusterings(embeddings, p.kinds, calibration=p.calibration, seed=p.seed, **options)
+    options = {key: p.evaluation[key] for key in ("level", "restarts", "permutations")}
+    calibration = p.told["view"]["calibration"]
+    rows, differences = clusterings(embeddings, p.told["kinds"], calibration=calibration, seed=p.seed, **options)
     tables.write(snakemake.output.clustering, "clustering", rows)
     tables.write(snakemake.output.differences, "differences", differences)

@@ -6,6 +6,8 @@ with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.atlas import evaluation
     from lora_atlas.atlas.charts import comparison, save, thumbnail, weight_map
+    from lora_atlas.descriptors import restored
+    from lora_atlas.views import View
 
     p, given = snakemake.params, snakemake.input
     read = {
@@ -14,12 +16,14 @@ with job(snakemake):
     painters = {
         artist: thumbnail(tables.read(path, "pictures")) for artist, path in zip(p.artists, given.pictures, strict=True)
     }
+    described, view = restored(p.told["descriptors"]), View(**p.told["view"])
+    headline = described[p.descriptor]
     charts = {
-        "weight_map": weight_map(tables.read(given.embedding, "embeddings"), p.descriptor, painters, seed=p.seed),
+        "weight_map": weight_map(tables.read(given.embedding[0], "embeddings"), headline, view, painters, seed=p.seed),
         "comparison": comparison(read["retrieval"], read["clustering"]),
-        "structure": evaluation.structure_matrix(read["structure"], p.kinds),
+        "structure": evaluation.structure_matrix(read["structure"], described),
         "ablation": evaluation.ablation_chart(read["ablation"]),
-        "drift": evaluation.drift_chart(read["drift"], p.descriptor),
+        "drift": evaluation.drift_chart(read["drift"], headline),
     }
     if "worth" in p.charts:
         charts["worth"] = evaluation.worth_curve(tables.read(given.worth[0], "worth"), read["retrieval"])

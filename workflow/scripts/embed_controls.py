@@ -12,8 +12,8 @@ with job(snakemake):
     embed_controls(
         values,
         tables.read(snakemake.input.plan, "plan"),
-        p.weights,
+        p.controls,
         p.embedding,
         seed=p.seed,
-        outputs=dict(zip(p.descriptors, snakemake.output, strict=True)),
+        outputs=dict(zip(p.controls, snakemake.output, strict=True)),
     )

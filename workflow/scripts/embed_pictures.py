@@ -4,15 +4,17 @@ from job import job
 
 with job(snakemake):
     from lora_atlas import tables
+    from lora_atlas.descriptors import restored
     from lora_atlas.embeddings import embed_pictures
 
-    p = snakemake.params
+    p, given = snakemake.params, snakemake.input
+    asked = list(restored(p.descriptors).values())
     embed_pictures(
-        {tuple(path.removesuffix(".parquet").split("/")[-2:]): path for path in snakemake.input.features},
-        tables.read(snakemake.input.plan, "plan"),
+        {tuple(path.removesuffix(".parquet").split("/")[-2:]): path for path in given.features},
+        tables.read(given.plan, "plan"),
+        asked,
         p.extractors,
-        p.settings,
         p.embedding,
         seed=p.seed,
-        outputs=dict(zip(p.descriptors, snakemake.output, strict=True)),
+        outputs=dict(zip([each.name for each in asked], snakemake.output, strict=True)),
     )

@@ -4,14 +4,20 @@ from job import job
 
 with job(snakemake):
     from lora_atlas import tables
+    from lora_atlas.descriptors import restored
     from lora_atlas.embeddings import embed_weights
+    from lora_atlas.weights.metric import read_metric
 
-    p = snakemake.params
+    p, given = snakemake.params, snakemake.input
+    asked = list(restored(p.descriptors).values())
     embed_weights(
-        dict(zip(p.weights["kernels"], snakemake.input.grams, strict=True)),
-        tables.read(snakemake.input.plan, "plan"),
+        dict(zip(p.weights["kernels"], given.grams, strict=True)),
+        given.modules[0] if given.modules else None,
+        read_metric(given.base[0]).weights if given.base else None,
+        tables.read(given.plan, "plan"),
+        asked,
         p.weights,
         p.embedding,
         seed=p.seed,
-        outputs=dict(zip(p.descriptors, snakemake.output, strict=True)),
+        outputs=dict(zip([each.name for each in asked], snakemake.output, strict=True)),
     )

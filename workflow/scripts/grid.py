@@ -4,24 +4,23 @@ from job import job
 
 with job(snakemake):
     from lora_atlas import tables
+    from lora_atlas.descriptors import restored
     from lora_atlas.embeddings import inner_products
     from lora_atlas.metrics.grid import grid
+    from lora_atlas.views import View
+    from lora_atlas.weights.metric import read_metric
 
     p, given = snakemake.params, snakemake.input
-    plan = tables.read(given.plan[0], "plan")
-    rows = grid(
-        inner_products(
-            dict(zip(p.weights["kernels"], given.grams, strict=True)),
-            {tuple(path.removesuffix(".parquet").split("/")[-2:]): path for path in given.features},
-            plan,
-            p.weights,
-            p.extractors,
-            p.settings,
-        ),
+    plan = tables.read(given.plan, "plan")
+    products = inner_products(
+        dict(zip(p.weights["kernels"], given.grams, strict=True)),
+        given.modules[0] if given.modules else None,
+        read_metric(given.base[0]).weights if given.base else None,
+        {tuple(path.removesuffix(".parquet").split("/")[-2:]): path for path in given.features},
         plan,
-        p.embedding,
-        bootstrap=p.evaluation["bootstrap"],
-        level=p.evaluation["level"],
-        seed=p.seed,
+        list(restored(p.descriptors).values()),
+        p.weights,
+        p.extractors,
     )
+    rows = grid(products, plan, p.embedding, view=View(**p.view), level=p.evaluation["level"], seed=p.seed)
     tables.write(snakemake.output[0], "grid", rows)

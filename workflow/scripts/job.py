@@ -19,9 +19,9 @@ def job(snakemake: Any) -> Iterator[SimpleNamespace]:
     """Run the body with the rule's threads and with its output in the rule's log.
 
     The body imports what it needs: numeric libraries read the thread count when they are first imported. Where the
-    rule has an output `cost`, the body sets ``count`` (and ``device``) of the yielded object, and the seconds are
-    written there; its ``say`` puts text on the terminal. An error ends the job with one sentence there; the log has the
-    rest.
+    rule has an output `cost`, the body sets ``count`` (and ``device``, and ``seconds`` where the work was done before)
+    of the yielded object, and the seconds are written there; its ``say`` puts text on the terminal. An error ends the
+    job with one sentence there; the log has the rest.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(snakemake.threads)
@@ -35,12 +35,14 @@ def job(snakemake: Any) -> Iterator[SimpleNamespace]:
         sys.stderr.flush()
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
-        measured = SimpleNamespace(count=1, device="cpu", say=lambda text: os.write(terminal, f"\n{text}\n\n".encode()))
+        measured = SimpleNamespace(
+            count=1, device="cpu", seconds=None, say=lambda text: os.write(terminal, f"\n{text}\n\n".encode())
+        )
         start = time.perf_counter()
         try:
             yield measured
             if "cost" in snakemake.output.keys():  # noqa: SIM118 - a list with names
-                _write_cost(snakemake, measured, time.perf_counter() - start)
+                _write_cost(snakemake, measured, measured.seconds or time.perf_counter() - start)
         except Exception as error:  # noqa: BLE001 - the last place that can say it well
             traceback.print_exc()
             # The library's own errors are sentences for the reader; others need their type.

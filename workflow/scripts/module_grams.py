@@ -2,8 +2,11 @@
 
 from job import job
 
-with job(snakemake):
+with job(snakemake) as cost:
+    from lora_atlas.weights.metric import read_metric
     from lora_atlas.weights.modules import module_grams, write_modules
 
-    p = snakemake.params
-    write_modules(snakemake.output[0], p.ids, *module_grams(snakemake.input.loras, p.kernels))
+    p, given = snakemake.params, snakemake.input
+    metric = read_metric(given.base[0]) if given.base else None
+    write_modules(snakemake.output.grams, p.ids, *module_grams(given.loras, p.kernels, metric=metric))
+    cost.count = len(p.ids)

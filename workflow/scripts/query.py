@@ -11,6 +11,7 @@ with job(snakemake) as cost:
 
     p = snakemake.params
     options = {"pickles": p.options["pickles"] == "load", "base": p.options["base"]}
-    rows = query([p.query], collections(Path(snakemake.output[0]).parents[1], **options), **p.weights, **options)
+    known = collections(Path(snakemake.output[0]).parents[1], weighting=p.weighting, **options)
+    rows = query([p.query], known, **p.weights, **options)
     tables.write(snakemake.output[0], "query", rows)
     cost.say(told(rows))

@@ -6,12 +6,14 @@ with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.embeddings import embed_collection
     from lora_atlas.weights.gram import read_gram
-    from lora_atlas.weights.known import Known
+    from lora_atlas.weights.known import Known, read_weighted
     from lora_atlas.weights.query import neighbours
 
     p, space = snakemake.params, snakemake.wildcards.space
     rows = [row for row in tables.read(snakemake.input.table, "loras").to_pylist() if row["space"] == space]
     ids, grams = read_gram(snakemake.input.gram, "delta")
-    known = Known(space, ids, [], [row["artist"] for row in rows], [row["genre"] for row in rows], grams)
+    artists, genres = [row["artist"] for row in rows], [row["genre"] for row in rows]
+    weighted, modules = read_weighted(snakemake.input.weighted, ids)
+    known = Known(space, ids, [], artists, genres, grams, weighted=weighted, modules=modules)
     tables.write(snakemake.output.neighbours, "neighbours", neighbours(known, **p.weights))
-    embed_collection(rows, grams, p.dimensions, snakemake.output.embedding, **p.weights)
+    embed_collection(rows, known.nearness, snakemake.output.embedding, **p.weights)

@@ -5,11 +5,20 @@ from job import job
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.metrics.structure import structure
+    from lora_atlas.views import View
 
-    p = snakemake.params
+    p, given = snakemake.params, snakemake.input
     embeddings = {
         descriptor: tables.read(path, "embeddings")
-        for descriptor, path in zip(p.descriptors, snakemake.input.embeddings, strict=True)
+        for descriptor, path in zip(p.descriptors, given.embeddings, strict=True)
     }
-    rows = structure(embeddings, permutations=p.evaluation["permutations"], level=p.evaluation["level"], seed=p.seed)
+    plan = tables.read(given.plan[0], "plan").select(["lora", "pictures"]).to_pylist()
+    rows = structure(
+        embeddings,
+        {row["lora"]: len(row["pictures"]) for row in plan},
+        scenario=View(**p.view).together,
+        permutations=p.evaluation["permutations"],
+        level=p.evaluation["level"],
+        seed=p.seed,
+    )
     tables.write(snakemake.output[0], "structure", rows)

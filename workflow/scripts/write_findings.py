@@ -15,5 +15,6 @@ with job(snakemake):
         replicates=p.replicates,
         variants=p.variants,
         evaluation=p.evaluation,
+        about=p.about,
         seed=p.seed,
     )

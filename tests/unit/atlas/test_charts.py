@@ -18,10 +18,14 @@ from PIL import Image
 
 from lora_atlas import tables
 from lora_atlas.atlas.charts import artist_colours, comparison, save, thumbnail, weight_map
-from lora_atlas.embeddings import KINDS
+from lora_atlas.descriptors import KINDS, Descriptor
 from lora_atlas.pictures.decode import encode_png
-from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN
+from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
+from lora_atlas.views import View
 
+HEADLINE = View("whole", "crossfit", "cosine")
+COMPONENTS = View("components", "crossfit", "L2")
+DELTA = Descriptor("weights", "delta", "plain", "unit")
 SVG = "{http://www.w3.org/2000/svg}"
 ARTISTS = {"monet": "impressionism", "sisley": "impressionism", "gris": "cubism", "hokusai": "ukiyo-e"}
 HOSTILE = {
@@ -40,7 +44,7 @@ def embeddings(artists: dict[str, str | None], each: int = 4, dimensions: int = 
         centre = 5 * rng.normal(size=dimensions)
         for n in range(each):
             row = {
-                "scenario": TOGETHER,
+                "scenario": WHOLE,
                 "calibration": "none",
                 "fold": 0,
                 "lora": f"{artist}/{n:02}",
@@ -70,8 +74,8 @@ def pictures(seeds: list[int], artist: str = "monet", refused: int = 1) -> pa.Ta
     return tables.table("pictures", rows)
 
 
-def mapped(artists: dict[str, str | None], descriptor: str = "delta", **changes) -> altair.Chart:
-    return weight_map(embeddings(artists, **changes), descriptor, painters(artists), seed=3)
+def mapped(artists: dict[str, str | None], descriptor: Descriptor = DELTA, **changes) -> altair.Chart:
+    return weight_map(embeddings(artists, **changes), descriptor, HEADLINE, painters(artists), seed=3)
 
 
 VALUES = {"delta": 0.5, "factors": 0.8, "clip_s8_g1": 0.6, "clip_training": 0.9, "mean_colour_training": 0.2}
@@ -82,19 +86,27 @@ def score(value: float | None) -> dict[str, float | None]:
     return {"value": value, "low": value and value - 0.1, "high": value and min(1.0, value + 0.1), "chance": 0.1}
 
 
-def compared(values: dict[str, float | None], kinds: dict[str, str], ari: float | None = None) -> altair.Chart:
+def compared(
+    values: dict[str, float | None], kinds: dict[str, str], ari: float | None = None, view: View = HEADLINE
+) -> altair.Chart:
     found, grouped = [], []
+    whole = view == HEADLINE
+    scenario, calibration = (WHOLE, "none") if whole else (KNOWN, "crossfit")
     for descriptor, value in values.items():
-        row = {"scenario": KNOWN, "descriptor": descriptor, "calibration": "crossfit", "distance": "L2"}
+        row = {"scenario": scenario, "descriptor": descriptor, "calibration": calibration, "distance": view.distance}
         row |= {"level": "artist", "metric": "mAP", "queries": 8} | score(value)
         found.append(row)
         # None of these may be drawn.
-        others = {"scenario": UNSEEN}, {"calibration": "none"}, {"distance": "cosine"}, {"level": "genre"}
+        others = [{"scenario": s} for s in (UNSEEN, TOGETHER, WHOLE_UNSEEN, KNOWN if whole else WHOLE)]
+        others += [{"calibration": "rescale"}, {"distance": "CSLS"}, {"level": "genre"}]
         found += [row | other | score(0.123) for other in (*others, {"metric": "R@1"})]
-        row = {"descriptor": descriptor, "level": "artist", "algorithm": "Ward", "metric": "ARI"}
+        row = {"scenario": WHOLE if whole else TOGETHER, "descriptor": descriptor}
+        row |= {"level": "artist", "algorithm": "Ward", "metric": "ARI"}
         grouped.append(row | score(value and value / 2 if ari is None else ari))
-        grouped += [row | o | score(0.123) for o in ({"level": "genre"}, {"algorithm": "k-means"}, {"metric": "NMI"})]
-    described = {"kinds": json.dumps(kinds), "calibration": json.dumps("crossfit")}
+        others = [{"level": "genre"}, {"algorithm": "k-means"}, {"metric": "NMI"}]
+        others += [{"scenario": TOGETHER if whole else WHOLE}]
+        grouped += [row | other | score(0.123) for other in others]
+    described = {"kinds": json.dumps(kinds), "view": json.dumps(view.stored()), "descriptors": "[]"}
     retrieval = tables.table("retrieval", found).replace_schema_metadata(described)
     return comparison(retrieval, tables.table("clustering", grouped))
 
@@ -173,21 +185,41 @@ def test_the_map_says_what_circles_and_diamonds_are(map_chart, tmp_path):
     assert {"gallery", "query"} <= set(texts(drawn(map_chart, tmp_path)))
 
 
-def test_the_map_reads_the_scenario_of_all_loras_together():
-    wanted = embeddings(ARTISTS)
-    others = [embeddings(ARTISTS, scenario=UNSEEN), embeddings(ARTISTS, scenario=KNOWN, calibration="rescale")]
-    everything = pa.concat_tables([others[0], wanted, others[1]])
-    alone, among = (weight_map(t, "delta", painters(ARTISTS), seed=3) for t in (wanted, everything))
-    assert alone.to_dict() == among.to_dict()
+@pytest.mark.parametrize(("view", "scenario"), [(HEADLINE, WHOLE), (COMPONENTS, TOGETHER)], ids=["whole", "components"])
+def test_the_map_reads_the_headlines_scenario_of_all_loras(view, scenario):
+    def drawn_of(table):
+        return weight_map(table, DELTA, view, painters(ARTISTS), seed=3).to_dict()
+
+    wanted = embeddings(ARTISTS, scenario=scenario)
+    others = [
+        embeddings(ARTISTS, dimensions=5, scenario=WHOLE if scenario == TOGETHER else TOGETHER),
+        embeddings(ARTISTS, scenario=UNSEEN),
+        embeddings(ARTISTS, scenario=WHOLE_UNSEEN),
+        embeddings(ARTISTS, scenario=KNOWN, calibration="rescale"),
+    ]
+    assert drawn_of(wanted) == drawn_of(pa.concat_tables([others[0], wanted, *others[1:]]))
 
 
-def test_a_table_without_that_scenario_is_named():
-    with pytest.raises(ValueError, match="factors_raw: no embeddings of scenario 'together'"):
-        weight_map(embeddings(ARTISTS, scenario=KNOWN), "factors_raw", painters(ARTISTS), seed=0)
+def test_the_map_says_how_it_looks_at_weights():
+    raw = Descriptor("weights", "factors", "plain", "raw")
+    for view, words in ((HEADLINE, "no basis, cosine"), (COMPONENTS, "principal components, calibration crossfit, L2")):
+        table = embeddings(ARTISTS, scenario=view.together)
+        title = weight_map(table, raw, view, painters(ARTISTS), seed=0).to_dict()["hconcat"][0]["title"]
+        (subtitle,) = title["subtitle"]
+        assert subtitle.startswith("raw factors, every module as it is, norms kept;") and words in subtitle
 
 
-def test_the_comparison_draws_the_headline_rows_and_no_others(comparison_chart):
-    specification = comparison_chart.to_dict()
+@pytest.mark.parametrize(("view", "scenario"), [(HEADLINE, "whole"), (COMPONENTS, "together")])
+def test_a_table_without_that_scenario_is_named(view, scenario):
+    raw = Descriptor("weights", "factors", "plain", "raw")
+    with pytest.raises(ValueError, match=f"factors_raw: no embeddings of scenario '{scenario}'"):
+        weight_map(embeddings(ARTISTS, scenario=KNOWN), raw, view, painters(ARTISTS), seed=0)
+
+
+@pytest.mark.parametrize("view", [HEADLINE, COMPONENTS], ids=["whole", "components"])
+def test_the_comparison_draws_the_headline_rows_and_no_others(view):
+    specification = compared(VALUES, KIND, view=view).to_dict()
+    assert view.label in specification["title"]["subtitle"][0]
     for panel, share in zip(specification["hconcat"], (1, 0.5), strict=True):
         rows = specification["datasets"][panel["data"]["name"]]
         assert len(rows) == len(VALUES)
@@ -239,7 +271,8 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
 
 def test_a_derived_seed_of_63_bits_is_taken():
     """t-SNE itself takes 32."""
-    assert weight_map(embeddings(ARTISTS), "delta", painters(ARTISTS), seed=2**63 - 1).to_dict()["hconcat"]
+    chart = weight_map(embeddings(ARTISTS), DELTA, HEADLINE, painters(ARTISTS), seed=2**63 - 1)
+    assert chart.to_dict()["hconcat"]
 
 
 def test_a_file_is_replaced_whole(comparison_chart, tmp_path):
@@ -321,7 +354,8 @@ def test_scores_below_zero_are_within_the_axis():
 
 
 def test_hostile_names_are_text_in_the_drawing(tmp_path):
-    svg = drawn(mapped(HOSTILE, descriptor="</text><script>alert(3)</script>"), tmp_path)  # well-formed, for one
+    named = Descriptor("control", control="</text><script>alert(3)</script>")
+    svg = drawn(mapped(HOSTILE, descriptor=named), tmp_path)  # well-formed, for one
     assert {element.tag.removeprefix(SVG) for element in svg.iter()} <= {"svg", "g", "path", "rect", "text", "image"}
     for element in svg.iter():
         assert not any(name.lower().startswith("on") for name in element.attrib)

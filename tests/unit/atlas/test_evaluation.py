@@ -1,14 +1,38 @@
 """Charts of the evaluation: they are drawn, and what they show is what the tables say."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lora_atlas import tables
 from lora_atlas.atlas import evaluation
 from lora_atlas.atlas.charts import save
-from lora_atlas.tables import KNOWN
+from lora_atlas.descriptors import ACROSS, CONTROL, GENERATED, WEIGHTS, Descriptor, kinds, stored
+from lora_atlas.metrics.structure import LEVELS
+from lora_atlas.tables import KNOWN, WHOLE, WHOLE_UNSEEN
+from lora_atlas.views import View
 
-KINDS = {"delta": "weights", "factors": "weights", "clip_s8_g1": "generated pictures", "norm": "control"}
+VIEW = View("whole", "crossfit", "cosine")
+
+
+def painted(at: str, *, query: str | None = None, series: str | None = None) -> Descriptor:
+    return Descriptor(
+        ACROSS if query else GENERATED, extractor="clip", gallery=at, query=query or at, setting=at, series=series,
+        passes=8, pictures=4,
+    )  # fmt: skip
+
+
+DELTA, FACTORS = (Descriptor(WEIGHTS, kernel, "plain", "unit") for kernel in ("delta", "factors"))
+PLAIN = [DELTA, FACTORS, painted("s8_g1"), Descriptor(CONTROL, control="norm")]
+# These stand in no matrix: norms that are kept, a series, what compares across sources.
+OTHERS = [
+    Descriptor(WEIGHTS, "delta", "plain", "raw"),
+    painted("s8_g1_shared4", series="shared"),
+    painted("s8_g1_own4", series="own"),
+    painted("s8_g1", query="training"),
+]
+DESCRIPTORS = PLAIN + OTHERS
+LEVEL = {"delta": 0.5, "factors": 0.45, "delta_raw": 0.3, "clip_s8_g1": 0.4, "norm": 0.2}
 
 
 def row(**values):
@@ -17,9 +41,12 @@ def row(**values):
 
 @pytest.fixture
 def retrieval(tmp_path):
-    base = {"scenario": KNOWN, "calibration": "crossfit", "distance": "L2", "level": "artist", "metric": "mAP"}
-    rows = [row(descriptor=d, chance=0.1, queries=4, **base) for d in KINDS]
-    told = {"kinds": KINDS, "calibration": "crossfit"}
+    base = {"scenario": WHOLE, "calibration": "none", "distance": "cosine", "level": "artist", "metric": "mAP"}
+    rows = [row(descriptor=d, chance=0.1, queries=4, value=v, **base) for d, v in LEVEL.items()]
+    # Rows of unseen artists and of other views, each in one thing unlike the headline's.
+    for other in ({"scenario": WHOLE_UNSEEN}, {"scenario": KNOWN}, {"distance": "L2"}, {"metric": "R@1"}):
+        rows += [row(descriptor=d, chance=0.1, queries=4, value=0.99, **base | other) for d in LEVEL]
+    told = {"kinds": kinds(DESCRIPTORS), "view": VIEW.stored(), "descriptors": stored(DESCRIPTORS)}
     tables.write(tmp_path / "r.parquet", "retrieval", rows, told)
     return tables.read(tmp_path / "r.parquet", "retrieval")
 
@@ -27,13 +54,15 @@ def retrieval(tmp_path):
 def charts(retrieval):
     worth = [
         row(descriptor=d, pictures=m, metric="mAP", seconds=None, value=0.1 * m)
-        for d in ("clip_s8_g1", "clip_s8_g3")
+        for d in ("clip_s8_g1", "clip_s8_g1_shared4", "clip_s8_g1_own4")
         for m in (1, 2, 4)
     ]
-    pairs = [(a, b) for i, a in enumerate(KINDS) for b in list(KINDS)[i + 1 :]]
+    names = [d.name for d in DESCRIPTORS if d.kind != ACROSS]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     structure = [
-        row(left=a, right=b, metric=m, null=0.0, null_high=0.1, p=0.01)
+        row(level=level, left=a, right=b, metric=m, null=0.0, null_high=0.1, p=0.01, value=0.1 * number)
         | ({"value": None, "low": None, "high": None} if b == "norm" else {})
+        for number, level in enumerate(LEVELS, 1)
         for a, b in pairs
         for m in ("CKA", "RSA", "Procrustes", "mutual kNN")
     ]
@@ -41,21 +70,27 @@ def charts(retrieval):
         row(component=c, block=b, factor=f, parameters=9, share=0.3, metric="mAP", chance=0.1)
         | {"matched": None, "matched_low": None, "matched_high": None}
         for c in ("all", "feed_forward")
-        for b in ("all", "up")
+        for b in ("all", "up", "unet.up_blocks.0.attentions.0")
         for f in ("delta", "both")
     ]
     drift = [
-        row(descriptor="delta", calibration=c, component=k, explained=0.2)
+        row(descriptor=d, calibration=c, component=k, explained=0.2)
         | {"held_out": 0.5 if c == "none" else None, "predicted": 0.45 if c == "none" else None}
+        for d in ("delta", "factors")
         for c in ("none", "crossfit")
         for k in (1, 2, 3)
     ]
+    described = {d.name: d for d in DESCRIPTORS}
     return {
         "worth": evaluation.worth_curve(tables.table("worth", worth), retrieval),
-        "structure": evaluation.structure_matrix(tables.table("structure", structure), KINDS),
+        "structure": evaluation.structure_matrix(tables.table("structure", structure), described),
         "ablation": evaluation.ablation_chart(tables.table("ablation", ablation)),
-        "drift": evaluation.drift_chart(tables.table("drift", drift), "delta"),
+        "drift": evaluation.drift_chart(tables.table("drift", drift), DELTA),
     }
+
+
+def data(chart):
+    return [value for rows in chart.to_dict()["datasets"].values() for value in rows]
 
 
 @pytest.mark.parametrize("name", ["worth", "structure", "ablation", "drift"])
@@ -71,17 +106,66 @@ def test_a_chart_is_drawn_with_ink_on_it(retrieval, tmp_path, name):
 
 
 def test_curves_and_weights_stand_on_one_scale(retrieval):
-    found = charts(retrieval)["worth"].to_dict()
-    data = [value for rows in found["datasets"].values() for value in rows]
-    curves = [d for d in data if "seconds" in d]
+    found = data(charts(retrieval)["worth"])
+    curves = [d for d in found if "seconds" in d]
     assert {(d["descriptor"], d["pictures"], d["value"]) for d in curves if d["descriptor"] == "clip_s8_g1"} == {
         ("clip_s8_g1", m, 0.1 * m) for m in (1, 2, 4)
     }
-    weights = {(d["descriptor"], d["value"]) for d in data if d["descriptor"] in ("delta", "factors")}
-    assert weights == {("delta", 0.5), ("factors", 0.5)}
+    assert {(d["descriptor"], d["extractor"], d["setting"]) for d in curves} == {
+        ("clip_s8_g1", "clip", "s8_g1"),
+        ("clip_s8_g1_shared4", "clip", "shared prompts"),
+        ("clip_s8_g1_own4", "clip", "own prompts"),
+    }
+    # Of the headline view, and of weights whose norms are not kept.
+    weights = {(d["descriptor"], d["value"]) for d in found if "descriptor" in d and "seconds" not in d}
+    assert weights == {("delta", 0.5), ("factors", 0.45)}
+
+
+def test_extractors_whose_names_begin_alike_have_a_panel_each(retrieval):
+    """Names were once parsed back at the first underscore, and "l14" is no sampler setting."""
+    found = [
+        Descriptor(
+            GENERATED, extractor=extractor, gallery="s8_g1", query="s8_g1", setting="8 steps", passes=8, pictures=2
+        )
+        for extractor in ("clip_l14", "clip_h14")
+    ]
+    told = {"kinds": kinds(DESCRIPTORS), "view": VIEW.stored(), "descriptors": stored(DESCRIPTORS + found)}
+    told = retrieval.replace_schema_metadata({k: tables.json.dumps(v) for k, v in told.items()})
+    worth = [row(descriptor=d.name, pictures=m, metric="mAP", seconds=None) for d in found for m in (1, 2)]
+    panels = evaluation.worth_curve(tables.table("worth", worth), told).to_dict()["hconcat"]
+    titles = [panel["title"]["text"] for panel in panels]
+    assert titles == ["pictures seen by clip_l14", "pictures seen by clip_h14"]
 
 
 def test_every_pair_is_shown_on_both_sides(retrieval):
-    found = charts(retrieval)["structure"].to_dict()
-    cells = [d for rows in found["datasets"].values() for d in rows if d.get("metric") == "CKA"]
-    assert len(cells) == 12 and {(d["left"], d["right"]) for d in cells} == {(d["right"], d["left"]) for d in cells}
+    found = data(charts(retrieval)["structure"])
+    for number, level in enumerate(LEVELS, 1):
+        cells = [d for d in found if d.get("metric") == "CKA" and d["level"] == level]
+        assert len(cells) == 12 and {(d["left"], d["right"]) for d in cells} == {(d["right"], d["left"]) for d in cells}
+        assert {d["left"] for d in cells} == {d.name for d in PLAIN}
+        assert {d["value"] for d in cells if "norm" not in (d["left"], d["right"])} == {0.1 * number}
+
+
+def test_the_drift_is_that_of_the_descriptor(retrieval):
+    chart = charts(retrieval)["drift"]
+    assert {d["descriptor"] for d in data(chart) if "descriptor" in d} == {"delta"}
+    assert "delta" in chart.to_dict()["title"]["text"]
+
+
+def test_single_modules_are_left_out_of_the_parts(retrieval):
+    parts = pd.DataFrame([d for d in data(charts(retrieval)["ablation"]) if "part" in d])
+    assert set(parts.block) == {"all", "up"} and set(parts.factor) == {"delta"}
+
+
+@pytest.mark.parametrize(("factors", "words"), [(["A", "B", "both"], "raw factors"), (["A"], "raw A")])
+def test_a_study_without_updates_shows_the_parts_that_it_has(factors, words, tmp_path):
+    rows = [
+        row(component="all", block=b, factor=f, parameters=9, share=0.3, metric="mAP", chance=0.1)
+        | {"matched": None, "matched_low": None, "matched_high": None}
+        for b in ("all", "up")
+        for f in factors
+    ]
+    chart = evaluation.ablation_chart(tables.table("ablation", rows))
+    assert {d["factor"] for d in data(chart)} == {factors[-1]} and len(data(chart)) == 2
+    assert chart.to_dict()["title"]["subtitle"][0].startswith(f"red: {words} of one component")
+    save(chart, tmp_path / "ablation.svg")

@@ -17,6 +17,7 @@ from lora_atlas.diffusion import base as bases
 from lora_atlas.diffusion import stacked
 from lora_atlas.diffusion.base import BaseModelError, load
 from lora_atlas.diffusion.generate import generate, initial_noise, noise_seed
+from lora_atlas.settings import Setting
 from lora_atlas.weights.factors import Update
 from lora_atlas.weights.files import write_lora
 
@@ -81,11 +82,10 @@ def test_sdxl_paints_what_stock_diffusers_paints(tmp_path, tiny_bases, kind, gui
             updates[f"unet.{name}"] = Update(f"unet.{name}", A, B)
         paths[f"ada/0{number}"] = tmp_path / f"0{number}.safetensors"
         write_lora(paths[f"ada/0{number}"], updates, {})
-    prompts = ["a painting of a landscape", "a painting of a portrait"]
-    settings = {"num_inference_steps": [3], "guidance_scale": [guidance], "prompts": prompts, "seeds": [0], "batch": 4}
+    setting = Setting(3, guidance, ("a painting of a landscape", "a painting of a portrait"), (0,))
     base = {"model": str(folder), "revision": None, "variant": None}
     outputs = {f"s3_g{guidance}": tmp_path / "painted.parquet"}
-    generate(paths, base, settings, resolution=32, seed=5, device="cpu", outputs=outputs)
+    generate(paths, base, [setting], batch=4, resolution=32, seed=5, device="cpu", outputs=outputs)
     rows = tables.read(tmp_path / "painted.parquet", "generated").to_pylist()
     assert len(rows) == 4
     for lora, path in paths.items():

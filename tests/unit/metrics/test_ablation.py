@@ -4,19 +4,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import t
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score, average_precision_score
 from sklearn.metrics.pairwise import euclidean_distances
 
 from lora_atlas import tables
-from lora_atlas.metrics.ablation import FACTORS, ablation, matched, parts
+from lora_atlas.metrics import ablation as module_of_ablation
+from lora_atlas.metrics import intervals
+from lora_atlas.metrics.ablation import FACTORS, ablation, matched, parts, singles
 from lora_atlas.metrics.ranking import chance
 from lora_atlas.seeds import derive_seed
+from lora_atlas.views import View
 from lora_atlas.weights.embed import embed, together
 
 EMBEDDING = {"dimensions": 5, "calibrations": ["none"], "calibration": "crossfit", "folds": 5}
-QUICK = {"subsets": 3, "bootstrap": 30, "level": 0.9, "seed": 7}
+QUICK = {"subsets": 3, "level": 0.9, "seed": 7}
+CROSSFIT, DIRECT = View("components", "crossfit", "L2"), View("whole", "none", "cosine")
 LEAVES = {
     "attn1.to_q": "self_attention",
     "attn1.to_v": "self_attention",
@@ -49,7 +52,7 @@ def plan(artists: int = 6, gallery: int = 4, queries: int = 2):
     return tables.table("plan", rows)
 
 
-def planted(loras, signal, kernels=("down", "up", "delta"), d: int = 40, seed: int = 0):
+def planted(loras, signal, kernels=("down", "up", "delta"), d: int = 40, seed: int = 0, modules=MODULES):
     """Grams, parameters, and the X (N, d) that they are of; `signal`: (kernel, component, block) → how far apart."""
     rng = np.random.default_rng(seed)
     artists = np.unique(loras["artist"].to_pylist(), return_inverse=True)[1]
@@ -57,20 +60,20 @@ def planted(loras, signal, kernels=("down", "up", "delta"), d: int = 40, seed: i
         kernel: {
             module: rng.normal(size=(len(loras), d))
             + signal(kernel, *place) * rng.normal(size=(artists.max() + 1, d))[artists]
-            for module, place in MODULES.items()
+            for module, place in modules.items()
         }
         for kernel in kernels
     }
     grams = {kernel: {module: x @ x.T for module, x in of.items()} for kernel, of in X.items()}
     numbers = {"down": 10, "up": 20, "delta": 30}
     parameters = {
-        kernel: {module: numbers[kernel] * (2 if "ff" in module else 1) for module in MODULES} for kernel in kernels
+        kernel: {module: numbers[kernel] * (2 if "ff" in module else 1) for module in modules} for kernel in kernels
     }
     return grams, parameters, X
 
 
-def run(grams, parameters, loras, **changes) -> dict[tuple, dict]:
-    rows = ablation(grams, parameters, loras, EMBEDDING, **QUICK | changes)
+def run(grams, parameters, loras, view=CROSSFIT, **changes) -> dict[tuple, dict]:
+    rows = ablation(grams, parameters, loras, EMBEDDING, view=view, **QUICK | changes)
     tables.table("ablation", rows)  # every column, nothing else
     keyed = {(row["component"], row["block"], row["factor"], row["metric"]): row for row in rows}
     assert len(keyed) == len(rows)
@@ -141,12 +144,37 @@ def test_a_part_is_scored_as_the_features_of_its_modules_laid_end_to_end(compone
     assert row["parameters"] == count and row["share"] == pytest.approx(count / total)
 
     clusters = AgglomerativeClustering(6, linkage="ward").fit_predict(together(K, 5))
+    row = found[component, block, factor, "Ward ARI"]
+    assert [row[key] for key in ("value", "low", "high")] == pytest.approx(agreement(artists, clusters))
+    assert row["chance"] == 0
+
+
+@pytest.mark.parametrize("distance", ["cosine", "L2"])
+def test_without_a_basis_a_part_is_scored_by_the_distances_of_its_loras(distance):
+    loras = plan()
+    grams, parameters, X = planted(loras, lambda *place: 0.5, kernels=("delta",))
+    found = run(grams, parameters, loras, View("whole", "none", distance), subsets=0)
+    chosen = [m for m, (c, _) in MODULES.items() if c == "cross_attention"]
+    rows = unit(np.concatenate([X["delta"][m] for m in chosen], axis=1))
+    artists, split = (np.array(loras[name].to_pylist()) for name in ("artist", "split"))
+    gallery = split == "gallery"
+    far = euclidean_distances(rows[~gallery], rows[gallery])  # of vectors of one length, cosines give the same order
+    relevant = artists[~gallery][:, None] == artists[gallery]
+    precision = [average_precision_score(hits, -d) for hits, d in zip(relevant, far, strict=True)]
+    row = found["cross_attention", "all", "delta", "mAP"]
+    assert row["value"] == pytest.approx(np.mean(precision))
+    numbers = np.unique(artists[~gallery], return_inverse=True)[1]
+    assert (row["low"], row["high"]) == pytest.approx(intervals.mean(np.array(precision), numbers).interval(0.9))
+    clusters = AgglomerativeClustering(6, linkage="ward").fit_predict(rows)
+    row = found["cross_attention", "all", "delta", "Ward ARI"]
+    assert [row[key] for key in ("value", "low", "high")] == pytest.approx(agreement(artists, clusters))
+
+
+def agreement(artists: np.ndarray, clusters: np.ndarray) -> list[float]:
+    """Adjusted Rand index, and its interval at level .9 by leaving one artist out."""
     ari = adjusted_rand_score(artists, clusters)
     without = [adjusted_rand_score(artists[artists != a], clusters[artists != a]) for a in np.unique(artists)]
-    half = t.ppf(0.95, 5) * np.sqrt(5 / 6 * np.square(np.array(without) - np.mean(without)).sum())
-    row = found[component, block, factor, "Ward ARI"]
-    assert [row[key] for key in ("value", "low", "high")] == pytest.approx([ari, ari - half, ari + half])
-    assert row["chance"] == 0
+    return [ari, *intervals.jackknife(ari, np.array(without), intervals.DIFFERENCE).interval(0.9)]
 
 
 def test_norms_are_those_of_the_part_alone():
@@ -177,6 +205,94 @@ def test_parts_are_every_component_and_block_that_there_is_and_the_whole():
     cells = [(name, place) for name in names for place in places]
     for division in ([(name, "all") for name in names], [("all", place) for place in places], cells):
         assert (sum(masks[key].astype(int) for key in division) == 1).all()
+
+
+NESTED = {
+    f"unet.{place}.transformer_blocks.0.{leaf}": (component, place.split("_")[0])
+    for place in (
+        "down_blocks.1.attentions.0",
+        "mid_block.attentions.0",
+        "up_blocks.1.attentions.0",
+        "up_blocks.1.attentions.1",
+        "up_blocks.2.attentions.0",
+        "up_blocks.10.attentions.0",
+    )
+    for leaf, component in (("attn1.to_q", "self_attention"), ("attn2.to_k", "cross_attention"))
+} | {"unet.up_blocks.2.resnets.0.conv1": ("convolution", "up")}
+
+
+def test_blocks_are_named_ever_more_closely_and_none_twice():
+    modules = sorted(NESTED)
+    found = {(name, place): mask for name, place, mask in parts(modules)}
+    assert [place for name, place in found if name == "all"] == [
+        "all", "down", "mid", "up",
+        "up_blocks.1", "up_blocks.1.attentions.0", "up_blocks.1.attentions.1",
+        "up_blocks.2", "up_blocks.2.attentions.0", "up_blocks.2.resnets.0",
+        "up_blocks.10",
+    ]  # fmt: skip
+    # What is one block alone is not named after its index too: down is down_blocks.1, and its attentions.0.
+    assert {place for name, place in found if name == "convolution"} == {"all", "up"}
+    assert {place for name, place in found if name == "self_attention"} == {
+        "all", "down", "mid", "up", "up_blocks.1", "up_blocks.1.attentions.0", "up_blocks.1.attentions.1",
+        "up_blocks.2", "up_blocks.10",
+    }  # fmt: skip
+    for (name, place), mask in found.items():
+        expected = [
+            (name in ("all", NESTED[m][0])) and (place in ("all", NESTED[m][1]) or f".{place}." in m) for m in modules
+        ]
+        assert mask.tolist() == expected, (name, place)
+
+
+def test_a_signal_in_one_block_of_several_is_found_there_and_in_what_holds_it():
+    loras = plan()
+    strong = "unet.up_blocks.1.attentions.1"
+    grams, parameters, X = planted(loras, lambda *place: 0.0, ("delta",), modules=NESTED)
+    artists = np.unique(loras["artist"].to_pylist(), return_inverse=True)[1]
+    for module in (m for m in NESTED if m.startswith(strong)):
+        x = X["delta"][module] + 3 * np.random.default_rng(3).normal(size=(6, 40))[artists]
+        grams["delta"][module] = x @ x.T
+    found = run(grams, parameters, loras, DIRECT, subsets=0)
+    values = {key[1]: row["value"] for key, row in found.items() if key[0] == "all" and key[3] == "mAP"}
+    for place in ("up_blocks.1.attentions.1", "up_blocks.1", "up", "all"):
+        assert values[place] > 0.9, place
+    for place in ("down", "mid", "up_blocks.1.attentions.0", "up_blocks.2", "up_blocks.10"):
+        assert abs(values[place] - chance("mAP", 4, 24)) < 0.12, place
+
+
+def test_single_modules_are_parts_by_their_update(monkeypatch):
+    loras = plan()
+    grams, parameters, X = planted(loras, lambda *place: 0.7)
+    found = run(grams, parameters, loras, DIRECT)
+    of_modules = {key: row for key, row in found.items() if "." in key[1]}
+    assert set(of_modules) == {
+        (component, module, "delta", metric)
+        for module, (component, _) in MODULES.items()
+        for metric in ("mAP", "Ward ARI")
+    }
+    artists, split = (np.array(loras[name].to_pylist()) for name in ("artist", "split"))
+    gallery = split == "gallery"
+    for (component, module, _, metric), row in of_modules.items():
+        assert row["parameters"] == parameters["delta"][module]
+        assert row["share"] == pytest.approx(row["parameters"] / sum(parameters["delta"].values()))
+        assert row["matched"] is row["matched_low"] is row["matched_high"] is None
+        if metric == "mAP":
+            rows = unit(X["delta"][module])
+            near, relevant = rows[~gallery] @ rows[gallery].T, artists[~gallery][:, None] == artists[gallery]
+            precision = [average_precision_score(hits, s) for hits, s in zip(relevant, near, strict=True)]
+            assert row["value"] == pytest.approx(np.mean(precision)), (component, module)
+    # A single module that is all there is of its component and block is told twice, and alike.
+    feed, alone = "unet.mid_block.attentions.0.transformer_blocks.0.ff.net.2", ("feed_forward", "mid", "delta", "mAP")
+    assert found[alone]["value"] == pytest.approx(found["feed_forward", feed, "delta", "mAP"]["value"])
+    monkeypatch.setattr(module_of_ablation, "MODULES", len(MODULES) - 1)
+    few = run(grams, parameters, loras, DIRECT)
+    assert few == {key: row for key, row in found.items() if key not in of_modules}
+
+
+def test_every_module_is_a_part_of_its_own_called_by_its_component():
+    modules = sorted(MODULES)
+    found = singles(modules)
+    assert [(component, name) for component, name, _ in found] == [(MODULES[m][0], m) for m in modules]
+    assert (np.stack([mask for *_, mask in found]) == np.eye(len(modules), dtype=bool)).all()
 
 
 def test_modules_of_no_known_place_are_other():
@@ -233,8 +349,8 @@ def test_the_whole_is_matched_by_nothing_and_parts_by_their_random_peers():
     spreads = 0
     for (component, block, _, _), row in found.items():
         null = [row[key] for key in ("matched_low", "matched", "matched_high")]
-        if (component, block) == ("all", "all"):
-            assert null == [None] * 3
+        if (component, block) == ("all", "all") or block in MODULES or (component == "feed_forward" and block != "all"):
+            assert null == [None] * 3  # a module is a random part itself
         else:
             assert None not in null and row["matched_low"] <= row["matched_high"]
             spreads += row["matched_low"] < row["matched_high"]

@@ -1,14 +1,10 @@
-"""Clustering scores against scikit-learn, chance, and intervals against every resampling of a small case."""
-
-from collections import Counter
-from itertools import product
+"""Clustering scores against scikit-learn, chance, and intervals against artists left out one at a time."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import t
 from sklearn import metrics as reference
 
 from lora_atlas import tables
@@ -17,9 +13,9 @@ from lora_atlas.metrics.clustering import WITHIN, clustering, clusterings
 from lora_atlas.metrics.labels import majority
 from lora_atlas.metrics.partitions import METRICS
 from lora_atlas.seeds import derive_seed
-from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN
+from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 
-QUICK = {"bootstrap": 20, "level": 0.9, "restarts": 2, "permutations": 5, "seed": 0}
+QUICK = {"level": 0.9, "restarts": 2, "permutations": 5, "seed": 0}
 REFERENCE = {
     "ARI": reference.adjusted_rand_score,
     "AMI": reference.adjusted_mutual_info_score,
@@ -44,10 +40,19 @@ def embeddings(vectors, artists, genres=None, *, scenario: str = TOGETHER) -> pa
     return tables.table("embeddings", rows)
 
 
-def scores(found: pa.Table, **changes) -> dict[tuple[str, str, str], dict]:
+def scores(found: pa.Table, scenario: str = TOGETHER, **changes) -> dict[tuple[str, str, str], dict]:
     rows = clustering(found, "delta", **QUICK | changes)
     tables.table("clustering", rows)  # every column, nothing else
-    return {(row["level"], row["algorithm"], row["metric"]): row for row in rows}
+    assert len({(row["scenario"], row["level"], row["algorithm"], row["metric"]) for row in rows}) == len(rows)
+    return {(row["level"], row["algorithm"], row["metric"]): row for row in rows if row["scenario"] == scenario}
+
+
+def left_out(score, artists, bounds: tuple[float, float] = intervals.DIFFERENCE, level: float = 0.9):
+    """Value, low and high of `score`, a function of a mask of LoRAs, leaving one artist out at a time."""
+    who = np.array(artists)
+    without = np.array([score(who != artist) for artist in sorted(set(artists))])
+    value = score(np.ones(len(who), bool))
+    return value, *intervals.jackknife(value, without, bounds).interval(level)
 
 
 def contingency(classes, clusters) -> np.ndarray:
@@ -240,7 +245,7 @@ def test_one_artist_or_one_lora_an_artist_gives_no_rows_and_no_error():
     assert scores(embeddings(vectors[:2], ["ada", "bob"])) == {}
 
 
-@pytest.mark.parametrize("scenario", [KNOWN, UNSEEN])
+@pytest.mark.parametrize("scenario", [KNOWN, UNSEEN, WHOLE_UNSEEN])
 def test_vectors_of_other_scenarios_are_not_looked_at(scenario):
     vectors, artists = painters(4, 4, apart=1.5)
     alone, other = embeddings(vectors, artists), embeddings(vectors[::-1], artists, scenario=scenario)
@@ -249,13 +254,27 @@ def test_vectors_of_other_scenarios_are_not_looked_at(scenario):
         clustering(other, "clip_training", **QUICK)
 
 
-def test_the_same_seed_gives_the_same_rows_and_another_seed_other_intervals():
+def test_the_same_seed_gives_the_same_rows_and_another_seed_another_chance():
     vectors, artists = painters(6, 4, apart=1)
     found = embeddings(vectors, artists)
     assert scores(found) == scores(found)
-    # The silhouette of the true groups needs no clusters: only the draws can move its interval.
+    # The silhouette of the true groups needs no clusters: only what is dealt for its chance depends on the seed.
     one, other = (scores(found, seed=seed)["artist", "labels", "silhouette"] for seed in (0, 1))
-    assert one["value"] == other["value"] and one["low"] != other["low"]
+    assert one["chance"] != other["chance"]
+    assert one | {"chance": None} == other | {"chance": None}
+
+
+def test_loras_without_a_basis_are_clustered_too_as_if_they_were_alone():
+    vectors, artists = painters(5, 4, apart=1.2, seed=1)
+    genres = [f"genre-{int(a[-1]) % 2}" for a in artists]
+    one = embeddings(vectors, artists, genres)
+    other = embeddings(vectors[::-1] * 2, artists, genres)
+    whole = embeddings(vectors[::-1] * 2, artists, genres, scenario=WHOLE)
+    rows = clustering(pa.concat_tables([whole, one]), "delta", **QUICK)
+    assert [row["scenario"] for row in rows] == [TOGETHER] * (len(rows) // 2) + [WHOLE] * (len(rows) // 2)
+    assert scores(pa.concat_tables([whole, one])) == scores(one)
+    found, expected = scores(pa.concat_tables([whole, one]), WHOLE), scores(other)
+    assert found == {key: row | {"scenario": WHOLE} for key, row in expected.items()} != {}
 
 
 # --- chance
@@ -290,63 +309,39 @@ def test_chance_is_what_scikit_learn_gives_for_shuffled_artists():
 # --- intervals
 
 
-def resamplings(artists: int) -> dict[tuple[int, ...], float]:
-    """Every way to draw as many artists with replacement, and its probability."""
-    drawn = Counter(tuple(sorted(draw)) for draw in product(range(artists), repeat=artists))
-    return {draw: count / artists**artists for draw, count in drawn.items()}
-
-
-def steps(every: dict[tuple[int, ...], float]) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct scores of all resamplings, ascending, and the probability of each score or a lower one."""
-    draws = resamplings(max(map(len, every)))
-    values, place = np.unique(np.round(list(every.values()), 9), return_inverse=True)
-    return values, np.cumsum(np.bincount(place, [draws[draw] for draw in every]))
-
-
 @pytest.mark.parametrize("metric", ["silhouette", "1-NN"])
-def test_intervals_of_means_resample_artists_and_an_artist_drawn_twice_counts_twice(metric):
-    # Three artists of 2, 3 and 5 LoRAs; some lie with their neighbours. All 27 resamplings are scored
-    # on LoRAs written out as often as their artist was drawn.
+def test_intervals_of_means_leave_out_an_artist_with_all_its_loras(metric):
+    # Three artists of 2, 3 and 5 LoRAs; some lie with their neighbours.
     places = [0, 9] + [10.2, 11.5, 24] + [10.6, 20, 21.1, 22.5, 25.2]
     vectors = np.array(places, np.float32)[:, None]
     artists = ["ada"] * 2 + ["bob"] * 3 + ["cy"] * 5
     who = np.unique(artists, return_inverse=True)[1]
     widths = reference.silhouette_samples(vectors, who)
     right = who[np.argsort(abs(vectors - vectors.T), 1)[:, 1]] == who
-
-    def score(draw: tuple[int, ...]) -> float:
-        chosen = np.concatenate([np.flatnonzero(who == artist) for artist in draw])
-        return float((widths if metric == "silhouette" else right)[chosen].mean())
-
-    values, reached = steps({draw: score(draw) for draw in resamplings(3)})
-    # A level whose quantiles lie well within a step: thousands of random draws then find the same score.
-    tails = np.linspace(0.02, 0.4, 77)
-    tail = max(tails, key=lambda q: min(abs(reached[:-1] - q).min(), abs(reached[:-1] - 1 + q).min()))
-    assert min(abs(reached[:-1] - tail).min(), abs(reached[:-1] - 1 + tail).min()) > 0.02
-    low, high = values[np.searchsorted(reached, [tail, 1 - tail])]
-
-    row = scores(embeddings(vectors, artists), bootstrap=3000, level=1 - 2 * tail)["artist", "labels", metric]
-    assert row["value"] == pytest.approx(score((0, 1, 2)), abs=1e-6)
-    assert (row["low"], row["high"]) == pytest.approx((low, high), abs=1e-6) and low < high
+    values, bounds = (widths, intervals.DIFFERENCE) if metric == "silhouette" else (right, intervals.SCORE)
+    expected = left_out(lambda kept: float(values[kept].mean()), artists, bounds)
+    row = scores(embeddings(vectors, artists))["artist", "labels", metric]
+    assert (row["value"], row["low"], row["high"]) == pytest.approx(expected, abs=1e-6) and row["low"] < row["high"]
 
 
-def test_intervals_at_genre_level_resample_artists_too():
-    # One of eight artists lies with the other genre, with all of its LoRAs: a third of the resamplings leave it out
-    # and score 1. Resampling LoRAs would leave out all ten of them about never.
+def test_intervals_at_genre_level_leave_out_artists_too():
+    # One of eight artists lies with the other genre, with all of its LoRAs. Leaving out LoRAs, any of eighty, would
+    # make an interval of a third of the width at most.
     who = np.repeat(np.arange(8), 10)
-    genres = [f"genre-{w % 2}" for w in who]
+    genres, artists = [f"genre-{w % 2}" for w in who], [f"artist-{w}" for w in who]
     vectors = 1000.0 * np.where(who == 0, 1, who % 2) + np.random.default_rng(0).normal(size=80)
-    found = scores(embeddings(vectors[:, None], [f"artist-{w}" for w in who], genres), bootstrap=300)
-    row = found["genre", "Ward", "ARI"]
-    assert row["value"] == pytest.approx(reference.adjusted_rand_score(genres, vectors > 500))
-    assert row["low"] < row["value"] < 0.7 and row["high"] == pytest.approx(1)
+    row = scores(embeddings(vectors[:, None], artists, genres))["genre", "Ward", "ARI"]
+    there = np.array(genres)
+    expected = left_out(lambda kept: reference.adjusted_rand_score(there[kept], vectors[kept] > 500), artists)
+    assert (row["value"], row["low"], row["high"]) == pytest.approx(expected)
+    assert row["low"] < row["value"] - 0.3
 
 
 @pytest.mark.parametrize("apart", [0, 1, 3])
 def test_intervals_of_the_true_groups_hold_their_value(apart):
     for seed in range(5):
         vectors, artists = painters(10, 4, apart, seed)
-        found = scores(embeddings(vectors, artists), bootstrap=200, permutations=1, restarts=1)
+        found = scores(embeddings(vectors, artists), permutations=1, restarts=1)
         for metric in ("silhouette", "1-NN"):
             row = found["artist", "labels", metric]
             assert row["low"] <= row["value"] <= row["high"]
@@ -355,7 +350,7 @@ def test_intervals_of_the_true_groups_hold_their_value(apart):
 def test_a_higher_level_gives_a_wider_interval():
     vectors, artists = painters(8, 4, apart=1)
     found = embeddings(vectors, artists)
-    wide, narrow = (scores(found, level=level, bootstrap=200) for level in (0.95, 0.5))
+    wide, narrow = (scores(found, level=level) for level in (0.95, 0.5))
     for key, row in narrow.items():
         if key[2] == "K":
             continue
@@ -376,9 +371,7 @@ def test_intervals_hold_their_value(apart, metric):
     held = []
     for seed in range(12):
         vectors, artists = painters(12, 6, apart, seed)
-        for row in clustering(
-            embeddings(vectors, artists), "d", bootstrap=200, level=0.95, restarts=1, permutations=2, seed=0
-        ):
+        for row in clustering(embeddings(vectors, artists), "d", level=0.95, restarts=1, permutations=2, seed=0):
             if row["metric"] == metric:
                 held.append(row["low"] <= row["value"] <= row["high"])
     assert np.mean(held) > 0.9
@@ -392,7 +385,7 @@ def test_genres_drawn_by_lot_score_at_chance(row):
         genres = [f"genre-{int(a[-2:]) % 4}" for a in artists]
         for found in clustering(
             embeddings(vectors, artists, genres), "d",
-            bootstrap=20, level=0.9, restarts=1, permutations=100, seed=seed,
+            level=0.9, restarts=1, permutations=100, seed=seed,
         ):  # fmt: skip
             if (found["level"], found["algorithm"], found["metric"]) == ("genre", *row):
                 values.append((found["value"], found["chance"]))
@@ -402,21 +395,12 @@ def test_genres_drawn_by_lot_score_at_chance(row):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_intervals_of_clusterings_are_a_jackknife_over_artists(metric):
-    score = REFERENCE[metric]
     vectors, artists = painters(7, 4, 1, 0)
     who = np.array(artists)
     clusters = partitions.ALGORITHMS["Ward"](vectors.astype(np.float32).astype(float), 7, 1, 0)
-    without = np.array([score(who[who != a], clusters[who != a]) for a in sorted(set(artists))])
-    width = t.ppf(0.95, 6) * np.sqrt(6 / 7 * ((without - without.mean()) ** 2).sum())
-    (row,) = (
-        row
-        for row in clustering(
-            embeddings(vectors, artists), "d", bootstrap=20, level=0.9, restarts=1, permutations=2, seed=0
-        )
-        if (row["algorithm"], row["metric"]) == ("Ward", metric)
-    )
-    value = score(who, clusters)
-    assert (row["value"], row["low"], row["high"]) == pytest.approx((value, value - width, min(value + width, 1)))
+    expected = left_out(lambda kept: REFERENCE[metric](who[kept], clusters[kept]), artists)
+    row = scores(embeddings(vectors, artists))["artist", "Ward", metric]
+    assert (row["value"], row["low"], row["high"]) == pytest.approx(expected)
 
 
 # --- groups that nobody counted
@@ -483,12 +467,9 @@ def test_intervals_within_genres_leave_out_artists_and_genres_of_which_one_artis
         values = [reference.adjusted_rand_score(who[part], clusters[part]) for part in parts]
         return np.average(values, weights=[part.sum() for part in parts])
 
-    without = np.array([score(who != a) for a in "abcde"])
-    assert len(set(without)) > 2
-    value = score(who != "")
-    width = t.ppf(0.95, 4) * np.sqrt(4 / 5 * ((without - without.mean()) ** 2).sum())
+    assert len({score(who != a) for a in "abcde"}) > 2
     row = scores(embeddings(vectors, list(who), list(genres)))[WITHIN, "Ward", "ARI"]
-    assert (row["value"], row["low"], row["high"]) == pytest.approx((value, value - width, min(value + width, 1)))
+    assert (row["value"], row["low"], row["high"]) == pytest.approx(left_out(score, list(who)))
 
 
 # --- neighbours by majority, and the probe
@@ -524,19 +505,34 @@ def with_queries(vectors, artists, genres=None, calibration: str = "crossfit") -
     return pa.concat_tables(parts)
 
 
-def test_the_probe_learns_from_the_gallery_and_is_asked_about_queries():
+def probed(vectors, artists) -> float:
+    """Accuracy of scikit-learn's logistic regression on every fourth LoRA, learnt from the others."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
+    X, who, query = vectors.astype(np.float32), np.array(artists), np.arange(len(vectors)) % 4 == 3
+    scaler = StandardScaler().fit(X[~query])
+    model = LogisticRegression(max_iter=5000).fit(scaler.transform(X[~query]), who[~query])
+    return (model.predict(scaler.transform(X[query])) == who[query]).mean()
+
+
+def test_the_probe_learns_from_the_gallery_and_is_asked_about_queries():
     vectors, artists = painters(5, 8, apart=1.2, seed=6)
     found = scores(with_queries(vectors, artists), calibration="crossfit")["artist", "labels", "linear probe"]
-    query = np.arange(40) % 4 == 3
-    scaler = StandardScaler().fit(vectors[~query].astype(np.float32))
-    model = LogisticRegression(max_iter=5000).fit(
-        scaler.transform(vectors[~query].astype(np.float32)), np.array(artists)[~query]
-    )
-    right = model.predict(scaler.transform(vectors[query].astype(np.float32))) == np.array(artists)[query]
-    assert found["value"] == pytest.approx(right.mean()) and found["chance"] == pytest.approx(0.2)
+    assert found["value"] == pytest.approx(probed(vectors, artists)) and found["chance"] == pytest.approx(0.2)
+
+
+def test_the_probe_without_a_basis_is_asked_about_queries_without_one():
+    (vectors, artists), (other, _) = painters(5, 8, apart=1.2, seed=6), painters(5, 8, apart=0.4, seed=7)
+    whole = [row | {"scenario": WHOLE} for row in with_queries(other, artists).to_pylist()[:40]]
+    for row, number in zip(whole, range(40), strict=True):
+        row["split"] = "query" if number % 4 == 3 else "gallery"
+    found = scores(
+        pa.concat_tables([with_queries(vectors, artists), tables.table("embeddings", whole)]), WHOLE,
+        calibration="crossfit",
+    )  # fmt: skip
+    assert probed(other, artists) != probed(vectors, artists)
+    assert found["artist", "labels", "linear probe"]["value"] == pytest.approx(probed(other, artists))
 
 
 def test_the_probe_of_genres_never_saw_the_artists_that_it_is_asked_about():
@@ -566,67 +562,71 @@ def several():
     return tables_of, rows, {(r["algorithm"], r["metric"], r["left"], r["right"]): r for r in differences}
 
 
-def test_a_difference_is_jackknifed_with_the_same_artist_left_out_of_both(several):
-    tables_of, _, found = several
-    kept = {}
-    for name in ("delta", "clip"):
-        X = np.array(tables_of[name]["vector"].to_pylist())
-        who = np.array(tables_of[name]["artist"].to_pylist())
+def estimates(tables_of, left: str, others: list[str], metric: str = "ARI") -> list[intervals.Estimate]:
+    """Differences of one descriptor and each of others in Ward's ARI or in 1-NN, the same artist left out of both."""
+    without, values = {}, {}
+    for name in (left, *others):
+        X, who = (np.array(tables_of[name][column].to_pylist()) for column in ("vector", "artist"))
         clusters = partitions.ALGORITHMS["Ward"](X, 8, 1, 0)
-        score = reference.adjusted_rand_score
-        kept[name] = (
-            score(who, clusters),
-            np.array([score(who[who != a], clusters[who != a]) for a in sorted(set(who))]),
-        )
-    deleted = kept["delta"][1] - kept["clip"][1]
-    width = t.ppf(0.95, 7) * np.sqrt(7 / 8 * ((deleted - deleted.mean()) ** 2).sum())
-    row = found["Ward", "ARI", "delta", "clip"]
-    value = kept["delta"][0] - kept["clip"][0]
-    assert (row["value"], row["low"], row["high"]) == pytest.approx((value, value - width, value + width))
+        D = ((X[:, None] - X) ** 2).sum(-1) + np.diag([np.inf] * len(X))
+        right = who[D.argmin(1)] == who
+
+        def score(kept, who=who, clusters=clusters, right=right) -> float:
+            return reference.adjusted_rand_score(who[kept], clusters[kept]) if metric == "ARI" else right[kept].mean()
+
+        values[name] = score(who != "")
+        without[name] = np.array([score(who != artist) for artist in sorted(set(who))])
+    return [
+        intervals.jackknife(values[left] - values[name], without[left] - without[name], intervals.DIFFERENCE)
+        for name in others
+    ]
 
 
-def swapping(several) -> tuple[dict, dict]:
-    """The descriptors of `several`, the controls as near each other as makes the best one change; and differences."""
+ASKED = [("Ward", "ARI"), ("labels", "1-NN")]
+
+
+@pytest.mark.parametrize(("algorithm", "metric"), ASKED)
+def test_a_difference_is_jackknifed_with_the_same_artist_left_out_of_both(several, algorithm, metric):
+    tables_of, _, found = several
+    (expected,) = estimates(tables_of, "delta", ["clip"], metric)
+    row = found[algorithm, metric, "delta", "clip"]
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((expected.value, *expected.interval(0.9)))
+
+
+@pytest.mark.parametrize(("algorithm", "metric"), ASKED)
+def test_a_margin_over_the_best_control_is_that_over_every_control(several, algorithm, metric):
+    """The controls are as good as each other: neither is taken for the best."""
     tables_of = several[0] | {
         "norm": embeddings(*painters(8, 5, 0.5, seed=8)),
         "colour": embeddings(*painters(8, 5, 0.5, seed=9)),
     }
     differences = clusterings(tables_of, KINDS, **QUICK)[1]
-    return tables_of, {(r["algorithm"], r["metric"], r["left"], r["right"]): r for r in differences}
+    both = estimates(tables_of, "delta", ["norm", "colour"], metric)
+    (row,) = (
+        row
+        for row in differences
+        if (row["algorithm"], row["metric"], row["left"], row["right"]) == (algorithm, metric, "delta", BEST_CONTROL)
+    )
+    low = min(one.interval(0.9)[0] for one in both)
+    high = max(min(one.interval(0.95)[1] for one in both), row["value"])
+    assert row["value"] == pytest.approx(min(one.value for one in both))
+    assert (row["low"], row["high"]) == pytest.approx((low, high))
 
 
-def test_the_best_control_is_chosen_anew_without_each_artist(several):
-    tables_of, found = swapping(several)
-    values, without = {}, {}
-    for name in ("delta", "norm", "colour"):
-        X, who = (np.array(tables_of[name][column].to_pylist()) for column in ("vector", "artist"))
-        clusters = partitions.ALGORITHMS["Ward"](X, 8, 1, 0)
-        score = reference.adjusted_rand_score
-        values[name] = score(who, clusters)
-        without[name] = np.array([score(who[who != a], clusters[who != a]) for a in sorted(set(who))])
-    assert len(set(without["norm"] > without["colour"])) == 2  # else there was no choice to make
-    value = values["delta"] - max(values["norm"], values["colour"])
-    deleted = without["delta"] - np.maximum(without["norm"], without["colour"])
-    width = t.ppf(0.95, 7) * np.sqrt(7 / 8 * ((deleted - deleted.mean()) ** 2).sum())
-    row = found["Ward", "ARI", "delta", BEST_CONTROL]
-    assert (row["value"], row["low"], row["high"]) == pytest.approx((value, value - width, value + width))
-
-
-@pytest.mark.parametrize("right", ["clip", BEST_CONTROL])
-def test_neighbours_of_two_are_counted_in_the_same_resamplings(several, right):
-    tables_of, found = swapping(several)
-    weights = intervals.draws(8, QUICK["bootstrap"], QUICK["seed"])
-    spread = {}
-    for name, table in tables_of.items():
-        X, who = (np.array(table[column].to_pylist()) for column in ("vector", "artist"))
-        D = ((X[:, None] - X) ** 2).sum(-1) + np.diag([np.inf] * len(X))
-        right_of = (who[D.argmin(1)] == who).reshape(8, 5).mean(1)  # artists stand in order, five LoRAs each
-        spread[name] = weights @ right_of / 8
-    controls = np.maximum(spread["norm"], spread["colour"])
-    assert len(set(np.sign(spread["norm"] - spread["colour"])) - {0}) == 2
-    other = controls if right == BEST_CONTROL else spread[right]
-    row = found["labels", "1-NN", "delta", right]
-    assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(spread["delta"] - other, [0.05, 0.95])))
+def test_descriptors_are_compared_in_both_scenarios_each_with_itself(several):
+    tables_of = several[0]
+    two = {}
+    for name, other in (("delta", "clip"), ("clip", "delta")):  # without a basis each is what the other is with one
+        rows = [row | {"scenario": WHOLE} for row in tables_of[other].to_pylist()]
+        two[name] = pa.concat_tables([tables_of[name], tables.table("embeddings", rows)])
+    _, differences = clusterings(two, dict.fromkeys(two, "weights"), **QUICK)
+    tables.table("differences", differences)
+    found = {(row["scenario"], row["algorithm"], row["metric"]): row for row in differences}
+    assert len(found) == len(differences) == 2 * 3
+    for algorithm, metric in (("Ward", "ARI"), ("k-means", "ARI"), ("labels", "1-NN")):
+        one, other = found[TOGETHER, algorithm, metric], found[WHOLE, algorithm, metric]
+        assert one["value"] == -other["value"] != 0
+        assert (one["low"], one["high"]) == pytest.approx((-other["high"], -other["low"]))
 
 
 def test_without_controls_nothing_is_compared_with_the_best_of_them(several):
@@ -658,7 +658,7 @@ def test_jackknives_of_scores_and_of_differences_cover_the_mean_of_other_artists
             both.append(np.append(METRICS["ARI"](left), METRICS["ARI"](table)))
         found.append([both[0], both[0] - both[1]])
     for each in np.swapaxes(found, 0, 1):
-        ends = np.array([intervals.jackknife(row[-1], row[:-1], 0.9)[1:] for row in each])
+        ends = np.array([intervals.jackknife(row[-1], row[:-1], intervals.DIFFERENCE).interval(0.9) for row in each])
         assert 0.84 <= np.mean((ends[:, 0] <= each[:, -1].mean()) & (each[:, -1].mean() <= ends[:, 1])) <= 0.97
 
 

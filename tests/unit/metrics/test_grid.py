@@ -10,11 +10,13 @@ from lora_atlas.metrics.grid import grid, steps, whiten
 from lora_atlas.metrics.ranking import DISTANCES, chance
 from lora_atlas.metrics.retrieval import retrieval
 from lora_atlas.seeds import derive_seed
-from lora_atlas.tables import KNOWN
-from lora_atlas.weights.embed import CALIBRATIONS, embed
+from lora_atlas.tables import KNOWN, WHOLE
+from lora_atlas.views import View
+from lora_atlas.weights.embed import CALIBRATIONS, embed, whole
 
 EMBEDDING = {"dimensions": 5, "calibrations": ["none", "rescale", "crossfit"], "calibration": "crossfit", "folds": 5}
-QUICK = {"bootstrap": 30, "level": 0.9, "seed": 7}
+QUICK = {"level": 0.9, "seed": 7}
+CROSSFIT, DIRECT = View("components", "crossfit", "L2"), View("whole", "none", "cosine")
 
 
 def plan(artists: int = 6, gallery: int = 4, queries: int = 2):
@@ -46,8 +48,8 @@ def gram(X: np.ndarray) -> np.ndarray:
     return X @ X.T
 
 
-def run(grams, loras, embedding=EMBEDDING, **changes) -> list[dict]:
-    rows = grid(grams, loras, embedding, **QUICK | changes)
+def run(grams, loras, embedding=EMBEDDING, view=CROSSFIT) -> list[dict]:
+    rows = grid(grams, loras, embedding, view=view, **QUICK)
     tables.table("grid", rows)  # every column, nothing else
     return rows
 
@@ -70,20 +72,22 @@ def test_rows_without_whitening_are_those_of_the_table_retrieval():
     loras = plan()
     K = gram(noisy(loras))
     found = {setting(row): row for row in run({"delta": K}, loras)}
+    spaces = {(KNOWN, name): vectors for name, vectors in vectors_of(loras, K, EMBEDDING["dimensions"]).items()}
     entries = [
-        {"scenario": KNOWN, "calibration": name, "fold": 0, "vector": vector.astype(np.float32)}
+        {"scenario": scenario, "calibration": name, "fold": 0, "vector": vector.astype(np.float32)}
         | {key: lora[key] for key in ("lora", "artist", "genre", "split")}
-        for name, vectors in vectors_of(loras, K, EMBEDDING["dimensions"]).items()
+        for (scenario, name), vectors in (spaces | {(WHOLE, "none"): whole(K)}).items()
         for lora, vector in zip(loras.to_pylist(), vectors, strict=True)
     ]
     compared = 0
     for row in retrieval(tables.table("embeddings", entries), "delta", **QUICK):
         if (row["metric"], row["level"]) == ("mAP", "artist") and row["calibration"] in EMBEDDING["calibrations"]:
-            one = found[EMBEDDING["dimensions"], "none", row["calibration"], row["distance"]]
+            plain = (EMBEDDING["dimensions"], "none", row["calibration"], row["distance"])
+            one = found[(36, "none", "whole", row["distance"]) if row["scenario"] == WHOLE else plain]
             for column in ("value", "low", "high", "chance"):
                 assert one[column] == pytest.approx(row[column], rel=1e-12), column
             compared += 1
-    assert compared == 3 * len(DISTANCES)
+    assert compared == (3 + 1) * len(DISTANCES)
 
 
 @pytest.mark.parametrize("dimensions", [2, 5, 8])
@@ -142,9 +146,10 @@ def test_queries_whose_artist_the_gallery_does_not_hold_are_not_asked():
 
 def test_without_a_query_values_are_null_and_nothing_is_best():
     loras = plan(queries=0)
-    rows = run({"delta": gram(noisy(loras))}, loras)
-    assert {row[key] for row in rows for key in ("value", "low", "high", "chance")} == {None}
-    assert {row["remark"] for row in rows} == {None, "default"}
+    for view in (CROSSFIT, DIRECT):
+        rows = run({"delta": gram(noisy(loras))}, loras, view=view)
+        assert {row[key] for row in rows for key in ("value", "low", "high", "chance")} == {None}
+        assert [row["remark"] for row in rows if row["remark"]] == ["default"]
 
 
 # --- the same budget for all
@@ -164,15 +169,15 @@ def test_every_descriptor_has_the_same_settings():
     rows = run({name: gram(noisy(loras, seed=seed)) for seed, name in enumerate("ab")}, loras)
     settings = [[setting(row) for row in rows if row["descriptor"] == name] for name in "ab"]
     assert settings[0] == settings[1] == sorted(set(settings[0]), key=settings[0].index)
-    assert len(settings[0]) == len(steps(24, 5, 5)) * 2 * 3 * len(DISTANCES)
+    assert len(settings[0]) == (len(steps(24, 5, 5)) * 2 * 3 + 1) * len(DISTANCES)
 
 
 def test_a_descriptor_of_few_directions_has_rows_once_at_as_many_as_it_has():
     loras = plan()
     rows = run({"colour": gram(noisy(loras, d=3)), "delta": gram(noisy(loras))}, loras)
     ladder = {name: [row["dimensions"] for row in rows if row["descriptor"] == name] for name in ("colour", "delta")}
-    assert list(dict.fromkeys(ladder["colour"])) == [2, 3]
-    assert list(dict.fromkeys(ladder["delta"])) == [2, 4, 5, 8, 16]
+    assert list(dict.fromkeys(ladder["colour"])) == [2, 3, 36]  # and all LoRAs as they are
+    assert list(dict.fromkeys(ladder["delta"])) == [2, 4, 5, 8, 16, 36]
     assert ladder["colour"].count(3) == ladder["delta"].count(4)
     defaults = {row["descriptor"]: row["dimensions"] for row in rows if "default" in (row["remark"] or "")}
     assert defaults == {"colour": 3, "delta": 5}
@@ -182,15 +187,22 @@ def test_a_descriptor_of_few_directions_has_rows_once_at_as_many_as_it_has():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_one_row_is_the_default_and_the_first_of_the_highest_is_best(seed):
+@pytest.mark.parametrize(
+    ("view", "default"),
+    [
+        (CROSSFIT, (5, "none", "crossfit", "L2")),
+        (View("components", "rescale", "CSLS"), (5, "none", "rescale", "CSLS")),
+        (DIRECT, (36, "none", "whole", "cosine")),
+    ],
+)
+def test_one_row_is_the_default_and_the_first_of_the_highest_is_best(seed, view, default):
     loras = plan()
-    rows = run({name: gram(noisy(loras, seed=seed + i)) for i, name in enumerate("ab")}, loras)
+    rows = run({name: gram(noisy(loras, seed=seed + i)) for i, name in enumerate("ab")}, loras, view=view)
     for name in "ab":
         of = [row for row in rows if row["descriptor"] == name]
         marked = [(setting(row), row["remark"]) for row in of if row["remark"]]
         values = [row["value"] for row in of]
         best = setting(of[values.index(max(values))])
-        default = (5, "none", "crossfit", "L2")
         if best == default:
             assert marked == [(default, "default, best")]
         else:
@@ -213,14 +225,27 @@ def test_the_default_may_be_best():
 
 def test_a_descriptor_that_cannot_be_embedded_is_named():
     loras = plan()
-    with pytest.raises(ValueError, match="clip: the gallery's LoRAs are all alike"):
-        run({"delta": gram(noisy(loras)), "clip": np.ones((36, 36))}, loras)
     with pytest.raises(ValueError, match="clip: the Gram matrix is not finite"):
         run({"clip": np.full((36, 36), np.nan)}, loras)
     for gallery in (0, 1):
         few = plan(artists=3, gallery=gallery)
         with pytest.raises(ValueError, match=f"clip: a basis needs at least 4 gallery LoRAs; there are {3 * gallery}"):
             run({"clip": gram(noisy(few))}, few)
+
+
+def test_a_descriptor_whose_gallery_is_all_alike_has_rows_of_chance_and_the_others_their_own():
+    loras = plan(12, 4, 8)
+    X = noisy(loras)
+    alike = np.where(
+        (np.array(loras["split"].to_pylist()) == "gallery")[:, None], X[:1] + 1e-7 * X, X
+    )  # but for rounding
+    for view in (CROSSFIT, DIRECT):
+        rows = run({"size": gram(alike), "delta": gram(X)}, loras, view=view)
+        none = [row for row in rows if row["descriptor"] == "size"]
+        assert [setting(row) for row in none] == [(144, "none", "whole", distance) for distance in DISTANCES]
+        for row in none:
+            assert row["value"] == pytest.approx(row["chance"], abs=0.03) and row["low"] < row["chance"] < row["high"]
+        assert [row for row in rows if row["descriptor"] == "delta"] == run({"delta": gram(X)}, loras, view=view)
 
 
 def test_rows_come_out_the_same_twice():

@@ -1,7 +1,6 @@
 """Retrieval scores against scikit-learn, chance against every ranking, fair ties, and intervals that cover."""
 
-from collections import Counter
-from itertools import combinations, product
+from itertools import combinations
 from math import comb
 
 import numpy as np
@@ -9,14 +8,17 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
+from scipy.stats import t
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from lora_atlas import tables
-from lora_atlas.metrics.ranking import DISTANCES, METRICS, chance
-from lora_atlas.metrics.retrieval import retrieval
-from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN
+from lora_atlas.metrics.ranking import DISTANCES, METRICS, chance, from_products
+from lora_atlas.metrics.retrieval import KEPT, ask, queries, retrieval
+from lora_atlas.metrics.retrieval import rows as told
+from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 
-QUICK = {"bootstrap": 20, "level": 0.9, "seed": 0}
+QUICK = {"level": 0.9, "seed": 0}
 
 
 def entry(lora: str, split: str, vector, genre: str | None = None, fold: int = 0, **changes) -> dict:
@@ -171,6 +173,34 @@ def test_what_is_nearer_by_more_than_rounding_is_no_tie():
     assert scores(rows)["L2", "artist", "R@1"]["value"] == 1
 
 
+# --- distances without vectors
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 10**6), queries=st.integers(1, 9), gallery=st.integers(1, 25))
+def test_distances_from_inner_products_are_those_of_the_vectors(distance, seed, queries, gallery):
+    rng = np.random.default_rng(seed)
+    Q, G = rng.normal(size=(queries, 4)), rng.lognormal(size=(gallery, 1)) * rng.normal(size=(gallery, 4))
+    found = from_products(distance, Q @ G.T, np.square(Q).sum(1), np.square(G).sum(1))
+    np.testing.assert_allclose(found, DISTANCES[distance](Q, G), atol=1e-7)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_distances_of_vectors_without_length_are_the_same_from_inner_products(distance):
+    Q, G = np.array([[0.0, 0], [3, 4]]), np.array([[0.0, 0], [1, 0], [6, 8]])
+    found = from_products(distance, Q @ G.T, np.square(Q).sum(1), np.square(G).sum(1))
+    np.testing.assert_allclose(found, DISTANCES[distance](Q, G), atol=1e-12)
+
+
+def test_what_rounding_leaves_of_inner_products_is_no_distance():
+    """The root of 1e-16 is 1e-8, which is no tie."""
+    one = np.ones(1)
+    for almost in (1 + 1e-15, 1 - 1e-15):
+        assert from_products("L2", np.array([[almost]]), one, one) == 0
+    assert from_products("L2", np.array([[1 - 1e-12]]), one, one) == pytest.approx(np.sqrt(2e-12), rel=1e-3)
+
+
 # --- what is asked of what
 
 
@@ -279,8 +309,11 @@ def test_scenarios_and_calibrations_are_not_mixed():
     one = noisy(4, 2, 2, noise=0.9, seed=1)
     other = noisy(4, 2, 2, noise=0.9, seed=2, calibration="rescale")
     unseen = noisy(4, 2, 2, noise=0.9, seed=3, scenario=UNSEEN)
-    together = scores(one + other + unseen)
+    whole = noisy(4, 2, 2, noise=0.9, seed=4, scenario=WHOLE)
+    strange = noisy(4, 2, 2, noise=0.9, seed=5, scenario=WHOLE_UNSEEN)
+    together = scores(one + other + unseen + whole + strange)
     parts = {(KNOWN, "none"): one, (KNOWN, "rescale"): other, (UNSEEN, "none"): unseen}
+    parts |= {(WHOLE, "none"): whole, (WHOLE_UNSEEN, "none"): strange}
     assert {key[:2] for key in together} == set(parts)
     for (scenario, calibration), rows in parts.items():
         for key, row in scores(rows).items():
@@ -319,38 +352,31 @@ def right_or_wrong(outcomes: dict[str, list[bool]]) -> list[dict]:
     return rows
 
 
-def test_intervals_resample_artists_with_all_their_queries():
+def test_intervals_leave_out_artists_with_all_their_queries():
     outcomes = {"ada": [True], "bob": [True, False, False], "cy": [True, True, False, True, True]}
-    every: Counter[float] = Counter()
-    for draw in product(outcomes, repeat=3):
-        asked = [right for artist in draw for right in outcomes[artist]]
-        every[round(np.mean(asked), 9)] += 1 / 27
-    values = np.array(sorted(every))
-    reached = np.cumsum([every[value] for value in values])
-    tails = np.linspace(0.02, 0.4, 77)
-    tail = max(tails, key=lambda q: min(abs(reached[:-1] - q).min(), abs(reached[:-1] - 1 + q).min()))
-    assert min(abs(reached[:-1] - tail).min(), abs(reached[:-1] - 1 + tail).min()) > 0.02
-    low, high = values[np.searchsorted(reached, [tail, 1 - tail])]
-    row = scores(right_or_wrong(outcomes), bootstrap=4000, level=1 - 2 * tail)["L2", "artist", "R@1"]
+    without = [np.mean([yes for name in outcomes if name != left for yes in outcomes[name]]) for left in outcomes]
+    error = np.sqrt(2 / 3 * np.square(np.array(without) - np.mean(without)).sum())
+    odds = logit(6 / 9) + np.array([-1, 1]) * t.ppf(0.95, 2) * error / (6 / 9 * 3 / 9)
+    row = scores(right_or_wrong(outcomes))["L2", "artist", "R@1"]
     assert row["value"] == pytest.approx(6 / 9) and row["queries"] == 9
-    assert (row["low"], row["high"]) == pytest.approx((low, high), abs=1e-6) and low < high
+    assert (row["low"], row["high"]) == pytest.approx(tuple(expit(odds)))
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
     """Artists are hard or easy; taking their queries for independent would cover about 60 % here, not 90 %."""
     rng = np.random.default_rng(0)
     covered = []
-    for study in range(80):
-        ease = rng.beta(0.4, 0.4, 24)  # with mean one half: the truth
+    for _ in range(200):
+        ease = rng.beta(0.4, 0.4, 12)  # with mean one half: the truth
         outcomes = {f"artist-{n:02}": list(rng.random(5) < p) for n, p in enumerate(ease)}
-        row = scores(right_or_wrong(outcomes), bootstrap=300, seed=study)["L2", "artist", "R@1"]
+        row = scores(right_or_wrong(outcomes))["L2", "artist", "R@1"]
         covered.append(row["low"] <= 0.5 <= row["high"])
-    assert 0.8 <= np.mean(covered) <= 0.97
+    assert 0.84 <= np.mean(covered) <= 0.96
 
 
 def test_intervals_hold_their_value_and_widen_with_the_level():
     rows = noisy(10, 3, 2, noise=0.9)
-    wide, narrow = (scores(rows, level=level, bootstrap=200) for level in (0.95, 0.5))
+    wide, narrow = (scores(rows, level=level) for level in (0.95, 0.5))
     for key, row in narrow.items():
         assert wide[key]["low"] <= row["low"] <= row["high"] <= wide[key]["high"]
         assert wide[key]["low"] <= row["value"] <= wide[key]["high"]
@@ -379,6 +405,39 @@ def test_the_table_of_rows_is_one_line_a_metric():
     assert {row["descriptor"] for row in found} == {"clip_training"}
 
 
+def test_queries_of_every_scenario_calibration_and_distance_are_kept_and_rows_are_their_means():
+    found = tables.table(
+        "embeddings",
+        noisy(5, 3, 2, noise=0.9, seed=1)
+        + noisy(5, 3, 2, noise=0.9, seed=2, calibration="crossfit")
+        + noisy(5, 3, 2, noise=0.9, seed=3, scenario=WHOLE)
+        + noisy(5, 3, 2, noise=0.9, seed=4, scenario=UNSEEN),
+    )
+    asked = list(ask(found, "delta", seed=0))
+    each = queries(asked, "delta")
+    tables.table("queries", each)
+    kept: dict[tuple, list[dict]] = {}
+    for row in each:
+        key = tuple(row[name] for name in ("scenario", "calibration", "distance", "level", "metric"))
+        kept.setdefault(key, []).append(row)
+    assert {key[:3] for key in kept} == {
+        (*pair, distance)
+        for pair in ((KNOWN, "none"), (KNOWN, "crossfit"), (WHOLE, "none"), (UNSEEN, "none"))
+        for distance in DISTANCES
+    }
+    assert told(asked, "delta", level=0.9) == retrieval(found, "delta", **QUICK)
+    compared = 0
+    for row in retrieval(found, "delta", **QUICK):
+        if row["metric"] in KEPT:
+            of = kept[tuple(row[name] for name in ("scenario", "calibration", "distance", "level", "metric"))]
+            assert len({one["lora"] for one in of}) == len(of) == row["queries"]
+            assert all(one["lora"].split("/")[0] == one["artist"] for one in of)
+            for column in ("value", "chance"):
+                assert np.mean([one[column] for one in of]) == pytest.approx(row[column])
+            compared += 1
+    assert compared == len(kept) == 4 * len(DISTANCES) * 2 * len(KEPT)
+
+
 def test_vectors_of_one_direction_score_at_chance_in_cosine():
     for seed in range(4):
         rng = np.random.default_rng(seed)
@@ -388,7 +447,7 @@ def test_vectors_of_one_direction_score_at_chance_in_cosine():
         splits = ["gallery"] * 24 + ["query"] * 96
         lengthy = zip(artists, splits, vectors, strict=True)
         found = [entry(f"{artist}/{n:03}", split, v) for n, (artist, split, v) in enumerate(lengthy)]
-        rows = retrieval(tables.table("embeddings", found), "d", bootstrap=20, level=0.9, seed=0)
+        rows = retrieval(tables.table("embeddings", found), "d", **QUICK)
         for row in rows:
             if row["distance"] == "cosine":
                 assert row["value"] == pytest.approx(row["chance"], abs=0.08), row["metric"]
@@ -396,4 +455,4 @@ def test_vectors_of_one_direction_score_at_chance_in_cosine():
 
 def test_an_empty_table_is_an_error_that_names_the_descriptor():
     with pytest.raises(ValueError, match="clip_training"):
-        retrieval(tables.table("embeddings", []), "clip_training", bootstrap=20, level=0.9, seed=0)
+        retrieval(tables.table("embeddings", []), "clip_training", **QUICK)

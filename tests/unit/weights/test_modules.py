@@ -1,5 +1,7 @@
 """Gram matrices of modules: against dense updates, against the matrices that are their sums, whole on disk."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -10,6 +12,7 @@ from lora_atlas.weights.container import Container
 from lora_atlas.weights.factors import Update
 from lora_atlas.weights.files import read_lora, write_lora
 from lora_atlas.weights.gram import GramError, gram
+from lora_atlas.weights.metric import read_metric
 from lora_atlas.weights.modules import module_grams, read_modules, write_modules
 from lora_atlas.weights.names import block, component
 
@@ -134,6 +137,52 @@ def test_loras_of_two_bases_are_refused(files, tmp_path):
 def test_an_unknown_kernel_is_a_key_error(files):
     with pytest.raises(KeyError, match="cosine"):
         module_grams(files, ["cosine"])
+
+
+def a_metric(path, modules: dict[str, tuple[int, int]]):
+    """A base's sensitivity with the second moments of modules (in, out); returns it, Σ and G."""
+    rng, moments = np.random.default_rng(5), {}
+    for module, sides in modules.items():
+        for kind, side in zip(("sigma", "G"), sides, strict=True):
+            X = rng.normal(size=(2 * side, side))
+            moments[f"{kind}/{module}"] = (X.T @ X / side).astype(np.float32)
+    header = {"weights": dict.fromkeys(modules, 1.0), "inputs": dict.fromkeys(modules, 1.0)}
+    save_file(moments, path, {"lora_atlas": json.dumps(header)})
+    return read_metric(path), moments
+
+
+def test_the_kernel_kfac_is_the_inner_product_in_the_metric_of_the_base(files, tmp_path):
+    known = dict(list(SIDES.items())[:3])
+    metric, moments = a_metric(tmp_path / "base.safetensors", known)
+    grams, parameters = module_grams(files, ["kfac", "delta"], metric=metric)
+    assert list(grams["kfac"]) == list(parameters["kfac"]) == sorted(known)  # those that the metric knows
+    for module, K in grams["kfac"].items():
+        sigma, G = (moments[f"{kind}/{module}"].astype(float) for kind in ("sigma", "G"))
+        updates = [read_lora(path).updates.get(module) for path in files]
+        dW = [np.zeros((len(G), len(sigma))) if u is None else u.B.astype(float) @ u.A.astype(float) for u in updates]
+        expected = np.array([[np.trace(G @ one @ sigma @ other.T) for other in dW] for one in dW])
+        np.testing.assert_allclose(K, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+        assert parameters["kfac"][module] == parameters["delta"][module]
+    plain, _ = module_grams(files, ["delta"])
+    assert all((grams["delta"][module] == K).all() for module, K in plain["delta"].items())  # and no other changes
+    write_modules(tmp_path / "all.safetensors", list("abcde"), grams, parameters)
+    assert list(read_modules(tmp_path / "all.safetensors")[1]["kfac"]) == sorted(known)
+
+
+def test_tiles_change_no_matrix_in_the_metric(files, tmp_path, monkeypatch):
+    metric, _ = a_metric(tmp_path / "base.safetensors", SIDES)
+    expected, _ = module_grams(files, ["kfac"], metric=metric)
+    monkeypatch.setattr(engine, "TILE_BYTES", 1)
+    found, _ = module_grams(files, ["kfac"], metric=metric)
+    for module, K in expected["kfac"].items():
+        np.testing.assert_allclose(found["kfac"][module], K, rtol=1e-5, atol=1e-6 * np.abs(K).max())
+
+
+def test_a_metric_of_other_modules_is_refused(files, tmp_path):
+    metric, _ = a_metric(tmp_path / "base.safetensors", {"unet.mid_block.attentions.0.proj_in": (3, 3)})
+    for one in (metric, None):
+        with pytest.raises(GramError, match="second moments are of none of these LoRAs' modules"):
+            module_grams(files, ["kfac"], metric=one)
 
 
 def test_what_is_written_is_read_back_and_equal_bytes(files, tmp_path):

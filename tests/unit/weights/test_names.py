@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from lora_atlas.weights.factors import expanded
 from lora_atlas.weights.families import family
 from lora_atlas.weights.files import LoraFileError, open_lora, read_lora
-from lora_atlas.weights.names import block, component, place
+from lora_atlas.weights.names import block, component, place, places
 
 UNETS = {  # what the published models' config.json say
     "SD1.x": {"cross_attention_dim": 768, "attention_head_dim": 8},
@@ -508,3 +508,34 @@ def test_real_numbered_files_have_the_shapes_of_the_walk(unets, real):
 )
 def test_components_and_blocks(module, expected):
     assert (component(module), block(module)) == expected
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (
+            "unet.down_blocks.2.attentions.1.transformer_blocks.0.attn1.to_q",
+            ("down", "down_blocks.2", "down_blocks.2.attentions.1"),
+        ),
+        ("unet.up_blocks.10.resnets.0.conv1.bias", ("up", "up_blocks.10", "up_blocks.10.resnets.0")),
+        ("unet.down_blocks.0.downsamplers.0.conv", ("down", "down_blocks.0")),
+        ("unet.mid_block.attentions.0.proj_in", ("mid", "mid_block", "mid_block.attentions.0")),
+        ("unet.mid_block.resnets.1.conv2", ("mid", "mid_block", "mid_block.resnets.1")),
+        ("transformer.transformer_blocks.7.attn.to_q", ("double", "transformer_blocks.7")),
+        ("transformer.single_transformer_blocks.37.proj_mlp", ("single", "single_transformer_blocks.37")),
+        ("unet.conv_in", ("other",)),
+        ("text_encoder.text_model.encoder.layers.3.self_attn.q_proj", ("other",)),
+    ],
+)
+def test_places_are_ever_closer(module, expected):
+    assert places(module) == expected
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_places_of_every_layer_of_a_unet_lie_within_each_other(unets, name):
+    for layer in layers(unets[name]):
+        first, *closer = places(f"unet.{layer}")
+        assert first == block(f"unet.{layer}") and (first == "other") == (not closer)
+        for place_, outer in zip(closer, ["", *closer], strict=False):
+            assert place_.startswith(outer) and (layer == place_ or layer.startswith(f"{place_}."))
+        assert len(closer) == 2 or not re.search(r"attentions|resnets", layer)

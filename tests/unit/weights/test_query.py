@@ -1,6 +1,7 @@
 """Queries: the right neighbours, p-values that mean what they say, refusals with their reason."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from lora_atlas import tables
 from lora_atlas.weights.files import open_lora
 from lora_atlas.weights.gram import gram
 from lora_atlas.weights.known import Known
+from lora_atlas.weights.modules import module_grams
 from lora_atlas.weights.query import distances, neighbours, p_values, query
-from lora_atlas.weights.sketch import sketch, sketch_gram, write_sketch
+from lora_atlas.weights.sketch import read_sketch, sketch, sketch_gram, write_sketch
+from lora_atlas.weights.weighting import weighted_sum
 
 ARTISTS = ["Ada", "Ada", "Ada", "Bob", "Bob", "Bob", "Cy", "Cy", "Dan", "Eve"]
 GENRES = ["still life"] * 5 + ["portrait"] * 5
@@ -50,6 +53,27 @@ def sketched(exact, tmp_path_factory) -> Known:
         kept.append(folder / f"{n}.safetensors")
         write_sketch(kept[-1], found[-1])
     return Known("sd1", exact.loras, exact.files, ARTISTS, GENRES, sketch_gram(found), kept, NUMBERS)
+
+
+# What Ada's self-attention says counts; most of cross-attention counts little, and what is missing here nothing.
+LOUD, QUIET, LEFT_OUT = 1.0, 0.05, ".attn2.to_q"
+
+
+def weigh(exact: Known) -> dict[str, float]:
+    return {m: LOUD if ".attn1." in m else QUIET for m in exact.shapes if LEFT_OUT not in m}
+
+
+@pytest.fixture(scope="module")
+def exact_weighted(exact, paths) -> Known:
+    single = module_grams(paths, ["delta"])[0]["delta"]
+    modules = weigh(exact)
+    return replace(exact, weighted=weighted_sum(single, modules), modules=modules)
+
+
+@pytest.fixture(scope="module")
+def sketched_weighted(sketched, exact) -> Known:
+    found, modules = [read_sketch(path) for path in sketched.sketches], weigh(exact)
+    return replace(sketched, weighted=sketch_gram(found, weights=modules), modules=modules)
 
 
 def answers(paths, known, **options) -> list[dict]:
@@ -145,6 +169,103 @@ def test_a_file_without_a_common_module_is_refused_with_that_reason(make, tmp_pa
     shapes = {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (1280, 768)}
     (row,) = answers([make.lora(tmp_path / "x.safetensors", shapes, 0)], exact)
     assert row["status"] == "refused" and "a LoRA of SD1.x" in row["reason"] and "no modules in common" in row["reason"]
+
+
+# --- modules that do not count alike
+
+
+def test_weighted_cosines_are_those_of_dense_updates_that_are_weighted(make, tmp_path, exact, exact_weighted):
+    path = make.store(tmp_path / "new.safetensors", tensors(make, "Ada", 77))
+    single = module_grams([*(file.path for file in exact.files), path], ["delta"])[0]["delta"]
+    modules = exact_weighted.modules
+    K = sum(modules.get(m, 0.0) * each for m, each in single.items())
+    cos = K[-1, :-1] / np.sqrt(np.diag(K)[:-1] * K[-1, -1])
+    found = {row["lora"]: row for row in answers([path], exact_weighted, nearest=99)}
+    assert [found[name]["cosine"] for name in exact.loras] == pytest.approx(cos.tolist(), rel=1e-9)
+    plain = {row["lora"]: row for row in answers([path], exact, nearest=99)}
+    assert any(abs(plain[name]["cosine"] - found[name]["cosine"]) > 1e-3 for name in exact.loras)
+    for row in found.values():
+        assert row["distance"] == pytest.approx(np.sqrt(2 - 2 * row["cosine"]))
+    # p-values are of distances of the same kind among the known
+    D = distances(K[:-1, :-1] / np.sqrt(np.outer(*[np.diag(K)[:-1]] * 2)))
+    p = p_values(distances(cos)[None], D, ARTISTS)[0]
+    assert [found[name]["p"] for name in exact.loras] == pytest.approx(p.tolist())
+
+
+def test_both_engines_agree_on_weighted_modules(make, tmp_path, exact_weighted, sketched_weighted):
+    path = make.store(tmp_path / "new.safetensors", tensors(make, "Bob", 78))
+    both = (exact_weighted, sketched_weighted)
+    one, other = ({row["lora"]: row for row in answers([path], known, nearest=99)} for known in both)
+    for name in one:
+        assert one[name]["cosine"] == pytest.approx(other[name]["cosine"], abs=8 * np.sqrt(2 / NUMBERS))
+    assert one["Bob/3"]["artist_vote"] == other["Bob/3"]["artist_vote"] == "Bob"
+
+
+@pytest.mark.parametrize("engine", ["exact", "sketched"])
+def test_the_modules_that_count_decide_who_is_near(
+    make, tmp_path, exact, sketched, exact_weighted, sketched_weighted, engine
+):
+    """Self-attention of one artist, cross-attention, louder, of another."""
+    one, other = tensors(make, "Ada", 50), tensors(make, "Cy", 60)
+    mixed = {k: one[k] if ".attn1." in k else 2 * other[k] for k in one}
+    path = make.store(tmp_path / "new.safetensors", mixed)
+    plain, weighted = (exact, exact_weighted) if engine == "exact" else (sketched, sketched_weighted)
+    assert answers([path], plain)[0]["artist"] == "Cy"
+    assert answers([path], weighted)[0]["artist"] == "Ada"
+    assert answers([path], weighted, components=["cross_attention"])[0]["artist"] == "Cy"  # the subset that is asked
+
+
+@pytest.mark.parametrize("engine", ["exact", "sketched"])
+@pytest.mark.parametrize("factor", [1.0, -0.5])
+def test_a_copy_keeps_its_relation_where_modules_are_weighted(
+    make, tmp_path, exact, exact_weighted, sketched_weighted, engine, factor
+):
+    known, original = exact_weighted if engine == "exact" else sketched_weighted, exact.files[4].path
+    found = {k: x * np.float32(factor if ".lora_B." in k else 1) for k, x in load_file(original).items()}
+    rows = answers([make.store(tmp_path / "copy.safetensors", found)], known, nearest=99)
+    (row,) = [row for row in rows if row["relation"]]
+    assert row["lora"] == exact.loras[4]
+    assert row["relation"] == ("same update" if factor == 1 else "same update × -0.5")
+    assert row["distance"] == pytest.approx(0 if factor > 0 else 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["exact", "sketched"])
+def test_what_is_alike_only_in_modules_that_count_is_no_copy(
+    make, tmp_path, exact, exact_weighted, sketched_weighted, engine
+):
+    """Whether two are the same update is asked of all modules as they are."""
+    known = exact_weighted if engine == "exact" else sketched_weighted
+    found, other = load_file(exact.files[4].path), tensors(make, "Eve", 500)
+    changed = {k: other[k] if LEFT_OUT in k else x for k, x in found.items()}
+    assert any((changed[k] != x).any() for k, x in found.items())
+    rows = answers([make.store(tmp_path / "near.safetensors", changed)], known, nearest=99)
+    assert rows[0]["lora"] == exact.loras[4] and rows[0]["distance"] < 1e-3
+    assert {row["relation"] for row in rows} == {None}
+
+
+def test_a_file_of_modules_without_weight_is_refused_with_what_to_do(
+    make, tmp_path, exact, exact_weighted, sketched_weighted
+):
+    few = {k: x for k, x in tensors(make, "Ada", 50).items() if LEFT_OUT in k}
+    wide = {k: 0 * x for k, x in tensors(make, "Ada", 50).items() if LEFT_OUT not in k}  # tells the base by its shapes
+    path = make.store(tmp_path / "few.safetensors", few | wide)
+    for known in (exact_weighted, sketched_weighted):
+        (row,) = answers([path], known)
+        assert row["status"] == "refused"
+        assert "only modules that have no weight" in row["reason"] and "weights.modules: [plain]" in row["reason"]
+    assert answers([path], exact)[0]["artist"] == "Ada"
+
+
+def test_neighbours_are_near_by_the_weighted_modules(exact, exact_weighted):
+    rows = neighbours(exact_weighted, nearest=99)
+    tables.table("neighbours", rows)
+    K = sum(exact_weighted.weighted.values())
+    cos = K / np.sqrt(np.outer(np.diag(K), np.diag(K)))
+    place = {lora: n for n, lora in enumerate(exact.loras)}
+    for row in rows:
+        assert row["cosine"] == pytest.approx(cos[place[row["lora"]], place[row["neighbour"]]], rel=1e-9)
+    plain = {(row["lora"], row["neighbour"]): row["cosine"] for row in neighbours(exact, nearest=99)}
+    assert any(abs(row["cosine"] - plain[row["lora"], row["neighbour"]]) > 1e-3 for row in rows)
 
 
 # --- what is refused

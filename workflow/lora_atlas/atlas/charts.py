@@ -18,21 +18,23 @@ import pyarrow as pa
 from scipy.spatial import ConvexHull, QhullError
 
 from .. import tables
-from ..embeddings import KINDS
-from ..tables import KNOWN, TOGETHER
+from ..descriptors import KINDS, Descriptor
+from ..views import View
 
 INK, GREY, PAPER = "#22242a", "#8a8d96", "#fffdf8"
-COLOURS = dict(zip(KINDS, ("#c8452d", "#2b6cb0", "#7a8a99", "#b8b2a7"), strict=True))
+COLOURS = dict(zip(KINDS, ("#c8452d", "#e39a7b", "#2b6cb0", "#7a8a99", "#b8b2a7"), strict=True))
 THUMBNAIL = 96  # pixels
 
 
-def weight_map(embeddings: pa.Table, descriptor: str, painters: Mapping[str, str], *, seed: int) -> alt.Chart:
+def weight_map(
+    embeddings: pa.Table, descriptor: Descriptor, view: View, painters: Mapping[str, str], *, seed: int
+) -> alt.Chart:
     """All LoRAs in two dimensions: genres as hulls, artists as colours, queries as diamonds.
 
-    The vectors of the scenario "together" are laid out by t-SNE (van der Maaten & Hinton 2008) from a principal
+    The vectors of all LoRAs under the view are laid out by t-SNE (van der Maaten & Hinton 2008) from a principal
     component start: near means alike, far means only "not near". `painters` maps artists to a picture's data URI.
     """
-    rows = _vectors(embeddings, descriptor)
+    rows = _vectors(embeddings, descriptor.name, view)
     frame = pd.DataFrame([{k: row[k] for k in ("lora", "artist", "genre", "split")} for row in rows])
     frame["genre"] = frame["genre"].fillna("")
     frame[["x", "y"]] = layout(np.array([row["vector"] for row in rows], float), seed)
@@ -82,7 +84,7 @@ def weight_map(embeddings: pa.Table, descriptor: str, painters: Mapping[str, str
         height=560,
         title=alt.Title(
             f"{len(frame)} LoRAs of {count} artists, by their weights alone",
-            subtitle=[f"descriptor {descriptor}; t-SNE of {len(rows[0]['vector'])} principal components"],
+            subtitle=[f"{descriptor.label}; t-SNE of their distances, {view.label}"],
         ),
     )
     return styled(
@@ -120,14 +122,16 @@ def _painters(frame: pd.DataFrame, colours: Mapping[str, str], painters: Mapping
 
 def comparison(retrieval: pa.Table, clustering: pa.Table) -> alt.Chart:
     """Descriptors side by side: retrieval mAP and Ward ARI of artists, with intervals and chance."""
-    described = tables.metadata(retrieval)
-    kinds, calibration = described["kinds"], described["calibration"]
+    told = tables.metadata(retrieval)
+    kinds, view = told["kinds"], View(**told["view"])
     found = retrieval.to_pandas()
+    scenario, calibration = view.known
     found = found[
-        (found.scenario == KNOWN) & (found.calibration == calibration) & (found.level == "artist")
-        & (found.metric == "mAP") & (found.distance == "L2")
+        (found.scenario == scenario) & (found.calibration == calibration) & (found.level == "artist")
+        & (found.metric == "mAP") & (found.distance == view.distance)
     ]  # fmt: skip
     grouped = clustering.to_pandas()
+    grouped = grouped[grouped.scenario == view.together]
     grouped = grouped[(grouped.level == "artist") & (grouped.algorithm == "Ward") & (grouped.metric == "ARI")]
     panels = {"retrieval: mAP": found, "clustering: ARI (Ward)": grouped}
     # Best first within a kind, and the kinds in the order of the argument, so that like stands beside like.
@@ -169,8 +173,7 @@ def comparison(retrieval: pa.Table, clustering: pa.Table) -> alt.Chart:
         title=alt.Title(
             "How well each description of a LoRA tells artists",
             subtitle=[
-                "lines: intervals over artists (mAP: bootstrap, ARI: jackknife); black ticks: chance; "
-                f"calibration {calibration}, L2 distance",
+                f"lines: intervals over artists; black ticks: chance; {view.label}",
                 "descriptors of training pictures know what nobody knows who is handed a LoRA: an upper bound",
             ],
         )
@@ -247,10 +250,10 @@ def artist_colours(frame: pd.DataFrame) -> dict[str, str]:
     return colours
 
 
-def _vectors(embeddings: pa.Table, descriptor: str) -> Sequence[dict[str, Any]]:
-    rows = [row for row in embeddings.to_pylist() if row["scenario"] == TOGETHER]
+def _vectors(embeddings: pa.Table, descriptor: str, view: View) -> Sequence[dict[str, Any]]:
+    rows = [row for row in embeddings.to_pylist() if row["scenario"] == view.together]
     if not rows:
-        raise ValueError(f"{descriptor}: no embeddings of scenario {TOGETHER!r}")
+        raise ValueError(f"{descriptor}: no embeddings of scenario {view.together!r}")
     return rows
 
 

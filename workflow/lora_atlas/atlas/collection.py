@@ -75,7 +75,7 @@ def collection_map(
         title=alt.Title(
             f"{len(frame)} LoRAs of {family if family != 'other' else 'no known family'}, by their weights alone",
             subtitle=[
-                f"space {space}; t-SNE of {vectors.shape[1]} principal components of the updates at norm one",
+                f"space {space}; t-SNE of the distances of updates at norm one",
                 f"lines: neighbours nearer than chance (p ≤ {RELATED:g}), or nearest and of a cosine above {ALIKE:g}",
             ],
         ),

@@ -1,90 +1,140 @@
 """Charts of the evaluation: the worth curve, the structure of descriptors, the parts of the weights, and the drift."""
 
+from collections.abc import Mapping
+
 import altair as alt
 import pandas as pd
 import pyarrow as pa
 
 from .. import tables
-from ..embeddings import KINDS
-from ..tables import KNOWN
+from ..descriptors import KINDS, PLAIN, WEIGHTS, Descriptor, restored
+from ..metrics.margins import viewed
+from ..metrics.structure import ARTISTS, LORAS, WITHIN
+from ..views import View
 from .charts import COLOURS, GREY, INK, styled
 
 SERIES = ["#2b6cb0", "#63a4dc", "#2f855a", "#7bc29a", "#805ad5", "#b79ae8", "#b7791f", "#e0b252"]
-WEIGHTS = {"delta": "#c8452d", "factors": "#e39a7b"}
+PARTS = 40  # of the ablation that are shown
+SEEN = {"delta": "updates", "both": "raw factors", "A": "raw A", "B": "raw B"}  # the first that the ablation has
+SHOWN = 4  # descriptors of the weights whose level the worth curve is held against
 
 
 def worth_curve(worth: pa.Table, retrieval: pa.Table) -> alt.Chart:
-    """mAP from m generated pictures of each LoRA, m to the power of two, beside mAP from the weights alone."""
-    described = tables.metadata(retrieval)
-    found = retrieval.to_pandas()
-    found = found[
-        (found.scenario == KNOWN)
-        & (found.calibration == described["calibration"])
-        & (found.level == "artist")
-        & (found.metric == "mAP")
-        & (found.distance == "L2")
-        & found.descriptor.isin(list(WEIGHTS))
-    ]
+    """mAP from m generated pictures of each LoRA, m to the power of two, beside mAP from the weights alone: a panel for
+    each extractor, a line for each of its sampler settings."""
+    told = tables.metadata(retrieval)
+    described, view = restored(told["descriptors"]), View(**told["view"])
+    found = viewed(retrieval.to_pandas(), view)
+    found = found[(found.scenario == view.known[0]) & (found.level == "artist") & (found.metric == "mAP")]
+    of_weights = [name for name, each in described.items() if each.kind == WEIGHTS and each.scale == "unit"]
+    level = found.set_index("descriptor")["value"].reindex(of_weights)
+    # The headline, the plain kernels, and whichever is highest of the rest.
+    wanted = [of_weights[0], *(n for n in of_weights if described[n].modules == PLAIN)]
+    wanted += [name for name in level.sort_values(ascending=False, kind="stable").index if name not in wanted]
+    names = [name for name in of_weights if name in wanted[:SHOWN]]
     curves = worth.to_pandas()
     curves = curves[curves.metric == "mAP"]
-    order = list(dict.fromkeys(curves.descriptor))
+    curves = curves.assign(
+        extractor=[described[d].extractor for d in curves.descriptor],
+        setting=[_series(described[d]) for d in curves.descriptor],
+    )
     most = int(curves.pictures.max())
+    order = list(dict.fromkeys(curves.setting))
     x = alt.X(
         "pictures:Q",
-        scale=alt.Scale(type="log", base=2, domain=[1, most]),
+        scale=alt.Scale(type="log", base=2, domain=[1, most * 1.9]),
         axis=alt.Axis(values=sorted(set(curves.pictures)), format="d", grid=False),
         title="generated pictures of each LoRA",
     )
     y = alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), title="mAP of artists")
-    colour = alt.Color(
-        "descriptor:N",
-        sort=order,
-        scale=alt.Scale(domain=order, range=SERIES[: len(order)]),
-        legend=alt.Legend(title=None, orient="right", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1),
-    )
-    base = alt.Chart(curves)
-    band = base.mark_area(opacity=0.05).encode(x=x, y=alt.Y("low:Q", title="mAP of artists"), y2="high:Q", color=colour)
-    line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=36)).encode(x=x, y=y, color=colour)
-    # The weights' lines end where the curves end, with their names above them.
-    flat = pd.concat([found.assign(pictures=1), found.assign(pictures=most)])
-    tint = alt.Color("descriptor:N", scale=alt.Scale(domain=list(WEIGHTS), range=list(WEIGHTS.values())), legend=None)
-    weights = alt.Chart(flat)
-    rule = weights.mark_line(strokeDash=[6, 4], strokeWidth=2.5).encode(x=x, y=y, color=tint)
-    # The better of the two is named above its line, the other below.
-    ranked = found.sort_values("value", ascending=False).assign(pictures=1)
-    names = [
-        alt.Chart(ranked.iloc[[i]])
-        .mark_text(align="left", fontWeight=600, fontSize=12, dx=6, dy=dy)
-        .encode(x=x, y=y, text="descriptor:N", color=tint)
-        for i, dy in list(enumerate([-9, 11]))[: len(ranked)]
-    ]
-    chart = alt.layer(alt.layer(band, line), alt.layer(rule, *names).resolve_scale(color="shared")).resolve_scale(
-        color="independent"
-    )
+    colour = alt.Color("setting:N", scale=alt.Scale(domain=order, range=SERIES[: 2 * len(order) : 2]), legend=None)
+    panels = []
+    for extractor in dict.fromkeys(curves.extractor):
+        part = curves[curves.extractor == extractor]
+        base = alt.Chart(part)
+        band = base.mark_area(opacity=0.10).encode(
+            x=x, y=alt.Y("low:Q", title="mAP of artists"), y2="high:Q", color=colour
+        )
+        line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=36)).encode(x=x, y=y, color=colour)
+        flat = pd.concat(
+            [pd.DataFrame({"descriptor": names, "value": level[names].to_numpy(), "pictures": m}) for m in (1, most)]
+        )
+        rule = (
+            alt.Chart(flat)
+            .mark_line(strokeDash=[6, 4], strokeWidth=2, color=COLOURS[WEIGHTS])
+            .encode(x=x, y=y, detail="descriptor:N")
+        )
+        # Names at the right end of every line, moved apart where lines are nearer than a line of text is high.
+        last = part[part.pictures == part.pictures.max()]
+        ends = pd.concat(
+            [
+                pd.DataFrame({"name": names, "value": level[names].to_numpy(), "tint": COLOURS[WEIGHTS]}),
+                pd.DataFrame(
+                    {
+                        "name": last.setting,
+                        "value": last.value,
+                        "tint": [SERIES[2 * order.index(setting)] for setting in last.setting],
+                    }
+                ),
+            ]
+        )
+        label = (
+            alt.Chart(_spread(ends.assign(pictures=most)))
+            .mark_text(align="left", dx=8, fontSize=11, fontWeight=600)
+            .encode(
+                x=x,
+                y=alt.Y("place:Q", scale=alt.Scale(domain=[0, 1])),
+                text="name:N",
+                color=alt.Color("tint:N", scale=None),
+            )
+        )
+        title = alt.Title(f"pictures seen by {extractor}", fontSize=12, anchor="start")
+        panels.append(
+            alt.layer(alt.layer(band, line), rule, label)
+            .resolve_scale(color="independent")
+            .properties(width=330, height=340, title=title)
+        )
     return styled(
-        chart.properties(
-            width=520,
-            height=340,
+        alt.hconcat(*panels, spacing=24).properties(
             title=alt.Title(
                 "What is a LoRA worth?",
                 subtitle=[
                     "retrieval from m generated pictures of every LoRA, beside retrieval from its weights (dashed)",
-                    "bands: intervals over artists; where a curve meets a dashed line, that many are worth a LoRA",
+                    f"bands: intervals over artists; where a curve meets a dashed line, that many are worth a LoRA; "
+                    f"{view.label}",
                 ],
             ),
         )
     )
 
 
-def structure_matrix(structure: pa.Table, kinds: dict[str, str]) -> alt.Chart:
-    """Debiased CKA and rank correlation of distances, of every pair of descriptors."""
+def _series(descriptor: Descriptor) -> str:
+    if descriptor.series is None:
+        return str(descriptor.source)
+    return {"shared": "shared prompts", "own": "own prompts"}[descriptor.series]
+
+
+def _spread(frame: pd.DataFrame, least: float = 0.035) -> pd.DataFrame:
+    """Places of names beside levels that are nearer to each other than a line of text is high."""
+    frame = frame.sort_values("value", ascending=False, kind="stable")
+    places, above = [], 1.0 + least
+    for value in frame["value"]:
+        above = min(float(value), above - least)
+        places.append(above)
+    return frame.assign(place=places)
+
+
+def structure_matrix(structure: pa.Table, described: Mapping[str, Descriptor]) -> alt.Chart:
+    """Debiased CKA of every pair of descriptors: of all LoRAs, and within artists."""
+    names = [n for n, d in described.items() if d.kind in KINDS and d.series is None and d.scale in (None, "unit")]
     frame = structure.to_pandas()
-    frame = frame[frame.metric.isin(["CKA", "RSA"])]
+    frame = frame[(frame.metric == "CKA") & frame.left.isin(names) & frame.right.isin(names)]
     both = pd.concat([frame, frame.rename(columns={"left": "right", "right": "left"})])
-    order = sorted(kinds, key=lambda d: KINDS.index(kinds[d]))
+    order = sorted(names, key=lambda d: KINDS.index(described[d].kind))
     charts = []
-    for number, metric in enumerate(["CKA", "RSA"]):
-        part = both[both.metric == metric]
+    levels = [level for level in (LORAS, ARTISTS, WITHIN) if level in set(frame.level)]
+    for number, metric in enumerate(levels):
+        part = both[both.level == metric]
         base = alt.Chart(part).encode(
             x=alt.X("left:N", sort=order, title=None, axis=alt.Axis(labelAngle=-60, ticks=False, labelLimit=160)),
             y=alt.Y(
@@ -97,29 +147,39 @@ def structure_matrix(structure: pa.Table, kinds: dict[str, str]) -> alt.Chart:
         cells = base.mark_rect(stroke="#fffdf8", strokeWidth=1).encode(
             color=alt.Color(
                 "value:Q",
-                scale=alt.Scale(domain=[0, 1], range=["#f4efe4", "#c8452d"], clamp=True),
+                scale=alt.Scale(domain=[-1, 0, 1], range=["#2b6cb0", "#f4efe4", "#c8452d"], clamp=True),
                 legend=None,
             ),
-            tooltip=["left", "right", "metric", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("p:Q", format=".3f")],
+            tooltip=["left", "right", "level", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("p:Q", format=".3f")],
         )
-        text = base.mark_text(fontSize=8).encode(
-            text=alt.Text("value:Q", format=".2f"),
-            color=alt.condition("datum.value > 0.55", alt.value("white"), alt.value(INK)),
+        text = (
+            base.transform_filter("isValid(datum.value)")
+            .mark_text(fontSize=8)
+            .encode(
+                text=alt.Text("value:Q", format=".2f"),
+                color=alt.condition("datum.value > 0.55", alt.value("white"), alt.value(INK)),
+            )
         )
         charts.append((cells + text).properties(title=metric, width=alt.Step(24), height=alt.Step(24)))
     chart = alt.hconcat(*charts, spacing=16).properties(
         title=alt.Title(
             "Which descriptors have the same geometry?",
-            subtitle="debiased linear CKA, and Spearman's correlation of all distances (RSA); 0 is what chance gives",
+            subtitle="debiased linear CKA; 0 is what chance gives; within artists: each LoRA less its artist's mean",
         )
     )
     return styled(chart)
 
 
 def ablation_chart(ablation: pa.Table) -> alt.Chart:
-    """mAP of parts of the weights (updates), beside random parts of as many parameters."""
+    """mAP of parts of the weights (updates where the study has them), beside random parts of as many parameters; single
+    modules are left out."""
     frame = ablation.to_pandas()
-    frame = frame[(frame.metric == "mAP") & (frame.factor == "delta")]
+    frame = frame[frame.metric == "mAP"]
+    factor = next((name for name in SEEN if name in set(frame.factor)), "delta")
+    frame = frame[frame.factor == factor]
+    frame = frame[~frame.block.str.match(r"(unet|transformer|text_encoder\w*)\.")]
+    # Of a base of many blocks, the best parts.
+    frame = frame.sort_values("value", ascending=False, kind="stable").head(PARTS)
     frame = frame.assign(part=frame.component + " · " + frame.block)
     order = list(frame.sort_values(["value"], ascending=False, kind="stable").part)
     base = alt.Chart(frame).encode(
@@ -142,7 +202,7 @@ def ablation_chart(ablation: pa.Table) -> alt.Chart:
             title=alt.Title(
                 "Which weights tell artists?",
                 subtitle=[
-                    "red: updates of one component and block, intervals over artists; black ticks: chance",
+                    f"red: {SEEN[factor]} of one component and block, intervals over artists; black ticks: chance",
                     "grey: random modules of as many parameters, their mean and range",
                 ],
             ),
@@ -150,10 +210,10 @@ def ablation_chart(ablation: pa.Table) -> alt.Chart:
     )
 
 
-def drift_chart(drift: pa.Table, descriptor: str) -> alt.Chart:
+def drift_chart(drift: pa.Table, descriptor: Descriptor) -> alt.Chart:
     """Spread of query scores over that of gallery scores, component by component, under every calibration."""
     frame = drift.to_pandas()
-    frame = frame[frame.descriptor == descriptor]
+    frame = frame[frame.descriptor == descriptor.name]
     order = list(dict.fromkeys(frame.calibration))
     x = alt.X("component:Q", title="principal component", axis=alt.Axis(grid=False, format="d"))
     colour = alt.Color(
@@ -177,7 +237,7 @@ def drift_chart(drift: pa.Table, descriptor: str) -> alt.Chart:
             width=460,
             height=300,
             title=alt.Title(
-                f"The drift of unseen LoRAs ({descriptor})",
+                f"The drift of unseen LoRAs ({descriptor.name})",
                 subtitle=[
                     "1: queries spread as the gallery does; bands: intervals over artists",
                     "circles: the closed form, from eigenvalues alone, for what no calibration gives",

@@ -1,7 +1,8 @@
-"""Generation: every LoRA of an artist paints every prompt, over a grid of sampler settings, with one loaded base.
+"""Generation: every LoRA of a pack generates the pictures of every sampler setting, with one loaded base.
 
-K LoRAs share each batch as stacked adapters. The first noise of a picture depends on prompt and seed alone, so all
-LoRAs paint the same compositions and differ by what they have learnt: the fairest chance for image features.
+K LoRAs share each batch as stacked adapters. The first noise of a picture depends on its prompt and number alone, so
+where all LoRAs have the same prompts and numbers, they generate the same compositions and differ by what they have
+learnt: the fairest chance for image features. A series of its own for each LoRA (settings.py) has no such help.
 """
 
 import inspect
@@ -17,71 +18,66 @@ from rich.progress import Progress
 
 from .. import tables
 from ..seeds import derive_seed
+from ..settings import Setting
 from ..weights.files import read_lora
 from . import base as bases
 from . import stacked
 
 
-def setting_name(steps: int, guidance: float) -> str:
-    """The part of a path that names a sampler setting: ``s16_g3``, ``s30_g7.5``."""
-    return f"s{steps}_g{guidance:g}"
-
-
 def generate(
     loras: Mapping[str, str | Path],
     base: Mapping[str, Any],
-    generation: Mapping[str, Any],
+    wanted: Sequence[Setting],
     *,
+    batch: int,
     resolution: int,
     seed: int,
     device: str,
     outputs: Mapping[str, str | Path],
 ) -> int:
-    """Paint prompts × seeds with each LoRA (id → path) at each setting; writes a table per setting, returns the count.
+    """Generate the pictures of each `wanted` setting with each LoRA (id → path), `batch` at once; returns their count.
 
-    `outputs` maps setting names to paths; pictures are square, of side `resolution` (px). Raises BaseModelError, or
-    LoraFileError for a LoRA that cannot be read.
+    `outputs` maps names of settings to paths of tables; pictures are square, of side `resolution` (px). Raises
+    BaseModelError, or LoraFileError for a LoRA that cannot be read.
     """
     bases.set_threads()
     device = bases.pick_device(device)
     pipeline = bases.load(**base, device=device)
     updates = {lora: _unet_factors(path) for lora, path in loras.items()}
-    tasks = [(prompt, number) for prompt in generation["prompts"] for number in generation["seeds"]]
-    prompts = generation["prompts"]
+    prompts = list(dict.fromkeys(prompt for setting in wanted for prompt in setting.prompts))
     side = (resolution, resolution)
     text = bases.encode_text(pipeline, prompts, side).join(bases.unconditional(pipeline, side))
-    K = min(len(loras), generation["batch"])
-    each = max(1, generation["batch"] // K)
+    K = min(len(loras), batch)
+    each = max(1, batch // K)
     names = list(loras)
     shape = _latent_shape(pipeline, resolution)
     count = 0
     with Progress(disable=None, transient=True) as progress:
-        total = len(outputs) * len(names) * len(tasks)
-        bar = progress.add_task("generating", total=total)
-        rows: dict[str, list[dict[str, Any]]] = {setting: [] for setting in outputs}
+        bar = progress.add_task("generating", total=len(names) * sum(setting.count for setting in wanted))
+        rows: dict[str, list[dict[str, Any]]] = {setting.name: [] for setting in wanted}
         for first in range(0, len(names), K):
             group = names[first : first + K]
             layers = _stack(pipeline.unet, [updates[lora] for lora in group])
-            for steps in generation["num_inference_steps"]:
-                for guidance in generation["guidance_scale"]:
-                    setting = setting_name(steps, guidance)
-                    for begin in range(0, len(tasks), each):
-                        part = tasks[begin : begin + each]
-                        noise = torch.stack([initial_noise(shape, seed, prompt, number) for prompt, number in part])
-                        index = [prompts.index(prompt) for prompt, _ in part]
-                        seeds = [noise_seed(seed, prompt, number) for prompt, number in part]
-                        images = sample(pipeline, len(group), noise, seeds, text, index, len(prompts), steps, guidance)
-                        rows[setting] += [
-                            {"lora": lora, "prompt": prompt, "seed": number, "image": _png(image)}
-                            for lora, of_lora in zip(group, images, strict=True)
-                            for (prompt, number), image in zip(part, of_lora, strict=True)
-                        ]
-                        count += len(group) * len(part)
-                        progress.advance(bar, len(group) * len(part))
+            for setting in wanted:
+                tasks = [setting.tasks(lora) for lora in group]
+                for begin in range(0, setting.count, each):
+                    part = [of_lora[begin : begin + each] for of_lora in tasks]
+                    flat = [task for of_lora in part for task in of_lora]  # adapter-major
+                    noise = torch.stack([initial_noise(shape, seed, prompt, number) for prompt, number in flat])
+                    index = [prompts.index(prompt) for prompt, _ in flat]
+                    seeds = [noise_seed(seed, prompt, number) for prompt, number in flat]
+                    images = sample(pipeline, len(group), noise, seeds, text, index, len(prompts), setting)
+                    rows[setting.name] += [
+                        {"lora": lora, "prompt": prompt, "seed": number, "image": _png(image)}
+                        for lora, asked, of_lora in zip(group, part, images, strict=True)
+                        for (prompt, number), image in zip(asked, of_lora, strict=True)
+                    ]
+                    count += len(flat)
+                    progress.advance(bar, len(flat))
             stacked.unstack(pipeline.unet, layers)
-    for setting, path in outputs.items():
+    for name, path in outputs.items():
         order = {lora: i for i, lora in enumerate(names)}
-        tables.write(path, "generated", sorted(rows[setting], key=lambda row: order[row["lora"]]))
+        tables.write(path, "generated", sorted(rows[name], key=lambda row: order[row["lora"]]))
     return count
 
 
@@ -92,7 +88,7 @@ def initial_noise(shape: Sequence[int], seed: int, prompt: str, number: int) -> 
 
 
 def noise_seed(seed: int, prompt: str, number: int) -> int:
-    """The seed of a picture's generator; the same for all LoRAs."""
+    """The seed of a picture's generator, whichever LoRA generates it."""
     return derive_seed("generation", seed, prompt, number)
 
 
@@ -105,33 +101,32 @@ def sample(
     text: bases.Conditioning,
     index: Sequence[int],
     empty: int,
-    steps: int,
-    guidance: float,
+    setting: Setting,
 ) -> torch.Tensor:
-    """Pictures uint8 (K, n, H, W, 3): K stacked adapters paint n pictures each from noise (n, c, h, w).
+    """Pictures uint8 (K, n, H, W, 3): K stacked adapters generate n each from noise (K·n, c, h, w), adapter-major.
 
-    `index` (n) and `empty` point into `text`. Classifier-free guidance as in Ho & Salimans 2022 where
+    `index` (K·n) and `empty` point into `text`. Classifier-free guidance as in Ho & Salimans 2022 where
     ``guidance > 1``, with the base's own scheduler. Schedulers that add noise draw it from a generator of each
-    picture's own, seeded by `seeds` (n) and past its first noise: as stock pipelines do with ``generator=[…]``.
+    picture's own, seeded by `seeds` (K·n) and past its first noise: as stock pipelines do with ``generator=[…]``.
     """
-    unet, n = pipeline.unet, len(noise)
+    unet, n = pipeline.unet, len(noise) // adapters
     scheduler = deepcopy(pipeline.scheduler)
-    scheduler.set_timesteps(steps, device=unet.device)
-    x = noise.to(unet.device).repeat(adapters, 1, 1, 1) * scheduler.init_noise_sigma
-    guided = guidance > 1
-    picked = torch.tensor([*([empty] * n if guided else []), *index], device=unet.device).repeat(adapters)
-    arguments = text.take(picked).arguments()
+    scheduler.set_timesteps(setting.steps, device=unet.device)
+    x = noise.to(unet.device) * scheduler.init_noise_sigma
+    own = torch.tensor(index, device=unet.device).view(adapters, n)
+    picked = torch.cat([torch.full_like(own, empty), own], 1) if setting.guided else own
+    arguments = text.take(picked.flatten()).arguments()
     extra = {}
     if "generator" in inspect.signature(scheduler.step).parameters:
-        extra["generator"] = [_past_first(number, noise.shape[1:]) for _ in range(adapters) for number in seeds]
+        extra["generator"] = [_past_first(number, noise.shape[1:]) for number in seeds]
     for t in scheduler.timesteps:
         inputs = scheduler.scale_model_input(x, t).view(adapters, n, *x.shape[1:])
-        if guided:
+        if setting.guided:
             inputs = torch.cat([inputs, inputs], 1)  # adapter-major: each adapter's empty prompts, then its own
         guess = unet(inputs.flatten(0, 1).to(unet.dtype), t, **arguments).sample.float()
-        if guided:
+        if setting.guided:
             unconditional, conditional = guess.view(adapters, 2, n, *x.shape[1:]).unbind(1)
-            guess = (unconditional + guidance * (conditional - unconditional)).flatten(0, 1)
+            guess = (unconditional + setting.guidance * (conditional - unconditional)).flatten(0, 1)
         x = scheduler.step(guess, t, x, **extra).prev_sample
     images = bases.decode_latents(pipeline, x)
     return images.view(adapters, n, *images.shape[1:])

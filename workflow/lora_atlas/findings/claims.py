@@ -1,164 +1,305 @@
-"""Claims, and whether they held: a claim is a difference with an interval, and held where all of that says so."""
+"""Claims, and whether they held.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+Every claim is a test with a p-value, and all claims of a page are corrected together (Holm 1979): a page of twenty
+claims at 5 % each would be wrong somewhere more often than not. "Larger" and "smaller" are decided by the two sides of
+one test; "at chance" by two one-sided tests against a margin (Schuirmann 1987): a wide interval is no evidence of
+nothing. Settings that are called best were chosen on the study's own seed, and are judged on the others.
+"""
 
-from ..metrics import BEST_CONTROL
-from ..tables import KNOWN, UNSEEN
-from .evidence import Evidence, Pooled, Score, Study, over_seeds, pooled, two
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from ..descriptors import CONSENSUS, GENERATED, GRADIENT, KFAC, LEARNT, PLAIN, TRAINING, WEIGHTS
+from ..metrics import BEST_CONTROL, intervals
+from ..metrics.structure import ARTISTS, WITHIN
+from ..tables import KNOWN
+from ..views import COMPONENTS, NO_BASIS, View
+from .evidence import Evidence, Pooled, Score, asked_unseen, over_seeds, pooled, two
 
 HELD, FAILED, OPEN = "held", "did not hold", "undecided"
+MARGIN = 0.10  # of mAP: nearer to chance than this is at chance
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, the verdict on it, and the numbers that it rests on, in words."""
+    """A sentence; the p-values that it holds and that its opposite does; the numbers that it rests on, in words; how
+    many seeds they are of; and the verdict, once all claims are known."""
 
     sentence: str
-    verdict: str
+    holds: float
+    fails: float
     numbers: str
+    seeds: int
+    verdict: str = OPEN
+    adjusted: float = 1.0
 
 
-def positive(difference: Score) -> str:
-    """The verdict on "is larger": decided only where the interval lies on one side of zero."""
-    if difference.low > 0:
-        return HELD
-    return FAILED if difference.high < 0 else OPEN
+def larger(sentence: str, score: Score, numbers: str) -> Claim:
+    """The claim that a difference, or a score over chance, is above nothing."""
+    return Claim(sentence, score.larger, score.smaller, numbers, score.n)
 
 
-def at_chance(score: Score) -> str:
-    """The verdict on "is at chance": its interval holds the chance level."""
-    return HELD if score.low <= score.chance <= score.high else FAILED
+def at_chance(sentence: str, pool: Pooled, descriptor: str) -> Claim:
+    """The claim that a score is within MARGIN of chance: both one-sided tests must say so."""
+    score = pool.score(descriptor)
+    estimate, chance = intervals.crossed(pool.of(descriptor)), float(score.chance or 0.0)
+    below, above = estimate.p(chance + MARGIN)[1], estimate.p(max(chance - MARGIN, 0.0))[0]
+    above = 0.0 if chance <= MARGIN else above  # a score cannot be below nothing
+    outside = min(1.0, 2 * min(estimate.p(chance + MARGIN)[0], estimate.p(max(chance - MARGIN, 0.0))[1]))
+    numbers = f"mAP {score}, chance {two(chance)}, margin {two(MARGIN)}"
+    return Claim(sentence, max(below, above), outside, numbers, score.n)
+
+
+def judged(found: list[Claim], level: float) -> list[Claim]:
+    """The claims with their verdicts: two-sided p-values adjusted for all of them together."""
+    import numpy as np
+
+    if not found:
+        return []
+    p = intervals.holm(np.array([min(1.0, 2 * min(claim.holds, claim.fails)) for claim in found]))
+    return [
+        replace(
+            claim,
+            adjusted=float(each),
+            verdict=OPEN if each > 1 - level else HELD if claim.holds < claim.fails else FAILED,
+        )
+        for claim, each in zip(found, p, strict=True)
+    ]
 
 
 def claims(evidence: Evidence) -> list[Claim]:
-    """The claims of the paper and of this project that the study's tables can decide."""
+    """The claims of the paper and of this project that the study's tables can decide, judged together."""
     known = pooled(evidence)
-    found = [*_beyond_controls(evidence, known), *_beyond_pictures(evidence, known)]
-    found += [*_unseen(evidence), *_structure(evidence), *_initialisation(evidence), *_mixtures(evidence)]
-    return found
+    found: list[Claim] = []
+    for section in (_controls, _modules, _pictures, _upper):
+        found += section(evidence, known, unseen=False)
+    if asked_unseen(evidence):
+        unseen = pooled(evidence, unseen=True)
+        for section in (_controls, _modules, _pictures, _upper):
+            found += section(evidence, unseen, unseen=True)
+    for more in (_calibration, _structure, _initialisation, _mixtures):
+        found += more(evidence)
+    return judged(found, evidence.level)
 
 
-def _beyond_controls(evidence: Evidence, known: Pooled):
-    for descriptor in ("delta", "factors"):
-        if descriptor in known.descriptors and known.controls:
-            margin = known.difference(descriptor, BEST_CONTROL)
-            best = known.best(evidence.of_kind("control"))
-            yield Claim(
-                f"The weights (`{descriptor}`) tell artists better than every control does.",
-                positive(margin),
-                f"mAP {known.score(descriptor)}; margin over the best control (`{best}`) {margin}",
-            )
+def speakers(evidence: Evidence, pool: Pooled) -> list[str]:
+    """The descriptors that speak for the weights: the headline, and of its kernel the consensus and the plain one."""
+    described = evidence.described
+    of_weights = [n for n, d in described.items() if d.kind == WEIGHTS and d.scale == "unit" and n in pool.descriptors]
+    if not of_weights:
+        return []
+    first = described[of_weights[0]]
+    wanted = [of_weights[0]] + [
+        n
+        for n in of_weights[1:]
+        if described[n].kernel == first.kernel and described[n].modules in (GRADIENT, CONSENSUS, PLAIN)
+    ]
+    return list(dict.fromkeys(wanted))
 
 
-def _beyond_pictures(evidence: Evidence, known: Pooled):
-    generated = [d for d in evidence.of_kind("generated pictures") if d in known.descriptors]
-    for extractor in dict.fromkeys(d.split("_", 1)[0] for d in generated):
-        each = [d for d in generated if d.split("_", 1)[0] == extractor]
-        for descriptor in each:
-            difference = known.difference("delta", descriptor)
-            yield Claim(
-                f"The weights tell artists better than {extractor.upper()} features of generated pictures do "
-                f"(`delta` against `{descriptor}`).",
-                positive(difference),
-                f"difference of mAP {difference}",
-            )
-    for descriptor in evidence.of_kind("training pictures"):
-        if descriptor in known.descriptors:
-            difference = known.difference("delta", descriptor)
-            yield Claim(
-                f"The weights tell artists better than the training pictures themselves do (`{descriptor}`, which "
-                "nobody has who is handed a LoRA).",
-                positive(difference),
-                f"difference of mAP {difference}",
-            )
+def _who(unseen: bool) -> str:
+    return "an artist that nothing was fitted on" if unseen else "an artist"
 
 
-def _unseen(evidence: Evidence):
-    if not (evidence.study.frame("queries")["scenario"] == UNSEEN).any():
-        return
-    unseen = pooled(evidence, scenario=UNSEEN)
-    score = unseen.score("delta")
-    above = Score(score.value - score.chance, score.low - score.chance, score.high - score.chance, n=score.n)
-    yield Claim(
-        "A style that no basis has seen is still found by the weights, better than by chance.",
-        positive(above),
-        f"artist-disjoint mAP {score}, chance {score.chance:.2f}",
-    )
-    if unseen.controls:
-        margin = unseen.difference("delta", BEST_CONTROL)
-        best = unseen.best(d for d in evidence.of_kind("control") if d in unseen.descriptors)
-        yield Claim(
-            "Of such a style the weights tell more than every control does.",
-            positive(margin),
-            f"margin over the best control (`{best}`) {margin}",
+def _controls(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Claim]:
+    for descriptor in speakers(evidence, pool) if pool.controls else []:
+        margin = pool.difference(descriptor, BEST_CONTROL)
+        best = pool.best(pool.controls)
+        yield larger(
+            f"The weights (`{descriptor}`) find {_who(unseen)} better than every control does.",
+            margin,
+            f"mAP {pool.score(descriptor)}, chance {two(float(pool.chances.mean()))}; margin over the best control "
+            f"(`{best}`) {margin}",
         )
 
 
-def _structure(evidence: Evidence):
-    if not all(study.has("structure") for study in evidence.seeds):
-        return
-    frame = over_seeds(evidence, "structure", ["left", "right", "metric"])
-    for descriptor in evidence.of_kind("training pictures"):
-        pair = frame[
-            (frame["metric"] == "CKA")
-            & (frame["left"].isin(["delta", descriptor]) & frame["right"].isin(["delta", descriptor]))
-        ]
-        for row in pair.to_dict("records"):
-            yield Claim(
-                f"Weights and training pictures (`delta`, `{descriptor}`) arrange LoRAs alike, more than chance would.",
-                HELD if row["p"] <= 1 - evidence.level else OPEN,
-                f"debiased CKA {Score(row['value'], row['low'], row['high'])}, null {two(row['null'])}, "
-                f"largest p of the seeds {row['p']:.3f}; what both know of artists is part of it",
+def _modules(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Claim]:
+    """Weighted modules against plain ones, and the scalar against the whole metric; of the headline's kernel."""
+    described = evidence.described
+    for kernel in [d.kernel for d in described.values() if d.kind == WEIGHTS][:1]:
+        name = {
+            d.modules: n
+            for n, d in described.items()
+            if d.kernel == kernel and d.scale == "unit" and n in pool.descriptors
+        }
+        for how in (GRADIENT, CONSENSUS):
+            if how in name and PLAIN in name:
+                difference = pool.difference(name[how], name[PLAIN])
+                yield larger(
+                    f"Modules weighted (`{name[how]}`) find {_who(unseen)} better than modules as they are "
+                    f"(`{name[PLAIN]}`).",
+                    difference,
+                    f"mAP {pool.score(name[how])} and {pool.score(name[PLAIN])}, difference {difference}",
+                )
+        if KFAC in name and GRADIENT in name:
+            difference = pool.difference(name[GRADIENT], name[KFAC])
+            yield larger(
+                f"One number a module (`{name[GRADIENT]}`) does better than the K-FAC metric (`{name[KFAC]}`) for "
+                f"{_who(unseen)}.",
+                difference,
+                f"difference of mAP {difference}",
             )
 
 
-def changed(evidence: Evidence, **settings: Any) -> Study | None:
-    """The variant that differs from the study in these settings of training alone (besides extractors)."""
-    wanted = {f"training.{key}": value for key, value in settings.items()}
-    for changes, study in evidence.variants.values():
-        if {key: value for key, value in changes.items() if not key.startswith("extractors.")} == wanted:
-            return study
-    return None
+def best_settings(evidence: Evidence, *, unseen: bool) -> list[tuple[str, View]]:
+    """Of every extractor's generated and training pictures the descriptor and the view that did best on the study's own
+    seed: (descriptor, view). The views: no basis or components under each calibration, and each distance."""
+    found = {}
+    for view in _views(evidence):
+        try:
+            pool = pooled(evidence, [evidence.study], unseen=unseen, view=view)
+        except ValueError:  # a study whose tables lack the view
+            continue
+        for name in pool.descriptors:
+            descriptor = evidence.described.get(name)
+            if descriptor is None or descriptor.kind not in (GENERATED, TRAINING):
+                continue
+            key, value = (descriptor.extractor, descriptor.kind), pool.mean(name)
+            if key not in found or value > found[key][0]:
+                found[key] = (value, name, view)
+    return [(name, view) for _, name, view in found.values()]
 
 
-def _initialisation(evidence: Evidence):
-    own = changed(evidence, init="own")
-    if own is None:
+def _views(evidence: Evidence) -> list[View]:
+    frame = evidence.study.frame("queries")
+    calibrations = list(dict.fromkeys(frame["calibration"][frame["scenario"] == KNOWN]))
+    distances = list(dict.fromkeys(frame["distance"]))
+    pairs = [(NO_BASIS, "none"), *((COMPONENTS, calibration) for calibration in calibrations)]
+    return [View(basis, calibration, distance) for basis, calibration in pairs for distance in distances]
+
+
+def _pictures(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Claim]:
+    weights = [n for n in speakers(evidence, pool) if evidence.described[n].modules != PLAIN] or speakers(
+        evidence, pool
+    )
+    for other, view in best_settings(evidence, unseen=unseen):
+        against = pooled(evidence, unseen=unseen, view=view)
+        if other not in against.descriptors:
+            continue
+        training = evidence.described[other].kind == TRAINING
+        what = f"{evidence.described[other].label} (`{other}`; {view.label}"
+        what += "; nobody has these who is handed a LoRA)" if training else "; its best setting)"
+        for descriptor in weights:
+            difference = pool.difference(descriptor, other, against)
+            yield larger(
+                f"The weights (`{descriptor}`) find {_who(unseen)} better than {what} do.",
+                difference,
+                f"mAP {pool.score(descriptor)} and {against.score(other)}, difference {difference}",
+            )
+
+
+def _upper(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Claim]:
+    """A metric learnt from labels, where it is held out: artists that it never saw."""
+    learnt = [n for n, d in evidence.described.items() if d.kind == LEARNT and n in pool.descriptors]
+    pairs = [(upper, descriptor) for upper in learnt for descriptor in speakers(evidence, pool)[:1]]
+    for upper, descriptor in pairs if unseen else []:
+        difference = pool.difference(upper, descriptor)
+        yield larger(
+            f"A weighting of modules learnt from labels of other artists (`{upper}`) finds more than one that saw none "
+            f"(`{descriptor}`).",
+            difference,
+            f"mAP {pool.score(upper)} and {pool.score(descriptor)}, difference {difference}",
+        )
+
+
+def _calibration(evidence: Evidence) -> Iterator[Claim]:
+    """Does calibrating principal components help retrieval at all, and does a basis?"""
+    frame = evidence.study.frame("queries")
+    calibration = evidence.view.calibration
+    if calibration == "none" or not {"none", calibration} <= set(frame["calibration"][frame["scenario"] == KNOWN]):
         return
-    scores = pooled(evidence, [own])
-    difference = scores.difference("delta", "factors")
-    yield Claim(
-        "Where every LoRA starts from an A of its own, as LoRAs of different people do, updates tell artists better "
-        "than raw factors do.",
-        positive(difference),
-        f"`delta` {scores.score('delta')}, `factors` {scores.score('factors')}, difference {difference}",
-    )
-    factors = scores.score("factors")
-    yield Claim(
-        "With such LoRAs, raw factors (the paper's embedding) are at chance.",
-        at_chance(factors),
-        f"mAP {factors}, chance {factors.chance:.2f}",
-    )
+    for descriptor in _plain(evidence)[:1]:
+        for distance in ("L2", "cosine"):
+            before, after = (pooled(evidence, view=View(COMPONENTS, c, distance)) for c in ("none", calibration))
+            difference = after.difference(descriptor, descriptor, before)
+            yield larger(
+                f"On principal components, calibration (`{calibration}`) helps `{descriptor}` to find an artist, by "
+                f"{distance}.",
+                difference,
+                f"mAP {after.score(descriptor)} with it, {before.score(descriptor)} without, difference {difference}",
+            )
+        for unseen in (False, True) if asked_unseen(evidence) else (False,):
+            whole = pooled(evidence, unseen=unseen, view=View(NO_BASIS, "none", "cosine"))
+            parts = pooled(evidence, unseen=unseen, view=View(COMPONENTS, calibration, "L2"))
+            difference = whole.difference(descriptor, descriptor, parts)
+            yield larger(
+                f"`{descriptor}` finds {_who(unseen)} better without a basis than on calibrated principal components.",
+                difference,
+                f"mAP {whole.score(descriptor)} (no basis, cosine) and {parts.score(descriptor)} (components, L2), "
+                f"difference {difference}",
+            )
 
 
-def _mixtures(evidence: Evidence):
-    for changes, study in evidence.variants.values():
-        if changes.get("plan.mixtures"):
-            scores = pooled(evidence, [study])
-            for descriptor in ("delta", "factors"):
-                if descriptor in scores.descriptors:
-                    score = scores.score(descriptor)
-                    yield Claim(
-                        f"LoRAs trained on random mixtures of artists are at chance (`{descriptor}`): what tells LoRAs "
-                        "apart is in the pictures.",
-                        at_chance(score),
-                        f"mAP {score}, chance {score.chance:.2f}",
-                    )
+def _plain(evidence: Evidence) -> list[str]:
+    return [n for n, d in evidence.described.items() if d.kind == WEIGHTS and d.modules == PLAIN and d.scale == "unit"]
 
 
-def scenarios(evidence: Evidence) -> Mapping[str, Pooled]:
-    """The scenarios of retrieval that the study was asked, pooled."""
-    asked = set(evidence.study.frame("queries")["scenario"])
-    return {scenario: pooled(evidence, scenario=scenario) for scenario in (KNOWN, UNSEEN) if scenario in asked}
+def _structure(evidence: Evidence) -> Iterator[Claim]:
+    if not all(study.has("structure") for study in evidence.seeds):
+        return
+    frame = over_seeds(evidence, "structure", ["level", "left", "right", "metric"])
+    weights = [n for n, d in evidence.described.items() if d.kind == WEIGHTS]
+    sentences: dict[str, Callable[[str, str], str]] = {
+        ARTISTS: lambda left, right: f"Weights and training pictures (`{left}`, `{right}`) arrange artists alike.",
+        WITHIN: lambda left, right: (
+            f"They agree within artists too (`{left}`, `{right}`): sets of one artist's pictures that are unlike have "
+            "LoRAs that are unlike."
+        ),
+    }
+    for level, sentence in sentences.items():
+        for descriptor in evidence.of_kind(TRAINING):
+            pair = [weights[0], descriptor] if weights else []
+            rows = frame[
+                (frame["level"] == level)
+                & (frame["metric"] == "CKA")
+                & frame["left"].isin(pair)
+                & frame["right"].isin(pair)
+                & frame["value"].notna()  # of a descriptor that sees no difference there is none
+            ]
+            for row in rows.to_dict("records"):
+                score = Score(row["value"], row["low"], row["high"])
+                yield Claim(
+                    sentence(*pair),
+                    row["p"],
+                    1.0,
+                    f"debiased CKA {score}, null {two(row['null'])}, largest p of the seeds {row['p']:.3f}, "
+                    f"{'artists' if level == ARTISTS else 'LoRAs within artists'} permuted",
+                    len(evidence.seeds),
+                )
+
+
+def _initialisation(evidence: Evidence) -> Iterator[Claim]:
+    own = evidence.alike(training__init="own")
+    if not own:
+        return
+    pool = pooled(evidence, own)
+    raw = [n for n in _plain(evidence) if evidence.described[n].kernel == "factors" and n in pool.descriptors]
+    for descriptor in speakers(evidence, pool):
+        for factors in raw:
+            if evidence.described[descriptor].kernel == "factors":
+                continue
+            difference = pool.difference(descriptor, factors)
+            yield larger(
+                f"Where every LoRA starts from an A of its own, as LoRAs of different people do, updates "
+                f"(`{descriptor}`) find an artist better than raw factors (`{factors}`).",
+                difference,
+                f"mAP {pool.score(descriptor)} and {pool.score(factors)}, difference {difference}",
+            )
+    for factors in raw:
+        yield at_chance(
+            f"With such LoRAs, raw factors (`{factors}`, the paper's embedding) are at chance.", pool, factors
+        )
+
+
+def _mixtures(evidence: Evidence) -> Iterator[Claim]:
+    mixed = evidence.alike(plan__mixtures=True)
+    if not mixed:
+        return
+    pool = pooled(evidence, mixed)
+    for descriptor in speakers(evidence, pool):
+        yield at_chance(
+            f"LoRAs trained on random mixtures of artists are at chance (`{descriptor}`): what distinguishes LoRAs is "
+            "in the pictures.",
+            pool,
+            descriptor,
+        )

@@ -1,12 +1,14 @@
 """What the tables of a study and of its replicates say together.
 
-Scores of queries are pooled over seeds and artists, both resampled (intervals.crossed): seeds have the same artists
-with other pictures and other LoRAs. Everything else (clusters, structure, ablation) is the mean over seeds with an
-interval from the lowest low to the highest high: wide, and never too narrow.
+Settings are chosen on the study's own seed; where it has replicates (the same study under other seeds), these alone are
+the evidence. Scores of queries are pooled over seeds and artists as crossed random factors (intervals.crossed): seeds
+have the same artists with other pictures and other LoRAs. Everything else (clusters, ablation) is the mean over seeds
+with an interval from the lowest low to the highest high.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import numpy as np
 import pandas as pd
 
 from .. import tables
+from ..descriptors import CONTROL, Descriptor, restored
 from ..metrics import BEST_CONTROL, intervals
-from ..tables import KNOWN
+from ..metrics.intervals import Estimate
+from ..views import View
 
 
 def two(value: float) -> str:
@@ -25,13 +29,16 @@ def two(value: float) -> str:
 
 @dataclass(frozen=True)
 class Score:
-    """A value with its interval, and what chance would give; `n` is the number of seeds behind it."""
+    """A value with its interval, and what chance would give; `n` is the number of seeds behind it, `larger` and
+    `smaller` the one-sided p-values of being so, than zero for a difference, than chance for a score."""
 
     value: float
     low: float
     high: float
     chance: float | None = None
     n: int = 1
+    larger: float = 1.0
+    smaller: float = 1.0
 
     def __str__(self) -> str:
         return f"{two(self.value)} ({two(self.low)} to {two(self.high)})"
@@ -39,16 +46,22 @@ class Score:
 
 @dataclass(frozen=True)
 class Study:
-    """One folder of results."""
+    """One folder of results. Tables are read once."""
 
     folder: Path
+    _read: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def frame(self, name: str, schema: str | None = None) -> pd.DataFrame:
         """A table as a data frame; raises TableError where it is absent."""
-        return self.table(name, schema).to_pandas()
+        key = f"{name} frame"
+        if key not in self._read:
+            self._read[key] = self.table(name, schema).to_pandas()
+        return self._read[key]
 
     def table(self, name: str, schema: str | None = None) -> Any:
-        return tables.read(self.folder / "tables" / f"{name}.parquet", schema or name)
+        if name not in self._read:
+            self._read[name] = tables.read(self.folder / "tables" / f"{name}.parquet", schema or name)
+        return self._read[name]
 
     def has(self, name: str) -> bool:
         return (self.folder / "tables" / f"{name}.parquet").is_file()
@@ -67,23 +80,38 @@ class Evidence:
 
     @property
     def seeds(self) -> list[Study]:
-        return [self.study, *self.replicates]
+        """The studies that verdicts come from: the replicates, or the study itself where it has none."""
+        return list(self.replicates) or [self.study]
 
-    @property
+    @cached_property
     def told(self) -> Mapping[str, Any]:
-        """Kinds of descriptors, and the headline calibration."""
         return tables.metadata(self.study.table("retrieval"))
 
     @property
     def kinds(self) -> dict[str, str]:
         return self.told["kinds"]
 
+    @cached_property
+    def described(self) -> dict[str, Descriptor]:
+        return restored(self.told["descriptors"])
+
     @property
-    def calibration(self) -> str:
-        return self.told["calibration"]
+    def view(self) -> View:
+        """The headline."""
+        return View(**self.told["view"])
 
     def of_kind(self, *kinds: str) -> list[str]:
         return [descriptor for descriptor, kind in self.kinds.items() if kind in kinds]
+
+    def alike(self, **changes: Any) -> list[Study]:
+        """The variants that differ from the study in these keys (with dots for __) alone, besides seed and
+        extractors."""
+        wanted = {key.replace("__", "."): value for key, value in changes.items()}
+        return [
+            study
+            for changed, study in self.variants.values()
+            if {k: v for k, v in changed.items() if k != "seed" and not k.startswith("extractors.")} == wanted
+        ]
 
 
 def gather(
@@ -103,56 +131,70 @@ def gather(
 
 @dataclass(frozen=True)
 class Pooled:
-    """Scores of descriptors over seeds and artists: values (d,), resamplings (d, bootstrap), chances (d,)."""
+    """Mean scores of descriptors by seed and artist, cubes (d, seeds, artists), and chances (d,)."""
 
     descriptors: list[str]
-    values: np.ndarray
-    spread: np.ndarray
+    cube: np.ndarray
     chances: np.ndarray
-    seeds: int
     level: float
-    controls: list[int]
+    controls: list[str]
+
+    @property
+    def seeds(self) -> int:
+        return self.cube.shape[1]
+
+    def of(self, descriptor: str) -> np.ndarray:
+        return self.cube[self.descriptors.index(descriptor)]
 
     def score(self, descriptor: str) -> Score:
-        i = self.descriptors.index(descriptor)
-        return self._score(self.values[i], self.spread[i], float(self.chances[i]))
+        chance = float(self.chances[self.descriptors.index(descriptor)])
+        return self.scored(intervals.crossed(self.of(descriptor)), chance)
 
-    def difference(self, left: str, right: str) -> Score:
-        """left − right on the same seeds and artists; `right` may be "best control", chosen in every resampling."""
-        i = self.descriptors.index(left)
+    def scored(self, estimate: Estimate, chance: float | None = None) -> Score:
+        """An estimate as a score; its p-values are against `chance`, or against zero."""
+        low, high = estimate.interval(self.level)
+        return Score(estimate.value, low, high, chance, self.seeds, *estimate.p(chance or 0.0))
+
+    def difference(self, left: str, right: str, other: "Pooled | None" = None) -> Score:
+        """left − right on the same seeds and artists; `right` may be "best control", and of another view, `other`."""
         if right == BEST_CONTROL:
-            return self._score(
-                self.values[i] - self.values[self.controls].max(), self.spread[i] - self.spread[self.controls].max(0)
-            )
-        j = self.descriptors.index(right)
-        return self._score(self.values[i] - self.values[j], self.spread[i] - self.spread[j])
+            each = [self._difference(self.of(left) - self.of(control)) for control in self.controls]
+            value, low, high, larger, smaller = intervals.against_best(each, self.level)
+            return Score(value, low, high, None, self.seeds, larger, smaller)
+        return self.scored(self._difference(self.of(left) - (other or self).of(right)))
+
+    def _difference(self, table: np.ndarray) -> Estimate:
+        return intervals.crossed(table, intervals.DIFFERENCE)
+
+    def mean(self, descriptor: str) -> float:
+        return float(np.nanmean(self.of(descriptor)))
 
     def best(self, descriptors: Iterable[str]) -> str:
-        return max(descriptors, key=lambda descriptor: self.values[self.descriptors.index(descriptor)])
-
-    def _score(self, value: float, spread: np.ndarray, chance: float | None = None) -> Score:
-        return Score(*intervals.percentiles(float(value), spread, self.level), chance, self.seeds)
+        return max((d for d in descriptors if d in self.descriptors), key=self.mean)
 
 
 def pooled(
     evidence: Evidence,
     studies: Sequence[Study] | None = None,
     *,
-    scenario: str = KNOWN,
+    unseen: bool = False,
     level: str = "artist",
     metric: str = "mAP",
-    distance: str = "L2",
+    view: View | None = None,
 ) -> Pooled:
-    """Scores of every descriptor that all the studies (None: the study and its replicates) were asked."""
-    studies = evidence.seeds if studies is None else studies
+    """Scores of every descriptor that all the studies (None: those that verdicts come from) were asked, under the
+    headline or another view."""
+    studies, view = evidence.seeds if studies is None else studies, view or evidence.view
+    scenario, calibration = view.unseen if unseen else view.known
     parts = []
     for number, study in enumerate(studies):
         frame = study.frame("queries")
         chosen = frame[
             (frame["scenario"] == scenario)
+            & (frame["calibration"] == calibration)
             & (frame["level"] == level)
             & (frame["metric"] == metric)
-            & (frame["distance"] == distance)
+            & (frame["distance"] == view.distance)
         ]
         parts.append(chosen.assign(study=number))
     frame = pd.concat(parts)
@@ -164,13 +206,16 @@ def pooled(
     chances = frame.groupby("descriptor")["chance"].mean()
     return Pooled(
         descriptors,
-        np.nanmean(cube, (1, 2)),
-        intervals.crossed(cube, evidence.bootstrap, evidence.seed),
+        cube,
         chances.loc[descriptors].to_numpy(float),
-        len(studies),
         evidence.level,
-        [i for i, descriptor in enumerate(descriptors) if evidence.kinds.get(descriptor) == "control"],
+        [descriptor for descriptor in descriptors if evidence.kinds.get(descriptor) == CONTROL],
     )
+
+
+def asked_unseen(evidence: Evidence) -> bool:
+    """Whether the study has artists enough to ask about unseen ones."""
+    return bool((evidence.study.frame("queries")["scenario"] == evidence.view.unseen[0]).any())
 
 
 def over_seeds(evidence: Evidence, name: str, keys: Sequence[str], schema: str | None = None) -> pd.DataFrame:

@@ -6,14 +6,18 @@ from typing import Any
 
 import pandas as pd
 
+from .. import tables
+from ..descriptors import ACROSS, CONTROL, GENERATED, TRAINING, WEIGHTS
 from ..metrics import BEST_CONTROL, worth
-from ..summary import seconds_per_lora, seconds_per_picture
-from ..tables import KNOWN, replacing
-from .claims import claims, scenarios
-from .evidence import Evidence, Score, gather, over_seeds, pooled, two
+from ..metrics.structure import LEVELS
+from ..tables import replacing
+from ..views import NO_BASIS
+from .claims import asked_unseen, claims, speakers
+from .cost import seconds_per_lora, seconds_per_picture
+from .evidence import Evidence, Pooled, Score, gather, over_seeds, pooled, two
 
-LIMITS = """These are procedural painters and a base model of 64 pixels: what holds here shows that the method works and
-where it breaks, and is no measurement of art. No number here reproduces one of the paper's."""
+MODULE = r"(unet|transformer|text_encoder\w*)\."  # how the name of a single module begins
+STYLE_BLOCK, CONTENT_BLOCK = "up_blocks.0.attentions.1", "up_blocks.0.attentions.0"  # of SDXL, by B-LoRA
 
 
 def write(
@@ -24,63 +28,107 @@ def write(
     replicates: Sequence[str],
     variants: Mapping[str, Mapping[str, Any]],
     evaluation: Mapping[str, Any],
+    about: Sequence[str],
     seed: int,
 ) -> None:
-    """Write the findings of the study in `folder`; `variants`: name → keys that differ. Raises TableError for a table
-    that is absent."""
+    """Write the findings of the study in `folder`; `variants`: name → keys that differ, `about`: sentences on what the
+    pictures are and what the models learnt from. Raises TableError for a table that is absent."""
     evidence = gather(folder, replicates, variants, evaluation, seed)
     parts = [part for section in SECTIONS for part in section(evidence)]
     with replacing(path) as temporary:
-        temporary.write_text("\n\n".join([*_head(study, evidence), *parts]) + "\n")
+        temporary.write_text("\n\n".join([*_head(study, evidence, about), *parts]) + "\n")
 
 
-def _head(study: str, evidence: Evidence) -> Iterator[str]:
+def _head(study: str, evidence: Evidence, about: Sequence[str]) -> Iterator[str]:
     queries = evidence.study.frame("queries")
     seeds = len(evidence.seeds)
     yield f"# What the study `{study}` found"
     yield (
         "Written by a rule from the study's tables (`snakemake findings`); nothing here is typed by hand. "
-        f"{queries['artist'].nunique()} artists; {seeds} {'seeds' if seeds > 1 else 'seed'} of the study, each with "
-        f"other pictures and other LoRAs; {evidence.level:.0%} intervals, of scores of queries over "
-        f"{'seeds and artists' if seeds > 1 else 'artists'}, of all else from the lowest to the highest of the seeds' "
-        f"own. Headline setting: calibration `{evidence.calibration}`, L2 distance, the same number of dimensions for "
-        "every descriptor."
+        f"{queries['artist'].nunique()} artists. Headline: {evidence.view.label}, the same for every descriptor."
     )
-    if seeds == 1:
+    if evidence.replicates:
         yield (
-            "**One seed only.** Intervals know nothing of how another training would have come out; for that run "
-            "`snakemake --configfile workflow/studies/findings.yaml`."
+            f"Settings called best were chosen on the study's own seed; every verdict and number below comes from "
+            f"{seeds} other {'seeds' if seeds > 1 else 'seed'}, each with other pictures and other LoRAs of the same "
+            f"artists. {evidence.level:.0%} intervals, of scores of queries over seeds and artists as crossed factors, "
+            "of all else from the lowest to the highest of the seeds' own."
         )
-    yield LIMITS.replace("\n", " ")
+    else:
+        yield (
+            f"**One seed only**, {evidence.level:.0%} intervals over artists. They know nothing of how another "
+            "training would have come out, and settings called best were chosen on these very queries; for other seeds "
+            "run the study with variants, as workflow/studies/findings.yaml does for the embedded study."
+        )
+    yield " ".join([*about, "No number here reproduces one of the paper's."])
+    yield from _overlaps(evidence)
+
+
+def _overlaps(evidence: Evidence) -> Iterator[str]:
+    """Artists whose LoRAs share pictures: their LoRAs are fewer than they seem."""
+    told = []
+    for number, study in enumerate(evidence.seeds):
+        path = study.folder / "plan.parquet"
+        if not path.is_file():  # a study that shares another's plan
+            continue
+        plan = tables.read(path, "plan").to_pandas()
+        for (artist, split), part in plan.groupby(["artist", "split"], sort=True):
+            share = part["overlap"].max()
+            if share > 0:
+                alike = len(part) - part["pictures"].map(lambda p: tuple(sorted(p))).nunique()
+                same = f", {alike + 1} of {len(part)} from the very same pictures" if alike else ""
+                told.append((number, f"{artist} ({split} LoRAs share up to {share:.0%} of their pictures{same})"))
+    if told:
+        several = len(evidence.seeds) > 1
+        listed = "; ".join(f"seed {n + 1}: {text}" if several else text for n, text in told[:12])
+        more = f"; and {len(told) - 12} more" if len(told) > 12 else ""
+        yield (
+            f"**LoRAs that share pictures**, since their artist has few: {listed}{more}. They are no independent "
+            "witnesses; intervals are over artists, so an artist counts once however many LoRAs share its pictures."
+        )
 
 
 def _claims(evidence: Evidence) -> Iterator[str]:
     yield "## What held, and what did not"
-    rows = [[claim.sentence, f"**{claim.verdict}**", claim.numbers] for claim in claims(evidence)]
-    yield _table(["claim", "verdict", "numbers"], rows)
-    yield (
-        "A claim held where its whole interval says so, did not hold where the whole interval says the opposite, and "
-        "is undecided otherwise. A claim of being at chance holds where the interval holds the chance level."
+    found = claims(evidence)
+    yield _table(
+        ["claim", "verdict", "numbers", "adjusted p", "seeds"],
+        [
+            [claim.sentence, f"**{claim.verdict}**", claim.numbers, _p(claim.adjusted), str(claim.seeds)]
+            for claim in found
+        ],
     )
+    yield (
+        f"A claim held, or did not hold, where its two-sided p-value, corrected for all {len(found)} claims of this "
+        f"page together (Holm), is at most {1 - evidence.level:.2g}; it is undecided otherwise. Intervals are not "
+        "corrected. A margin over the best control is above nothing where the difference to every control is. At "
+        "chance means nearer to it than the margin that is named, by two one-sided tests."
+    )
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _worth(evidence: Evidence) -> Iterator[str]:
     if not all(study.has("worth_queries") for study in evidence.seeds):
         return
     yield "## What is a LoRA worth?"
-    weights = {d: kind for d, kind in evidence.kinds.items() if kind == "weights" and not d.endswith("_raw")}
+    described = evidence.described
+    weights = [name for name, d in described.items() if d.kind == WEIGHTS and d.scale == "unit"]
     curves = [study.table("worth_queries") for study in evidence.seeds]
-    references = [worth.references(study.table("queries"), weights, evidence.calibration) for study in evidence.seeds]
+    references = [worth.references(study.table("queries"), weights, evidence.view) for study in evidence.seeds]
     cost = evidence.study.table("cost")
-    reading = {d: seconds for d, seconds in seconds_per_lora(cost, evidence.kinds).items() if d in weights}
+    reading = {d: seconds for d, seconds in seconds_per_lora(cost, described).items() if d in weights}
     rows = worth.pooled(
         list(zip(curves, references, strict=True)),
-        seconds_per_picture(cost, evidence.kinds),
+        seconds_per_picture(cost, described),
         reading,
         bootstrap=evidence.bootstrap,
         level=evidence.level,
         seed=evidence.seed,
     )
+    shown = set(speakers(evidence, pooled(evidence)))
     yield (
         "So many generated pictures of each LoRA, seen through an extractor, find its artist as well as its weights "
         "do. Where even all of them do not, the number is larger than that."
@@ -97,14 +145,54 @@ def _worth(evidence: Evidence) -> Iterator[str]:
                 _number(row["reference_seconds"], "{:.2g}"),
             ]
             for row in rows
-            if row["metric"] == "mAP"
+            if row["metric"] == "mAP" and row["reference"] in shown
         ],
     )
+    yield _table(
+        ["pictures by", *(f"{m}" for m in _counts(curves))],
+        [
+            [f"`{descriptor}`", *(two(part.get(m, float("nan"))) if m in part else "" for m in _counts(curves))]
+            for descriptor, part in _curve(curves).items()
+        ],
+    )
+    yield "mAP by the number of generated pictures of each LoRA."
+    yield from _same(evidence, _curve(curves))
     yield (
         "`never reached in`: the share of resamplings in which all pictures together stay below the weights. Seconds "
         "are for one LoRA that is there, on the machine that ran the study. Prompts are taken as they are: no interval "
         "knows of other prompts."
     )
+
+
+def _counts(curves: Sequence[Any]) -> list[int]:
+    return sorted(set().union(*(set(curve["pictures"].to_pylist()) for curve in curves)))
+
+
+def _curve(curves: Sequence[Any]) -> dict[str, dict[int, float]]:
+    """Descriptor → number of pictures → mAP, the mean over seeds."""
+    frame = pd.concat([curve.to_pandas().assign(seed=i) for i, curve in enumerate(curves)])
+    means = frame[frame["metric"] == "mAP"].groupby(["descriptor", "pictures"], sort=False)["value"].mean()
+    return {d: {int(m): float(v) for (_, m), v in part.items()} for d, part in means.groupby(level=0, sort=False)}
+
+
+def _same(evidence: Evidence, curve: Mapping[str, Mapping[int, float]]) -> Iterator[str]:
+    """What it helps that all LoRAs generate the same prompts from the same noise."""
+    for name in curve:
+        descriptor = evidence.described[name]
+        twin = next(
+            (
+                o
+                for o in curve
+                if evidence.described[o].extractor == descriptor.extractor and evidence.described[o].series == "own"
+            ),
+            None,
+        )
+        if descriptor.series == "shared" and twin is not None:
+            yield (
+                f"One picture of each LoRA finds its artist at mAP {two(curve[name][1])} by {descriptor.extractor} "
+                f"where all LoRAs have the same prompt and the same noise, and at {two(curve[twin][1])} where each has "
+                "its own: the first curve rests on everybody painting the same thing."
+            )
 
 
 def _pictures(row: Mapping[str, Any]) -> str:
@@ -118,39 +206,46 @@ def _pictures(row: Mapping[str, Any]) -> str:
 
 def _retrieval(evidence: Evidence) -> Iterator[str]:
     yield "## Retrieval"
-    for scenario, found in scenarios(evidence).items():
-        order = sorted(found.descriptors, key=lambda d, found=found: -found.score(d).value)
-        clusters = _ward(evidence) if scenario == KNOWN else {}
-        yield f"A query of a{'n' if scenario.startswith('u') else ''} {scenario}, mAP:"
+    found = {"a known artist": pooled(evidence)}
+    if asked_unseen(evidence):
+        found["an artist that nothing was fitted on"] = pooled(evidence, unseen=True)
+    for number, (who, pool) in enumerate(found.items()):
+        order = sorted(pool.descriptors, key=lambda d, pool=pool: -pool.mean(d))
+        clusters = _ward(evidence) if number == 0 else {}
+        yield f"A query of {who}, mAP, {evidence.view.label}:"
         yield _table(
             ["descriptor", "looks at", "mAP", "over the best control", *["Ward ARI"] * bool(clusters)],
             [
                 [
                     f"`{d}`",
-                    evidence.kinds.get(d, "across sources"),
-                    str(found.score(d)),
-                    str(found.difference(d, BEST_CONTROL)) if evidence.kinds.get(d) != "control" else "",
+                    evidence.kinds.get(d, ACROSS),
+                    str(pool.score(d)),
+                    str(pool.difference(d, BEST_CONTROL)) if pool.controls and evidence.kinds.get(d) != CONTROL else "",
                     *[clusters.get(d, "")] * bool(clusters),
                 ]
                 for d in order
             ],
         )
-        yield f"Chance: mAP {found.chances.mean():.2f}."
-    yield (
-        "`clip_training_to_s8_g1` asks with training pictures among LoRAs that are known by generated ones; "
-        "`clip_s8_g1_to_training` asks with generated pictures among training pictures."
-    )
+        yield f"Chance: mAP {pool.chances.mean():.2f}."
+    across = [d for d in evidence.described.values() if d.kind == ACROSS]
+    if across:
+        yield (
+            "`…_training_to_…` asks with training pictures among LoRAs that are known by generated ones; "
+            "`…_to_training` asks with generated pictures among training pictures."
+        )
 
 
 def _ward(evidence: Evidence) -> dict[str, str]:
-    frame = over_seeds(evidence, "clustering", ["descriptor", "level", "algorithm", "metric"])
+    frame = over_seeds(evidence, "clustering", ["scenario", "descriptor", "level", "algorithm", "metric"])
+    frame = frame[frame["scenario"] == evidence.view.together]
     chosen = frame[(frame["level"] == "artist") & (frame["algorithm"] == "Ward") & (frame["metric"] == "ARI")]
     return {row["descriptor"]: _cell(row) for row in chosen.to_dict("records")}
 
 
 def _clustering(evidence: Evidence) -> Iterator[str]:
     yield "## Clusters"
-    frame = over_seeds(evidence, "clustering", ["descriptor", "level", "algorithm", "metric"])
+    frame = over_seeds(evidence, "clustering", ["scenario", "descriptor", "level", "algorithm", "metric"])
+    frame = frame[frame["scenario"] == evidence.view.together]
     frame = frame[frame["metric"].isin(["ARI", "1-NN", "5-NN", "linear probe", "K"])]
     shown = [d for d in _headliners(evidence) if d in set(frame["descriptor"])]
     rows = []
@@ -170,8 +265,8 @@ def _clustering(evidence: Evidence) -> Iterator[str]:
 def _headliners(evidence: Evidence) -> list[str]:
     """The descriptors that a wide table can show: the weights, and the best of every other kind."""
     known = pooled(evidence)
-    found = [d for d in ("delta", "factors") if d in known.descriptors]
-    for kind in ("generated pictures", "training pictures", "control"):
+    found = speakers(evidence, known)
+    for kind in (GENERATED, TRAINING, CONTROL):
         each = [d for d in evidence.of_kind(kind) if d in known.descriptors]
         if each:
             found.append(known.best(each))
@@ -183,7 +278,7 @@ def _controls(evidence: Evidence) -> Iterator[str]:
     frame = over_seeds(evidence, "controls", ["control", "descriptor", "level", "metric"])
     inside = (frame["low"] <= frame["expected"]) & (frame["expected"] <= frame["high"])
     yield (
-        f"Where the gallery's artists are dealt to its LoRAs at random, {inside.sum()} of {len(frame)} descriptors "
+        f"Where the gallery's artists are permuted among its LoRAs, {inside.sum()} of {len(frame)} descriptors "
         "have the chance level within the range of the permutations"
         + (
             "; not " + ", ".join(f"`{d}`" for d in frame[~inside]["descriptor"]) + "."
@@ -209,67 +304,137 @@ def _controls(evidence: Evidence) -> Iterator[str]:
 
 def _structure(evidence: Evidence) -> Iterator[str]:
     yield "## Do weights and pictures have the same geometry?"
-    frame = over_seeds(evidence, "structure", ["left", "right", "metric"])
-    kinds = evidence.kinds
-    shown = frame[
-        (frame["left"].isin(["delta", "factors"]) & ~frame["right"].map(kinds).isin(["weights"]))
-        | (frame["right"].isin(["delta", "factors"]) & ~frame["left"].map(kinds).isin(["weights"]))
-    ]
+    frame = over_seeds(evidence, "structure", ["level", "left", "right", "metric"])
+    kinds, weights = evidence.kinds, speakers(evidence, pooled(evidence))
+    others = [d for d in kinds if kinds[d] != WEIGHTS and evidence.described[d].series is None]
+    shown = frame[frame["left"].isin(weights[:1]) & frame["right"].isin(others)]
     rows = []
-    for (left, right), part in shown.groupby(["left", "right"], sort=False):
+    for (level, right), part in shown.groupby(["level", "right"], sort=False):
         values = part.set_index("metric")
-        cells = [f"{_cell(values.loc[m])}, null {two(values.loc[m, 'null'])}" for m in values.index]
-        rows.append([f"`{left}`", f"`{right}`", *cells, f"{part['p'].max():.3f}"])
-    metrics = list(dict.fromkeys(shown["metric"]))
-    yield _table(["", "", *metrics, "largest p"], rows)
+        for metric in values.index:
+            row = values.loc[metric]
+            if not pd.isna(row["value"]):
+                rows.append([level, f"`{right}`", metric, _cell(row), two(row["null"]), f"{row['p']:.3f}"])
+    order = {level: i for i, level in enumerate(LEVELS)}
+    rows.sort(key=lambda row: order[row[0]])
+    yield f"`{weights[0]}` beside:" if weights else ""
+    yield _table(["level", "descriptor", "measure", "value", "null", "largest p"], rows)
     yield (
         "CKA is debiased, RSA is the rank correlation of all distances (Mantel), Procrustes is one less the disparity, "
-        "mutual kNN the share of common neighbours; `null` is the mean over permutations of the LoRAs."
+        "mutual kNN the share of common neighbours; `null` is the mean over permutations: of all LoRAs, of artists "
+        "(their means are compared), or of the LoRAs of each artist among each other (each less its artist's mean)."
     )
 
 
 def _ablation(evidence: Evidence) -> Iterator[str]:
     yield "## Which weights?"
     frame = over_seeds(evidence, "ablation", ["component", "block", "factor", "metric"])
-    frame = frame[(frame["metric"] == "mAP") & (frame["factor"].isin(["delta", "both"]))]
-    frame = frame.sort_values(["factor", "value"], ascending=[True, False], kind="stable")
-    yield _table(
-        ["component", "block", "factor", "share of parameters", "mAP", "random parts of that size"],
-        [
+    frame = frame[frame["metric"] == "mAP"]
+    frame = frame[frame["factor"].isin({"delta", "both"} & set(frame["factor"]) or {"A", "B"})]
+    single = frame["block"].str.match(MODULE)
+    order = {"by": ["factor", "value"], "ascending": [True, False], "kind": "stable"}
+    for part, what in (
+        (frame[~single], "Components and blocks:"),
+        (frame[single].nlargest(12, "value"), "The best modules:"),
+    ):
+        if len(part):
+            yield what
+            yield _table(
+                ["component", "block", "factor", "share of parameters", "mAP", "random parts of that size"],
+                [
+                    [
+                        row.component,
+                        row.block,
+                        row.factor,
+                        f"{row.share:.1%}",
+                        "" if pd.isna(row.value) else f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})",
+                        ""
+                        if pd.isna(row.matched)
+                        else f"{row.matched:.2f} ({row.matched_low:.2f} to {row.matched_high:.2f})",
+                    ]
+                    for row in part.sort_values(**order).itertuples()
+                ],
+            )
+    yield "Modules as they are, each part at norm one: what a part holds, whatever weight it would be given."
+    asked = [name for name in (STYLE_BLOCK, CONTENT_BLOCK) if name in set(frame["block"])]
+    if asked:
+        factor = max(frame["factor"], key=("A", "B", "both", "delta").index)
+        blocks = frame[~single & (frame["component"] == "all") & (frame["block"] != "all")]
+        best = blocks[(blocks["factor"] == factor) & blocks["value"].notna()].nlargest(1, "value")
+        yield " ".join(
             [
-                row.component,
-                row.block,
-                row.factor,
-                f"{row.share:.0%}",
-                f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})",
-                "" if pd.isna(row.matched) else f"{row.matched:.2f} ({row.matched_low:.2f} to {row.matched_high:.2f})",
+                f"B-LoRA (arXiv 2403.14572) trains `{STYLE_BLOCK}` of SDXL for style and `{CONTENT_BLOCK}` for "
+                "content.",
+                *(f"Here the best block is `{row.block}` ({two(row.value)})." for row in best.itertuples()),
             ]
-            for row in frame.itertuples()
-        ],
+        )
+
+
+def _weighting(evidence: Evidence) -> Iterator[str]:
+    if not all(study.has("module_weights") for study in evidence.seeds):
+        return
+    frame = over_seeds(evidence, "module_weights", ["kernel", "weighting", "module", "component", "block"])
+    frame = frame.assign(place=frame["block"].str.split(".").str[:2].str.join("."))
+    first = frame["kernel"].iloc[0]
+    frame = frame[frame["kernel"] == first]
+    sums = frame.groupby(["place", "weighting"], sort=True)["weighted_share"].sum().unstack("weighting")
+    yield "## What the weightings do"
+    names = [name for name in dict.fromkeys(frame["weighting"]) if name in sums]
+    yield _table(
+        ["block", *(f"`{n}`" for n in names)], [[p, *(f"{v:.1%}" for v in row)] for p, row in sums[names].iterrows()]
     )
+    yield f"Shares of the squared norms of all LoRAs (kernel `{first}`), as they are and as modules are weighted."
 
 
 def _budget(evidence: Evidence) -> Iterator[str]:
-    yield "## The same budget for everybody"
+    yield "## How many numbers suffice, and the same budget for everybody"
     frame = pd.concat([study.frame("grid").assign(seed=i) for i, study in enumerate(evidence.seeds)])
+    own = evidence.study.frame("grid")
+    keys = ["dimensions", "whitening", "calibration", "distance"]
+    weights = speakers(evidence, pooled(evidence))
+    curve = frame[
+        frame["descriptor"].isin(weights)
+        & (frame["whitening"] == "none")
+        & frame["calibration"].isin(["none", evidence.view.calibration])
+        & (frame["distance"] == evidence.view.distance)
+    ]
+    if len(curve):
+        wide = curve.groupby(["descriptor", "calibration", "dimensions"], sort=True)["value"].mean().unstack()
+        columns = list(wide.columns)
+        whole = frame[(frame["calibration"] == NO_BASIS) & (frame["distance"] == evidence.view.distance)]
+        whole = whole.groupby("descriptor")["value"].mean()
+        yield _table(
+            ["descriptor", "calibration", *(str(c) for c in columns), "no basis"],
+            [
+                [f"`{d}`", f"`{c}`", *("" if pd.isna(v) else two(v) for v in row), two(whole[d])]
+                for (d, c), row in wide.iterrows()
+            ],
+        )
+        yield f"mAP of known artists by the number of principal components, {evidence.view.distance}."
     rows = []
     for descriptor, part in frame.groupby("descriptor", sort=False):
         default = part[part["remark"].fillna("").str.contains("default")]["value"].mean()
-        keys = ["dimensions", "whitening", "calibration", "distance"]
-        means = part.groupby(keys, sort=False)["value"].mean()
-        best = dict(zip(keys, means.idxmax(), strict=True))
-        setting = (
-            f"{best['dimensions']} dimensions, whitening {best['whitening']}, {best['calibration']}, {best['distance']}"
-        )
-        rows.append((means.max(), [f"`{descriptor}`", f"{default:.2f}", f"{means.max():.2f}", setting]))
+        # The best setting is that of the study's own seed, here on the others.
+        chosen = own[own["descriptor"] == descriptor].groupby(keys, sort=False)["value"].mean()
+        if chosen.empty or chosen.isna().all():
+            continue
+        best = dict(zip(keys, chosen.idxmax(), strict=True))
+        value = part[(part[keys] == pd.Series(best)).all(axis=1)]["value"].mean()
+        setting = f"no basis, {best['distance']}"
+        if best["calibration"] != NO_BASIS:
+            setting = f"{best['dimensions']} dimensions, whitening {best['whitening']}, {best['calibration']}, "
+            setting += best["distance"]
+        rows.append((value, [f"`{descriptor}`", two(default), two(value), setting]))
     yield _table(
-        ["descriptor", "default setting", "best setting", "which"],
+        ["descriptor", "headline setting", "best setting", "which"],
         [row for _, row in sorted(rows, key=lambda r: -r[0])],
     )
+    chosen = "; the best setting was chosen on the very queries that it is scored on, so it flatters all of them alike."
+    if evidence.replicates:
+        chosen = "; the best setting was chosen on the study's own seed and is scored here on the others."
     yield (
-        "Every descriptor was given the same grid of dimensions, whitening, calibrations and distances. The best "
-        "setting was chosen on the very queries that it is scored on, so it flatters all of them alike; CSLS also sees "
-        "the other queries, through how crowded the gallery is by them."
+        f"Every descriptor was given the same grid of dimensions, whitening, calibrations and distances{chosen} CSLS "
+        "also sees the other queries, through how crowded the gallery is by them."
     )
 
 
@@ -277,7 +442,7 @@ def _drift(evidence: Evidence) -> Iterator[str]:
     yield "## The drift of unseen LoRAs"
     frame = over_seeds(evidence, "drift", ["descriptor", "calibration", "component"])
     rows = []
-    for descriptor in ("delta", "factors"):
+    for descriptor in speakers(evidence, pooled(evidence)):
         part = frame[(frame["descriptor"] == descriptor)]
         for component in [c for c in (1, 2, 4, 8, 16) if c in set(part["component"])]:
             at = part[part["component"] == component].set_index("calibration")
@@ -294,21 +459,23 @@ def _drift(evidence: Evidence) -> Iterator[str]:
 
 
 def _variants(evidence: Evidence) -> Iterator[str]:
-    rows = []
-    for name, (changes, study) in evidence.variants.items():
-        scores = pooled(evidence, [study])
-        told = ", ".join(f"{k} {v}" for k, v in changes.items() if not k.startswith("extractors."))
-        rows.append(
-            [f"`{name}`", told, *(str(scores.score(d)) for d in ("delta", "factors")), f"{scores.chances.mean():.2f}"]
-        )
-    if rows:
-        yield "## Other settings"
-        known = pooled(evidence, [evidence.study])
-        rows.insert(
-            0, ["the study", "", *(str(known.score(d)) for d in ("delta", "factors")), f"{known.chances.mean():.2f}"]
-        )
-        yield _table(["variant", "what differs", "`delta`, mAP", "`factors`, mAP", "chance"], rows)
-        yield "One seed each; intervals over artists."
+    groups: dict[str, list[Any]] = {}
+    for changes, study in evidence.variants.values():
+        told = ", ".join(f"{k} {v}" for k, v in changes.items() if k != "seed" and not k.startswith("extractors."))
+        groups.setdefault(told, []).append(study)
+    if not groups:
+        return
+    yield "## Other settings"
+    described = evidence.described
+    names = [n for n, d in described.items() if d.kind == WEIGHTS and d.modules in ("plain", "gradient", "consensus")]
+    names = [n for n in names if described[n].scale == "unit"]
+
+    def row(told: str, pool: Pooled) -> list[str]:
+        cells = [str(pool.score(n)) if n in pool.descriptors else "" for n in names]
+        return [told, *cells, f"{pool.chances.mean():.2f}", str(pool.seeds)]
+
+    rows = [row("the study", pooled(evidence))] + [row(told, pooled(evidence, found)) for told, found in groups.items()]
+    yield _table(["what differs", *(f"`{n}`, mAP" for n in names), "chance", "seeds"], rows)
 
 
 SECTIONS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
@@ -319,6 +486,7 @@ SECTIONS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     _controls,
     _structure,
     _ablation,
+    _weighting,
     _budget,
     _drift,
     _variants,

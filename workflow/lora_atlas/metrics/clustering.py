@@ -1,6 +1,7 @@
 """Clustering: does a descriptor, told nothing, fall into artists and into genres?
 
-Clusters are found once, on all LoRAs together (no LoRA is unseen, so there is no drift to correct): by k-means and
+Clusters are found once, on all LoRAs together (no LoRA is unseen, so there is no drift to correct), on principal
+components and without any basis (column `scenario`): by k-means and
 Ward's method with the true number of groups and with an estimated one, and by HDBSCAN, which finds its own. Level
 "artist in genre" clusters each genre's LoRAs apart, into its artists: it asks for the hand within the school.
 
@@ -8,21 +9,20 @@ Algorithm "labels" needs no clusters: the silhouette of the true groups, leave-o
 majority, ties shared), and a linear probe (logistic regression): for artists fitted on gallery LoRAs and asked about
 query LoRAs, whose pictures it never saw; for genres fitted on other artists than those that it is asked about.
 
-Intervals are over artists (intervals.py): means over LoRAs have a bootstrap, scores of pairs a jackknife. Chance is the
-mean over random permutations of the LoRAs' artists, and of the artists' genres, since a genre belongs to an artist;
-for the same reason an artist's own LoRAs are no neighbours at genre level. Differences of descriptors are paired:
-the same artist is left out of both, the same resampling is seen by both.
+Intervals are over artists (intervals.py), all by leaving one artist out. Chance is the mean over random permutations of
+the LoRAs' artists, and of the artists' genres, since a genre belongs to an artist; for the same reason an artist's own
+LoRAs are no neighbours at genre level. Differences of descriptors are paired: the same artist is left out of both.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ..seeds import derive_seed
-from ..tables import KNOWN, TOGETHER
+from ..tables import KNOWN, TOGETHER, WHOLE
 from . import BEST_CONTROL, intervals
 from .labels import majority, nearest, probe
 from .partitions import ALGORITHMS, METRICS, contingency, estimated_groups, hdbscan, silhouette
@@ -38,7 +38,7 @@ COMPARED = {("Ward", "ARI"), ("k-means", "ARI"), ("labels", "1-NN")}  # at artis
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table, and what its differences are made of: resamplings, or values without each artist."""
+    """A row of the table, and what its differences are made of: the values without each artist."""
 
     level: str
     algorithm: str
@@ -47,11 +47,11 @@ class Row:
     low: float | None = None
     high: float | None = None
     chance: float | None = None
-    spread: np.ndarray | None = None
     without: np.ndarray | None = None
+    scenario: str = TOGETHER
 
     def told(self, descriptor: str) -> dict[str, Any]:
-        names = ("level", "algorithm", "metric", "value", "low", "high", "chance")
+        names = ("scenario", "level", "algorithm", "metric", "value", "low", "high", "chance")
         values = {name: getattr(self, name) for name in names}
         return {"descriptor": descriptor} | {
             name: value if value is None or isinstance(value, str) else float(value) for name, value in values.items()
@@ -60,7 +60,6 @@ class Row:
 
 @dataclass(frozen=True)
 class _Setting:
-    bootstrap: int
     level: float
     restarts: int
     permutations: int
@@ -80,14 +79,12 @@ class _Space:
     artists: np.ndarray
     genres: np.ndarray | None
     gallery: np.ndarray
-    weights: np.ndarray  # of intervals.draws
 
 
 def clustering(
     embeddings: pa.Table,
     descriptor: str,
     *,
-    bootstrap: int,
     level: float,
     restarts: int,
     permutations: int,
@@ -99,7 +96,7 @@ def clustering(
     `calibration`: of the vectors that the probe for artists is asked about; None, or none of them: those of all
     together. Raises ValueError where the table has no rows of the scenario together.
     """
-    setting = _Setting(bootstrap, level, restarts, permutations, seed, calibration)
+    setting = _Setting(level, restarts, permutations, seed, calibration)
     return [row.told(descriptor) for row in _measure(embeddings, descriptor, setting)]
 
 
@@ -107,7 +104,6 @@ def clusterings(
     embeddings: Mapping[str, pa.Table],
     kinds: Mapping[str, str],
     *,
-    bootstrap: int,
     level: float,
     restarts: int,
     permutations: int,
@@ -119,7 +115,7 @@ def clusterings(
     Raises ValueError for descriptors of `kinds` that have no embeddings, or other artists than the first has.
     """
     _check_paired(embeddings, kinds)
-    setting = _Setting(bootstrap, level, restarts, permutations, seed, calibration)
+    setting = _Setting(level, restarts, permutations, seed, calibration)
     measured = {name: list(_measure(table, name, setting)) for name, table in embeddings.items()}
     rows = [row.told(name) for name, found in measured.items() for row in found]
     return rows, list(_differences({name: measured[name] for name in kinds}, kinds, level))
@@ -144,33 +140,43 @@ def _check_paired(embeddings: Mapping[str, pa.Table], kinds: Mapping[str, str]) 
 
 
 def _differences(measured: Mapping[str, Sequence[Row]], kinds: Mapping[str, str], level: float) -> Iterator[dict]:
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    found: dict[tuple[str, str, str], dict[str, Row]] = {}
     for name, rows in measured.items():
         for row in rows:
             if row.level == "artist" and (row.algorithm, row.metric) in COMPARED:
-                found.setdefault((row.algorithm, row.metric), {})[name] = row
-    for (algorithm, metric), rows in found.items():
+                found.setdefault((row.scenario, row.algorithm, row.metric), {})[name] = row
+    for (scenario, algorithm, metric), rows in found.items():
         names = list(rows)
         controls = [name for name in names if kinds[name] == "control"]
-        pairs = [(left, [right], right) for i, left in enumerate(names) for right in names[i + 1 :]]
-        pairs += [(left, controls, BEST_CONTROL) for left in names if controls and left not in controls]
-        for left, others, right in pairs:
-            value = rows[left].value - max(rows[name].value for name in others)
-            if rows[left].without is not None:
-                # Which control is best is decided anew without each artist.
-                deleted = rows[left].without - np.max([rows[name].without for name in others], 0)
-                value, low, high = intervals.jackknife(value, deleted, level)
-            else:
-                spread = rows[left].spread - np.max([rows[name].spread for name in others], 0)
-                value, low, high = intervals.percentiles(value, spread, level)
-            row = {"scenario": TOGETHER, "level": "artist", "algorithm": algorithm, "metric": metric}
-            yield row | {"left": left, "right": right, "value": value, "low": low, "high": high}
+
+        def difference(left: str, right: str, rows=rows) -> intervals.Estimate:
+            value, without = rows[left].value - rows[right].value, rows[left].without - rows[right].without
+            return intervals.jackknife(value, without, intervals.DIFFERENCE)
+
+        row = {"scenario": scenario, "level": "artist", "algorithm": algorithm, "metric": metric}
+        for i, left in enumerate(names):
+            for right in names[i + 1 :]:
+                estimate = difference(left, right)
+                low, high = estimate.interval(level)
+                yield row | {"left": left, "right": right, "value": estimate.value, "low": low, "high": high}
+        for left in names:
+            if controls and left not in controls:
+                value, low, high, *_ = intervals.against_best([difference(left, name) for name in controls], level)
+                yield row | {"left": left, "right": BEST_CONTROL, "value": value, "low": low, "high": high}
 
 
 def _measure(embeddings: pa.Table, descriptor: str, setting: _Setting) -> Iterator[Row]:
-    space = _space(embeddings, TOGETHER, None, setting)
-    if space is None:
-        raise ValueError(f"{descriptor}: no embeddings of scenario {TOGETHER!r}")
+    for scenario, known in ((TOGETHER, (KNOWN, setting.calibration)), (WHOLE, (WHOLE, None))):
+        space = _space(embeddings, scenario, None)
+        if space is not None:
+            queried = space if known[1] is None and scenario == TOGETHER else _space(embeddings, *known) or space
+            yield from (replace(row, scenario=scenario) for row in _measured(space, queried, setting))
+        elif scenario == TOGETHER:
+            raise ValueError(f"{descriptor}: no embeddings of scenario {TOGETHER!r}")
+
+
+def _measured(space: _Space, queried: _Space, setting: _Setting) -> Iterator[Row]:
+    """Rows of one space of all LoRAs; the probe for artists is asked about those of `queried`."""
     if len(space.X) < 3:  # no two artists of whom one has two LoRAs
         return
     found, groups = hdbscan(space.X) if len(space.X) > 3 else None, estimated_groups(space.X, space.D)
@@ -188,11 +194,11 @@ def _measure(embeddings: pa.Table, descriptor: str, setting: _Setting) -> Iterat
         for algorithm, clusters in partitions.items():
             yield from _agreement(name, algorithm, labels, clusters, shuffled, space, setting)
         yield from _neighbours(name, labels, shuffled, space, setting)
-        yield from _probe(name, embeddings, space, setting)
+        yield from _probe(name, queried if name == "artist" else space, setting)
     yield from _within(space, setting)
 
 
-def _space(embeddings: pa.Table, scenario: str, calibration: str | None, setting: _Setting) -> _Space | None:
+def _space(embeddings: pa.Table, scenario: str, calibration: str | None) -> _Space | None:
     from scipy.spatial.distance import cdist
 
     chosen = np.array(embeddings["scenario"].to_pylist(), object) == scenario
@@ -202,7 +208,7 @@ def _space(embeddings: pa.Table, scenario: str, calibration: str | None, setting
         return None
     part = embeddings.filter(pa.array(chosen))
     X = np.stack(part["vector"].to_numpy(zero_copy_only=False)).astype(np.float64)
-    names, artists = np.unique(part["artist"].to_pylist(), return_inverse=True)
+    artists = np.unique(part["artist"].to_pylist(), return_inverse=True)[1]
     genres = part["genre"].to_pylist()
     return _Space(
         X,
@@ -210,7 +216,6 @@ def _space(embeddings: pa.Table, scenario: str, calibration: str | None, setting
         artists,
         None if None in genres else np.unique(genres, return_inverse=True)[1],
         np.array(part["split"].to_pylist()) == "gallery",
-        intervals.draws(len(names), setting.bootstrap, setting.seed),
     )
 
 
@@ -246,9 +251,9 @@ def _agreement(
                 chances[metric].append(function(under))
     for metric, function in METRICS.items():
         deleted = np.concatenate(without[metric])
-        value, low, high = intervals.jackknife(function(whole[None])[0], deleted, setting.level)
+        estimate = intervals.jackknife(function(whole[None])[0], deleted, intervals.DIFFERENCE)
         chance = np.concatenate(chances[metric]).mean()
-        yield Row(name, algorithm, metric, value, low, min(high, 1.0), chance, without=deleted)
+        yield Row(name, algorithm, metric, estimate.value, *estimate.interval(setting.level), chance, without=deleted)
     yield _mean(name, algorithm, "silhouette", silhouette(space.D, clusters), None, space, setting)
     if algorithm.endswith("estimated") or algorithm == "HDBSCAN":
         yield Row(name, algorithm, "K", float(groups))
@@ -272,9 +277,8 @@ def _neighbours(name: str, labels: np.ndarray, shuffled: np.ndarray, space: _Spa
         yield _mean(name, "labels", f"{NEIGHBOURS}-NN", *voted, space, setting)
 
 
-def _probe(name: str, embeddings: pa.Table, space: _Space, setting: _Setting) -> Iterator[Row]:
+def _probe(name: str, space: _Space, setting: _Setting) -> Iterator[Row]:
     if name == "artist":
-        space = _space(embeddings, KNOWN, setting.calibration, setting) or space if setting.calibration else space
         labels, splits = space.artists, [(space.gallery, ~space.gallery)]
     else:
         labels, order = space.genres, setting.rng("probe").permutation(space.artists.max() + 1)
@@ -329,8 +333,8 @@ def _within(space: _Space, setting: _Setting) -> Iterator[Row]:
             chance = np.array([function(t[:AMI_PERMUTATIONS]).mean() for t in dealt]) @ sizes / sizes.sum()
             low = high = None
             if len(deleted) > 1:
-                _, low, high = intervals.jackknife(value, deleted, setting.level)
-            yield Row(WITHIN, algorithm, metric, value, low, high if high is None else min(high, 1.0), chance)
+                low, high = intervals.jackknife(value, deleted, intervals.DIFFERENCE).interval(setting.level)
+            yield Row(WITHIN, algorithm, metric, value, low, high, chance)
     hit, luck = np.full(len(space.X), np.nan), []
     for rows, _, labels in genres:
         hit[rows], each = nearest(space.D[np.ix_(rows, rows)], labels, np.arange(len(rows)), labels)
@@ -341,8 +345,12 @@ def _within(space: _Space, setting: _Setting) -> Iterator[Row]:
 def _mean(
     name: str, algorithm: str, metric: str, values: np.ndarray, chance: float | None, space: _Space, setting: _Setting
 ) -> Row:
-    """The mean over LoRAs that have a value, and that of every resampling of artists."""
+    """The mean over LoRAs that have a value, and the same without each artist."""
     asked = np.isfinite(values)
-    spread = intervals.resampled(values[asked], space.artists[asked], space.weights)
-    value, low, high = intervals.percentiles(values[asked].mean(), spread, setting.level)
-    return Row(name, algorithm, metric, value, low, high, chance, spread=spread)
+    bounds = intervals.DIFFERENCE if metric == "silhouette" else intervals.SCORE
+    sums = np.bincount(space.artists[asked], values[asked], space.artists.max() + 1)
+    counts = np.bincount(space.artists[asked], minlength=len(sums))
+    value, rest = sums.sum() / counts.sum(), counts.sum() - counts
+    without = np.divide(sums.sum() - sums, rest, out=np.full(len(sums), value), where=rest > 0)
+    low, high = intervals.mean(values[asked], space.artists[asked], bounds).interval(setting.level)
+    return Row(name, algorithm, metric, value, low, high, chance, without=without)

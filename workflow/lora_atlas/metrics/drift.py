@@ -16,8 +16,9 @@ from . import intervals
 from .retrieval import spaces
 
 
-def drift(embeddings: pa.Table, descriptor: str, *, bootstrap: int, level: float, seed: int) -> list[dict[str, Any]]:
-    """Rows of the table "drift" for one descriptor: every calibration × component, with intervals over artists.
+def drift(embeddings: pa.Table, descriptor: str, *, level: float) -> list[dict[str, Any]]:
+    """Rows of the table "drift" for one descriptor: every calibration × component, with intervals over artists, made on
+    the logarithm of the ratio.
 
     A component on which the gallery has no spread has no ratio (null).
     """
@@ -27,17 +28,17 @@ def drift(embeddings: pa.Table, descriptor: str, *, bootstrap: int, level: float
         if scenario != KNOWN:
             continue
         names, artists = np.unique(space.columns["artist"].astype(str), return_inverse=True)
-        weights = intervals.draws(len(names), bootstrap, seed)
         squares = np.square(space.vectors).T  # (k, n)
         sides = [space.columns["split"] == side for side in ("query", "gallery")]
-        values = [squares[:, side].mean(1) for side in sides]
-        spread = [intervals.resampled(squares[:, side], artists[side], weights) for side in sides]
-        for i in range(len(squares)):
+        rows = zip(*(_sums(squares[:, side], artists[side], len(names)) for side in sides), strict=True)
+        for i, (query, gallery) in enumerate(rows):
             value = low = high = None
-            if values[1][i] > 0 and len(squares[i, sides[0]]):
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    ratios = np.sqrt(spread[0][i] / spread[1][i])
-                value, low, high = intervals.percentiles(np.sqrt(values[0][i] / values[1][i]), ratios, level)
+            if gallery.sum() > 0 and sides[0].any():
+                per = sides[1].sum() / sides[0].sum()
+                value = float(np.sqrt(query.sum() / gallery.sum() * per))
+                low, high = _interval(
+                    query, gallery, *(np.bincount(artists[s], minlength=len(names)) for s in sides), level
+                )
             found.append(
                 {
                     "descriptor": descriptor,
@@ -52,3 +53,23 @@ def drift(embeddings: pa.Table, descriptor: str, *, bootstrap: int, level: float
                 }
             )
     return found
+
+
+def _sums(squares: np.ndarray, artists: np.ndarray, count: int) -> np.ndarray:
+    """Sums (k, artists) of squares (k, n)."""
+    return np.stack([np.bincount(artists, row, count) for row in squares])
+
+
+def _interval(
+    query: np.ndarray, gallery: np.ndarray, queries: np.ndarray, known: np.ndarray, level: float
+) -> tuple[float | None, float | None]:
+    """The interval of the ratio, from sums of squares and counts of each artist (artists,)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left = (query.sum() - query) / (queries.sum() - queries)
+        rest = (gallery.sum() - gallery) / (known.sum() - known)
+        without = np.log(left / rest) / 2
+    if len(without) < 2 or not np.isfinite(without).all():
+        return None, None
+    whole = np.log(query.sum() / queries.sum() / (gallery.sum() / known.sum())) / 2
+    low, high = np.exp(intervals.jackknife(whole, without).interval(level))
+    return float(low), float(high)

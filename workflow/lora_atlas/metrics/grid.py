@@ -1,10 +1,10 @@
 """The grid: every descriptor under the same settings, so that none has an advantage of budget.
 
-All descriptors are given the same numbers of dimensions, the same whitenings, calibrations and distances; only a
-descriptor with fewer directions than asked for has fewer rows. Each row is retrieval of known artists under one
-setting. "default" is the study's own setting; "best" is the highest mAP of a descriptor. Best is chosen on the very
-queries that it is scored on: it is optimistic, its interval too, and it says what a descriptor could give to one who
-tunes it, not what it gives.
+All descriptors are given the same numbers of dimensions, the same whitenings, calibrations and distances, and the rows
+"whole", without any basis; only a descriptor with fewer directions than asked for has fewer rows. Each row is retrieval
+of known artists under one setting. "default" is the study's own setting; "best" is the highest mAP of a descriptor.
+Best is chosen on the very queries that it is scored on: it is optimistic, its interval too, and it says what a
+descriptor could give to one who tunes it, not what it gives.
 
 Whitening ``full`` divides each component of the calibrated vectors by its standard deviation over the gallery; a
 component without any stays as it is. Without it the first components, which hold most of the variance, weigh most.
@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..seeds import derive_seed
-from ..weights.embed import ladder, widest
+from ..views import NO_BASIS, View
+from ..weights.embed import AlikeError, ladder, widest
 from . import intervals
 from .questions import Questions, questions, stored
 from .ranking import DISTANCES
@@ -44,7 +45,7 @@ def grid(
     plan: pa.Table,
     embedding: Mapping[str, Any],
     *,
-    bootstrap: int,
+    view: View,
     level: float,
     seed: int,
 ) -> list[dict[str, Any]]:
@@ -52,18 +53,18 @@ def grid(
 
     `grams`: descriptor → Gram matrix (N, N), scaled, of the LoRAs of `plan` in its order; `embedding`: the study's
     `dimensions`, `calibrations`, `calibration` and `folds`. A descriptor of fewer directions than are asked for has
-    rows once at as many as it has. Folds and ties are those of the embeddings and of the table "retrieval", so a
-    default row is the headline. Raises ValueError naming a descriptor that cannot be embedded.
+    rows once at as many as it has. Folds and ties are those of the embeddings and of the table "retrieval", so the
+    default row, that of the headline `view`, is the headline. Raises ValueError naming a descriptor that cannot be
+    embedded; one whose gallery is all alike has a row of chance.
 
     "best" is the first of the highest mAP in the order of the rows, and optimistic: it is chosen on the same queries.
     """
     asked = questions(plan, seed)
-    weights = intervals.draws(int(asked.artists.max()) + 1, bootstrap, seed) if len(asked.rows) else None
     dimensions = steps(int(asked.gallery.sum()), embedding["dimensions"], embedding["folds"])
     default = min(embedding["dimensions"], dimensions[-1])
     found = []
     for descriptor, K in grams.items():
-        rows, done = [], 0
+        rows, done, at_default = [], 0, default
         rungs = ladder(
             K, asked.gallery, dimensions, embedding["calibrations"],
             folds=embedding["folds"], seed=derive_seed("folds", seed),
@@ -72,49 +73,76 @@ def grid(
             for wanted, calibrated in zip(dimensions, rungs, strict=True):
                 k = next(iter(calibrated.values())).shape[1]
                 if k > done:
-                    rows += _rung(descriptor, calibrated, asked, weights, level)
+                    rows += _rung(descriptor, calibrated, asked, level)
                 if wanted == default:
                     at_default = k
                 done = k
+            directly = K
+        except AlikeError:
+            directly = np.zeros_like(K)
         except ValueError as error:
             raise ValueError(f"{descriptor}: {error}") from error
-        _remark(rows, (at_default, "none", embedding["calibration"], "L2"))
+        for distance in DISTANCES:
+            scores = asked.from_products(directly, distance)["mAP"] if len(asked.rows) else None
+            rows.append(_row(descriptor, len(K), distance, scores, asked, level, "none", NO_BASIS))
+        whole = (len(K), "none", NO_BASIS, view.distance)
+        components = (at_default, "none", view.calibration, view.distance)
+        # One that cannot tell the gallery apart has no components: it is at chance under every view.
+        alike = directly is not K
+        _remark(rows, whole if view.basis == NO_BASIS or alike else components)
         found += rows
     return found
 
 
 def _rung(
-    descriptor: str,
-    calibrated: Mapping[str, np.ndarray],
-    asked: Questions,
-    weights: np.ndarray | None,
-    level: float,
+    descriptor: str, calibrated: Mapping[str, np.ndarray], asked: Questions, level: float
 ) -> list[dict[str, Any]]:
     plain = {name: stored(vectors) for name, vectors in calibrated.items()}
     whitenings = {"none": plain, "full": {name: whiten(vectors, asked.gallery) for name, vectors in plain.items()}}
-    rows = []
-    for whitening, spaces in whitenings.items():
-        for calibration, vectors in spaces.items():
-            for distance in DISTANCES:
-                value = low = high = None
-                if weights is not None:
-                    value, low, high = intervals.mean(asked.precision(vectors, distance), asked.artists, weights, level)
-                rows.append(
-                    {
-                        "descriptor": descriptor,
-                        "dimensions": vectors.shape[1],
-                        "whitening": whitening,
-                        "calibration": calibration,
-                        "distance": distance,
-                        "metric": "mAP",
-                        "value": value,
-                        "low": low,
-                        "high": high,
-                        "chance": asked.chance,
-                        "remark": None,
-                    }
-                )
-    return rows
+    return [
+        _row(
+            descriptor,
+            vectors.shape[1],
+            distance,
+            asked.precision(vectors, distance) if len(asked.rows) else None,
+            asked,
+            level,
+            whitening,
+            calibration,
+        )
+        for whitening, spaces in whitenings.items()
+        for calibration, vectors in spaces.items()
+        for distance in DISTANCES
+    ]
+
+
+def _row(
+    descriptor: str,
+    dimensions: int,
+    distance: str,
+    scores: np.ndarray | None,
+    asked: Questions,
+    level: float,
+    whitening: str,
+    calibration: str,
+) -> dict[str, Any]:
+    value = low = high = None
+    if scores is not None:
+        estimate = intervals.mean(scores, asked.artists)
+        value, (low, high) = estimate.value, estimate.interval(level)
+    return {
+        "descriptor": descriptor,
+        "dimensions": dimensions,
+        "whitening": whitening,
+        "calibration": calibration,
+        "distance": distance,
+        "metric": "mAP",
+        "value": value,
+        "low": low,
+        "high": high,
+        "chance": asked.chance,
+        "remark": None,
+    }
 
 
 def _remark(rows: Sequence[dict[str, Any]], default: tuple[int, str, str, str]) -> None:

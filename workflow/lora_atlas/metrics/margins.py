@@ -1,9 +1,9 @@
 """Margins: what a score is beside other scores, and beside what labels dealt at random would give.
 
-A difference of two descriptors is computed query by query and resampled over artists: both see the same resampling, so
-what is common to them (a hard artist, a few pictures) cancels. A descriptor's headline is its margin over the best
-control; which control is best is decided anew in every resampling, since a maximum that was chosen once would flatter
-the margin.
+A difference of two descriptors is computed query by query, with an interval over artists (intervals.py), so what is
+common to them (a hard artist, a few pictures) cancels. A descriptor's headline is its margin over the best control; no
+control is chosen for the best, since a maximum that was chosen would flatter one side of the interval: the margin is
+above zero where the descriptor is better than each control (intervals.against_best).
 """
 
 from collections.abc import Mapping
@@ -11,47 +11,43 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from ..seeds import derive_seed
-from ..tables import KNOWN
+from ..views import View
 from . import BEST_CONTROL, intervals
 from .ranking import DISTANCES, TIE, average_precision, chance, scale_of, score
 from .retrieval import spaces
 
 
-def differences(
-    queries: pa.Table, kinds: Mapping[str, str], *, bootstrap: int, level: float, seed: int
-) -> list[dict[str, Any]]:
+def differences(queries: pa.Table, kinds: Mapping[str, str], view: View, *, level: float) -> list[dict[str, Any]]:
     """Rows of the table "differences": every pair of descriptors of `kinds` (name → what it looks at), left − right.
 
-    `queries`: the table of that name; L2 distances are compared, in every scenario, level and metric that it holds.
-    Raises ValueError where two descriptors were asked different queries.
+    `queries`: the table of that name; compared is what the study's headline `view` compares, known artists and unseen,
+    at every level and metric that it holds. Raises ValueError where two descriptors were asked different queries.
     """
     found = []
-    for (scenario, name, metric), table in matrices(queries, kinds).items():
-        weights = intervals.draws(len(table.artists), bootstrap, seed)
-        means = intervals.resampled(table.scores, table.of, weights)  # (descriptors, bootstrap)
-        values = table.scores.mean(1)
+    for (scenario, name, metric), table in matrices(queries, kinds, view).items():
         place = {descriptor: i for i, descriptor in enumerate(table.descriptors)}
         controls = [i for descriptor, i in place.items() if kinds[descriptor] == "control"]
-        pairs = [
-            (left, right, values[i] - values[j], means[i] - means[j])
-            for left, i in place.items()
-            for right, j in place.items()
-            if i < j
-        ]
-        if controls:
-            best, resampled = values[controls].max(), means[controls].max(0)
-            pairs += [
-                (left, BEST_CONTROL, values[i] - best, means[i] - resampled)
-                for left, i in place.items()
-                if i not in controls
-            ]
-        for left, right, value, spread in pairs:
-            value, low, high = intervals.percentiles(value, spread, level)
-            row = {"scenario": scenario, "level": name, "algorithm": None, "metric": metric}
-            found.append(row | {"left": left, "right": right, "value": value, "low": low, "high": high})
+
+        def difference(i: int, j: int, table=table) -> intervals.Estimate:
+            return intervals.mean(table.scores[i] - table.scores[j], table.of, intervals.DIFFERENCE)
+
+        row = {"scenario": scenario, "level": name, "algorithm": None, "metric": metric}
+        for left, i in place.items():
+            for right, j in place.items():
+                if i < j:
+                    estimate = difference(i, j)
+                    low, high = estimate.interval(level)
+                    found.append(
+                        row | {"left": left, "right": right, "value": estimate.value, "low": low, "high": high}
+                    )
+        for left, i in place.items():
+            if controls and i not in controls:
+                value, low, high, *_ = intervals.against_best([difference(i, j) for j in controls], level)
+                found.append(row | {"left": left, "right": BEST_CONTROL, "value": value, "low": low, "high": high})
     return found
 
 
@@ -65,10 +61,10 @@ class Matrix:
     scores: np.ndarray
 
 
-def matrices(queries: pa.Table, kinds: Mapping[str, str]) -> dict[tuple[str, str, str], Matrix]:
-    """(scenario, level, metric) → scores of all descriptors of `kinds`, by L2 distance, query by query."""
-    frame = queries.to_pandas()
-    frame = frame[(frame["distance"] == "L2") & frame["descriptor"].isin(list(kinds))]
+def matrices(queries: pa.Table, kinds: Mapping[str, str], view: View) -> dict[tuple[str, str, str], Matrix]:
+    """(scenario, level, metric) → scores of all descriptors of `kinds` under a view, query by query."""
+    frame = viewed(queries.to_pandas(), view)
+    frame = frame[frame["descriptor"].isin(list(kinds))]
     found = {}
     for key, part in frame.groupby(["scenario", "level", "metric"], sort=False):
         wide = part.pivot(index="descriptor", columns="lora", values="value")
@@ -82,25 +78,32 @@ def matrices(queries: pa.Table, kinds: Mapping[str, str]) -> dict[tuple[str, str
     return found
 
 
+def viewed(frame: pd.DataFrame, view: View) -> pd.DataFrame:
+    """Rows of the table "queries" (or "retrieval") that a view looks at: of known artists, and of unseen ones."""
+    pairs = [view.known, view.unseen]
+    chosen = [pair in pairs for pair in zip(frame["scenario"], frame["calibration"], strict=True)]
+    return frame[np.array(chosen, bool) & (frame["distance"] == view.distance).to_numpy()]
+
+
 def permuted(
-    embeddings: Mapping[str, pa.Table], calibration: str, *, permutations: int, level: float, seed: int
+    embeddings: Mapping[str, pa.Table], view: View, *, permutations: int, level: float, seed: int
 ) -> list[dict[str, Any]]:
-    """Rows of the table "controls": mAP where the gallery's artists are dealt to its LoRAs at random.
+    """Rows of the table "controls": mAP where the gallery's artists are permuted among its LoRAs.
 
     `value` is the mean over permutations, `low` and `high` hold `level` of them; `expected` is chance in closed form,
     which the mean must meet; `p` is how often a permutation does as well as the labels that are true.
-    Known artists, the study's own calibration, L2. One set of permutations serves all descriptors.
+    Known artists, under the study's headline view. One set of permutations serves all descriptors.
     """
     found = []
     for descriptor, table in embeddings.items():
         for scenario, used, space in spaces(table):
-            if (scenario, used) != (KNOWN, calibration):
+            if (scenario, used) != view.known:
                 continue
             queries, gallery = (space.of(np.flatnonzero(space.columns["split"] == s)) for s in ("query", "gallery"))
             asked = np.isin(queries.columns["artist"].astype(str), gallery.columns["artist"].astype(str))
             queries = queries.of(np.flatnonzero(asked))
-            D = DISTANCES["L2"](queries.vectors, gallery.vectors)
-            scale = scale_of("L2", queries.vectors, gallery.vectors)
+            D = DISTANCES[view.distance](queries.vectors, gallery.vectors)
+            scale = scale_of(view.distance, queries.vectors, gallery.vectors)
             seeds = [derive_seed("retrieval", "ties", seed, lora) for lora in queries.columns["lora"]]
 
             own, labels = queries.columns["artist"].astype(str), gallery.columns["artist"].astype(str)
@@ -116,7 +119,7 @@ def permuted(
             rng = np.random.Generator(np.random.PCG64(derive_seed("margins", "permutations", seed)))
             spread = np.array([mean(labels[rng.permutation(len(labels))]) for _ in range(permutations)])
             observed = mean(labels)
-            value, low, high = intervals.percentiles(spread.mean(), spread, level)
+            low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2]).tolist()
             sizes = [(labels == artist).sum() for artist in own]
             found.append(
                 {
@@ -124,7 +127,7 @@ def permuted(
                     "descriptor": descriptor,
                     "level": "artist",
                     "metric": "mAP",
-                    "value": value,
+                    "value": float(spread.mean()),
                     "low": low,
                     "high": high,
                     "expected": float(np.mean([chance("mAP", int(R), len(labels)) for R in sizes])),

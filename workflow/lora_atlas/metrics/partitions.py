@@ -14,6 +14,8 @@ from scipy.special import gammaln
 
 SMALLEST = 3  # LoRAs that HDBSCAN takes for a group
 MOST_GROUPS = 150  # that are looked for where their number is estimated
+STARTS = 10**9  # multiplications of all starts of k-means together
+LEAST_RESTARTS = 5  # whatever a start costs
 
 
 def contingency(labels: np.ndarray, clusters: np.ndarray, classes: int, groups: int) -> np.ndarray:
@@ -108,6 +110,8 @@ def _k_means(X: np.ndarray, groups: int, restarts: int, seed: int) -> np.ndarray
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
+    # Of vectors as wide as a collection is large, fewer restarts: a start costs n × groups × width.
+    restarts = max(min(restarts, STARTS // (X.size * groups)), min(restarts, LEAST_RESTARTS))
     with warnings.catch_warnings():
         # A control may have fewer different points than there are groups; it then has fewer clusters.
         warnings.simplefilter("ignore", ConvergenceWarning)

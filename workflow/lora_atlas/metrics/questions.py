@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from ..seeds import derive_seed
-from ..weights.embed import ladder
-from .ranking import DISTANCES, chance, scale_of, score
+from ..views import NO_BASIS, View
+from ..weights.embed import check_gallery, ladder
+from .ranking import DISTANCES, chance, from_products, scale_of, score
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class Questions:
         Q, G = vectors[self.rows], vectors[self.gallery]
         D = DISTANCES[distance](Q, G)
         return score(D, self.relevant, metrics, scale=scale_of(distance, Q, G), seeds=self.ties)
+
+    def from_products(self, K: np.ndarray, distance: str, metrics: Sequence[str] = ("mAP",)) -> dict[str, np.ndarray]:
+        """The same scores (q,) from inner products K (N, N), without any basis or vectors."""
+        squares = np.diag(K)
+        of_queries, of_gallery = squares[self.rows], squares[self.gallery]
+        D = from_products(distance, K[np.ix_(self.rows, np.flatnonzero(self.gallery))], of_queries, of_gallery)
+        scale = float(np.sqrt(max(of_queries.max(), of_gallery.max()))) if distance == "L2" else 1.0
+        return score(D, self.relevant, metrics, scale=scale, seeds=self.ties)
 
     def precision(self, vectors: np.ndarray, distance: str = "L2") -> np.ndarray:
         """Average precision of each query (q,)."""
@@ -58,8 +67,23 @@ def stored(vectors: np.ndarray) -> np.ndarray:
     return vectors.astype(np.float32).astype(np.float64)
 
 
-def headline(K: np.ndarray, gallery: np.ndarray, embedding: Mapping[str, Any], seed: int) -> np.ndarray:
-    """Vectors (N, k) under the study's own dimensions and calibration, as stored; raises what `ladder` does."""
-    name, folds = embedding["calibration"], embedding["folds"]
-    steps = ladder(K, gallery, [embedding["dimensions"]], [name], folds=folds, seed=derive_seed("folds", seed))
-    return stored(next(steps)[name])
+def under(
+    K: np.ndarray,
+    asked: Questions,
+    view: View,
+    embedding: Mapping[str, Any],
+    seed: int,
+    metrics: Sequence[str] = ("mAP",),
+) -> dict[str, np.ndarray]:
+    """Metric → score of each query (q,) by inner products K (N, N) under a view, as the table "retrieval" has them.
+
+    Raises what `ladder` does; AlikeError where the gallery's LoRAs are all alike.
+    """
+    check_gallery(K, asked.gallery)
+    if view.basis == NO_BASIS:
+        return asked.from_products(K, view.distance, metrics)
+    rungs = ladder(
+        K, asked.gallery, [embedding["dimensions"]], [view.calibration],
+        folds=embedding["folds"], seed=derive_seed("folds", seed),
+    )  # fmt: skip
+    return asked.scores(stored(next(rungs)[view.calibration]), view.distance, metrics)

@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 
 TIE = 1e-9  # of the scale of a distance (cosine: one; L2: the vectors' length): nearer than that is equal
+ROUNDING = 1e-14  # of squared lengths: what inner products differ by less is no distance, whose root would be no tie
 ORDERS = 8  # random orders of ties that a score is averaged over, where there are ties
 HUBS = 10  # neighbours that a point's crowdedness is measured by, in CSLS
 
@@ -102,13 +103,28 @@ def _csls(Q: np.ndarray, G: np.ndarray) -> np.ndarray:
 
     A query's crowdedness is the same for all it ranks; it is kept, so that values are those of the paper (negated).
     """
-    similar = _unit(Q) @ _unit(G).T
+    return _crowded(_unit(Q) @ _unit(G).T)
+
+
+def _crowded(similar: np.ndarray) -> np.ndarray:
     of_gallery = np.sort(similar, 0)[-HUBS:].mean(0)
     of_queries = np.sort(similar, 1)[:, -HUBS:].mean(1)
     return of_queries[:, None] + of_gallery[None] - 2 * similar
 
 
 DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"L2": _l2, "cosine": _cosine, "CSLS": _csls}
+
+
+def from_products(distance: str, products: np.ndarray, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """The same distances (q, n) from inner products (q, n) and the squared lengths of queries (q,) and gallery (n,):
+    no vectors are needed."""
+    if distance == "L2":
+        lengths = queries[:, None] + gallery[None]
+        squares = lengths - 2 * products
+        return np.sqrt(np.where(squares > ROUNDING * lengths, squares, 0.0))
+    lengths = np.sqrt(np.outer(queries.clip(0), gallery.clip(0)))
+    similar = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+    return 1 - similar if distance == "cosine" else _crowded(similar)
 
 
 def scale_of(distance: str, Q: np.ndarray, G: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Retrieval: does a query LoRA find the gallery LoRAs of its artist, or of its genre?
 
 Every query ranks the whole gallery of its fold by distance; every query counts, also one without a hit. How rankings
-are scored, and what chance gives, is in ranking.py. Intervals are percentile bootstraps over artists.
+are scored, and what chance gives, is in ranking.py. Intervals are over artists (intervals.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..seeds import derive_seed
-from ..tables import KNOWN, TOGETHER
+from ..tables import TOGETHER
 from . import intervals
 from .ranking import DISTANCES, METRICS, chance, scale_of, score
 
@@ -114,28 +114,24 @@ def _ask(space: _Space, scenario: str, calibration: str, distance: str, level: s
     return Asked(scenario, calibration, distance, level, loras, artists, joined, expected)
 
 
-def retrieval(
-    embeddings: pa.Table, descriptor: str, *, bootstrap: int, level: float, seed: int
-) -> list[dict[str, Any]]:
+def retrieval(embeddings: pa.Table, descriptor: str, *, level: float, seed: int) -> list[dict[str, Any]]:
     """Rows of the table "retrieval" for one descriptor: every scenario, calibration, distance, level and metric.
 
     `queries` says how many queries were asked.
     """
-    return rows(list(ask(embeddings, descriptor, seed=seed)), descriptor, bootstrap=bootstrap, level=level, seed=seed)
+    return rows(list(ask(embeddings, descriptor, seed=seed)), descriptor, level=level)
 
 
-def rows(asked: Sequence[Asked], descriptor: str, *, bootstrap: int, level: float, seed: int) -> list[dict[str, Any]]:
+def rows(asked: Sequence[Asked], descriptor: str, *, level: float) -> list[dict[str, Any]]:
     """Rows of the table "retrieval" of what was asked of one descriptor."""
     found = []
-    weights: dict[int, np.ndarray] = {}
     for one in asked:
-        names, numbers = np.unique(np.array(one.artists, str), return_inverse=True)
-        if len(names) and len(names) not in weights:
-            weights[len(names)] = intervals.draws(len(names), bootstrap, seed)
+        numbers = np.unique(np.array(one.artists, str), return_inverse=True)[1]
         for metric, values in one.scores.items():
-            value, low, high = (
-                intervals.mean(values, numbers, weights[len(names)], level) if len(values) else (None, None, None)
-            )
+            value = low = high = None
+            if len(values):
+                estimate = intervals.mean(values, numbers)
+                value, (low, high) = estimate.value, estimate.interval(level)
             found.append(
                 {
                     "scenario": one.scenario,
@@ -154,8 +150,8 @@ def rows(asked: Sequence[Asked], descriptor: str, *, bootstrap: int, level: floa
     return found
 
 
-def queries(asked: Sequence[Asked], descriptor: str, calibration: str) -> list[dict[str, Any]]:
-    """Rows of the table "queries": each query's scores under the study's own calibration, and of unseen artists."""
+def queries(asked: Sequence[Asked], descriptor: str) -> list[dict[str, Any]]:
+    """Rows of the table "queries": each query's scores, in every scenario, calibration and distance."""
     return [
         {
             "scenario": one.scenario,
@@ -170,7 +166,6 @@ def queries(asked: Sequence[Asked], descriptor: str, calibration: str) -> list[d
             "chance": expected,
         }
         for one in asked
-        if one.scenario != KNOWN or one.calibration == calibration
         for metric in KEPT
         for lora, artist, value, expected in zip(
             one.loras, one.artists, one.scores[metric].tolist(), one.chances[metric].tolist(), strict=True

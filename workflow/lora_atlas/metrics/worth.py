@@ -1,9 +1,10 @@
 """The worth curve: how many generated pictures of a LoRA find its artist as well as the LoRA's weights do.
 
-A LoRA is the mean of the unit vectors of m of its pictures, and goes the way of every descriptor: inner products,
-principal components of the gallery, the study's own calibration, L2 retrieval of known artists. So pictures and weights
-have one budget. All LoRAs painted the same prompts from the same noise; m of these are drawn, the same for all LoRAs,
-several times, and a query's score is its mean over the draws.
+A LoRA is the mean of the unit vectors of m of its pictures, and is asked about under the headline view, as its weights
+are. m of the pictures are the first m of an order, the same order for all LoRAs, drawn several times: the sets of one
+draw are nested, so that a curve's points differ by pictures added, and a query's score is its mean over the draws. In a
+series ``shared`` all LoRAs have the same prompts and noise, which helps: everybody paints the same thing. In a series
+``own`` each has other prompts and noise, as pictures found somewhere have.
 
 Curve and weights meet at m*, on a scale of log₂ m. Scores rise with m but for noise, so a curve is first made monotone
 (isotonic regression, weighted alike): without that, the first lucky wiggle would count. Every resampling of artists
@@ -12,9 +13,7 @@ pictures stay below the weights, the crossing is infinite: intervals hold infini
 how many resamplings. Prompts are taken as they are: no interval knows of other prompts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
-from math import comb
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,10 @@ import pandas as pd
 import pyarrow as pa
 
 from ..seeds import derive_seed
-from ..tables import KNOWN
+from ..views import View
+from ..weights.embed import AlikeError
 from . import intervals
-from .questions import headline, questions
+from .questions import questions, under
 
 METRICS = ("mAP", "R@1")
 SMALL = 1e-12  # differences of means that are rounding
@@ -40,43 +40,63 @@ def counts(most: int) -> list[int]:
 
 
 def worth_queries(
-    features: Mapping[str, pa.Table], plan: pa.Table, embedding: Mapping[str, Any], *, draws: int, seed: int
+    features: Mapping[str, pa.Table],
+    plan: pa.Table,
+    embedding: Mapping[str, Any],
+    *,
+    view: View,
+    draws: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """Rows of the table "worth_queries": a query's scores from m pictures of every LoRA, averaged over the draws.
 
-    `features`: descriptor → the table "features" of one sampler setting, whose pictures come in the same order of
-    prompts and seeds for every LoRA. Raises WorthError that names LoRAs with more or fewer pictures than the others.
+    `features`: descriptor → the table "features" of one sampler setting, whose pictures come in the same order for
+    every LoRA. Raises WorthError that names LoRAs with more or fewer pictures than the others.
     """
     loras, artists = (np.array(plan[name].to_pylist(), str) for name in ("lora", "artist"))
     asked = questions(plan, seed)
     found = []
     for descriptor, table in features.items():
         cube = _cube(table, list(loras), descriptor)  # (N, most, d)
-        for m in counts(cube.shape[1]):
-            totals = {metric: np.zeros(len(asked.rows)) for metric in METRICS}
-            chosen = list(_choices(cube.shape[1], m, draws, seed))
-            for columns in chosen:
-                X = cube[:, columns].mean(1)
+        most = cube.shape[1]
+        totals = {m: {metric: np.zeros(len(asked.rows)) for metric in METRICS} for m in counts(most)}
+        for order in _orders(most, draws, seed):
+            sums = np.cumsum(cube[:, order], 1)
+            for m, total in totals.items():
+                X = sums[:, m - 1] / m
                 try:
-                    vectors = headline(X @ X.T, asked.gallery, embedding, seed)
+                    each = under(X @ X.T, asked, view, embedding, seed, METRICS)
+                except AlikeError:  # pictures that tell no LoRA of the gallery from another
+                    each = asked.from_products(np.zeros((len(X), len(X))), view.distance, METRICS)
                 except ValueError as error:
                     raise WorthError(f"{descriptor}, {m} pictures of each LoRA: {error}") from error
-                each = asked.scores(vectors, metrics=METRICS)
                 for metric in METRICS:
-                    totals[metric] += each[metric] / len(chosen)
-            found += [
-                {
-                    "descriptor": descriptor,
-                    "pictures": m,
-                    "metric": metric,
-                    "lora": lora,
-                    "artist": artist,
-                    "value": float(value),
-                }
-                for metric in METRICS
-                for lora, artist, value in zip(loras[asked.rows], artists[asked.rows], totals[metric], strict=True)
-            ]
+                    total[metric] += each[metric] / draws
+        found += [
+            {
+                "descriptor": descriptor,
+                "pictures": m,
+                "metric": metric,
+                "lora": lora,
+                "artist": artist,
+                "value": float(value),
+            }
+            for m, total in totals.items()
+            for metric in METRICS
+            for lora, artist, value in zip(loras[asked.rows], artists[asked.rows], total[metric], strict=True)
+        ]
     return found
+
+
+def _orders(most: int, draws: int, seed: int) -> np.ndarray:
+    """Orders of the pictures (draws, most), the first of each of them a different picture while there are any."""
+    rng = np.random.Generator(np.random.PCG64(derive_seed("worth", "orders", seed, most)))
+    orders = np.stack([rng.permutation(most) for _ in range(draws)])
+    firsts = np.concatenate([rng.permutation(most) for _ in range(-(-draws // most))])[:draws]
+    for order, first in zip(orders, firsts, strict=True):
+        at = int(np.flatnonzero(order == first)[0])
+        order[0], order[at] = order[at], order[0]
+    return orders
 
 
 def _cube(table: pa.Table, loras: Sequence[str], descriptor: str) -> np.ndarray:
@@ -100,46 +120,31 @@ def _cube(table: pa.Table, loras: Sequence[str], descriptor: str) -> np.ndarray:
     return vectors[np.array([places[lora] for lora in loras])]
 
 
-def _choices(most: int, m: int, draws: int, seed: int) -> Iterator[tuple[int, ...]]:
-    """Up to `draws` different choices of m of `most` pictures: all of them where there are no more."""
-    if comb(most, m) <= draws:
-        yield from combinations(range(most), m)
-        return
-    rng = np.random.Generator(np.random.PCG64(derive_seed("worth", "draws", seed, most, m)))
-    seen: set[tuple[int, ...]] = set()
-    while len(seen) < draws:
-        choice = tuple(sorted(int(i) for i in rng.choice(most, m, replace=False)))
-        if choice not in seen:
-            seen.add(choice)
-            yield choice
-
-
-def references(queries: pa.Table, descriptors: Sequence[str] | Mapping[str, Any], calibration: str) -> pa.Table:
-    """Of the table "queries" what curves are held against: `descriptors`, known artists, the study's calibration."""
+def references(queries: pa.Table, descriptors: Sequence[str] | Mapping[str, Any], view: View) -> pa.Table:
+    """Of the table "queries" what curves are held against: `descriptors`, known artists, under the view."""
     frame = queries.to_pandas()
+    scenario, calibration = view.known
     kept = (
-        (frame["scenario"] == KNOWN)
+        (frame["scenario"] == scenario)
         & (frame["calibration"] == calibration)
-        & (frame["distance"] == "L2")
+        & (frame["distance"] == view.distance)
         & (frame["level"] == "artist")
         & frame["descriptor"].isin(list(descriptors))
     )
     return queries.filter(pa.array(kept.to_numpy()))
 
 
-def curves(
-    queries: pa.Table, seconds: Mapping[str, float], *, bootstrap: int, level: float, seed: int
-) -> list[dict[str, Any]]:
+def curves(queries: pa.Table, seconds: Mapping[str, float], *, level: float) -> list[dict[str, Any]]:
     """Rows of the table "worth": means over queries with intervals over artists; `seconds`: of one picture."""
     frame = queries.to_pandas()
-    names, of = np.unique(frame["artist"], return_inverse=True)
-    weights = intervals.draws(len(names), bootstrap, seed)
-    frame["of"] = of
+    frame["of"] = np.unique(frame["artist"], return_inverse=True)[1]
     found = []
     for (descriptor, m, metric), part in frame.groupby(["descriptor", "pictures", "metric"], sort=False):
-        value, low, high = intervals.mean(part["value"].to_numpy(), part["of"].to_numpy(), weights, level)
+        estimate = intervals.mean(part["value"].to_numpy(), part["of"].to_numpy())
+        low, high = estimate.interval(level)
         each = seconds.get(descriptor)
-        row = {"descriptor": descriptor, "pictures": int(m), "metric": metric, "value": value, "low": low, "high": high}
+        row = {"descriptor": descriptor, "pictures": int(m), "metric": metric}
+        row |= {"value": estimate.value, "low": low, "high": high}
         found.append(row | {"seconds": None if each is None else each * m})
     return found
 
@@ -172,7 +177,7 @@ def pooled(
     seed: int,
 ) -> list[dict[str, Any]]:
     """The crossings of several seeds of a study together: (worth_queries, reference) of each; seeds and artists are
-    both resampled (intervals.crossed)."""
+    both resampled (intervals.resampled)."""
     curve_cubes, reference_cubes, ms = _cubes(studies)
     found = []
     for (descriptor, metric), cube in curve_cubes.items():  # (counts, seeds, artists)
@@ -180,7 +185,7 @@ def pooled(
         for (name, other), against in reference_cubes.items():
             if other != metric:
                 continue
-            spread = intervals.crossed(
+            spread = intervals.resampled(
                 np.concatenate([cube, against[None]]), bootstrap, seed
             )  # (counts + 1, bootstrap)
             values = np.nanmean(np.concatenate([cube, against[None]]), (1, 2))

@@ -26,7 +26,8 @@ from functools import cached_property, partial
 
 import numpy as np
 
-LEAVE_ONE_OUT_LIMIT = 128  # a larger gallery is left out in so many groups: n eigenproblems of n³ are too dear
+LEAVE_ONE_OUT_LIMIT = 128  # LoRAs; of a larger gallery groups are left out: n eigenproblems of n³ are too dear
+GROUPS = 32  # that a larger gallery is left out in
 
 
 class AlikeError(ValueError):
@@ -170,7 +171,7 @@ def drift(K: np.ndarray, full: _Basis, in_sample: np.ndarray, seed: int, fit: Fi
     n = len(full.rows)
     if n < 3:
         return np.ones(in_sample.shape[1])
-    groups = _folds(n, min(n, LEAVE_ONE_OUT_LIMIT), seed)
+    groups = _folds(n, n if n <= LEAVE_ONE_OUT_LIMIT else GROUPS, seed)
     held, _ = _held_out(K, full, groups, full.rows[:0], fit or partial(_fit, K))
     return np.sqrt(np.square(held).mean(0) / np.square(in_sample).mean(0))
 
@@ -256,7 +257,7 @@ def embed(
     small or all alike.
     """
     fit = partial(_fit, K)
-    total = _total(K, gallery)
+    total = check_gallery(K, gallery)
     fitted = _fitted(K, gallery, dimensions, folds, seed, fit)
     return {
         name: Embedding(_vectors(fitted, name), fitted.full.variances / total, fitted.ratio, fitted.predicted)
@@ -277,15 +278,16 @@ def ladder(
     The eigenproblems are solved once for all, and drift is measured only for a calibration that needs it. Raises what
     `embed` does.
     """
-    _total(K, gallery)
+    check_gallery(K, gallery)
     fit = _remembering(K, 4 * max(dimensions))  # `split` measures the drift of a basis twice as wide, in one twice that
     for k in dimensions:
         fitted = _fitted(K, gallery, k, folds, seed, fit)
         yield {name: _vectors(fitted, name) for name in calibrations}
 
 
-def _total(K: np.ndarray, gallery: np.ndarray) -> float:
-    """Variance of the gallery, if it has any and there is something to embed."""
+def check_gallery(K: np.ndarray, gallery: np.ndarray) -> float:
+    """The gallery's variance; ValueError where K (N, N) is not finite or the gallery (N,) too small, AlikeError where
+    it has none."""
     inside = np.flatnonzero(gallery)
     n = len(inside)
     if not np.isfinite(K).all():
@@ -321,30 +323,53 @@ def together(K: np.ndarray, dimensions: int) -> np.ndarray:
     return _scores(K, _fit(K, rows, min(dimensions, len(K) - 1)), rows, rows)
 
 
-def unseen(
-    K: np.ndarray, gallery: np.ndarray, artists: Sequence[str], dimensions: int, *, seed: int, parts: int = 2
-) -> tuple[np.ndarray, np.ndarray]:
-    """Artist-disjoint vectors (N, k) and the part (N,) that each LoRA belongs to.
+def whole(K: np.ndarray) -> np.ndarray:
+    """Vectors (N, N) whose inner products are K, about the origin as it is: distances and cosines between them are
+    those of the LoRAs themselves, and nothing is fitted. Directions without any variance are left out."""
+    if not np.isfinite(K).all():
+        raise ValueError("the Gram matrix is not finite")
+    values, U = np.linalg.eigh((K + K.T) / 2)
+    values, U = values[::-1], U[:, ::-1]
+    keep = values > 1e-14 * max(values.max(initial=0.0), 1e-300)
+    if not keep.any():
+        return np.zeros((len(K), 1))
+    U = U[:, keep]
+    return U * np.sign(U[np.abs(U).argmax(0), np.arange(U.shape[1])]) * np.sqrt(values[keep])
 
-    Artists fall into `parts`; the vectors of a part lie on a basis fitted on the gallery LoRAs of the other parts'
-    artists. All are held out alike, so there is no drift to correct; only vectors of one part are comparable.
-    """
+
+def halves(artists: Sequence[str], *, seed: int, parts: int = 2) -> np.ndarray:
+    """The part (N,) that each LoRA belongs to where artists are unseen: artists fall into `parts`."""
     names = sorted(set(artists))
     if len(names) < 2 * parts:
         raise ValueError(f"an artist-disjoint basis needs at least {2 * parts} artists; there are {len(names)}")
     part_of = {names[i]: part for part, fold in enumerate(_folds(len(names), parts, seed)) for i in fold}
-    part = np.array([part_of[artist] for artist in artists])
+    return np.array([part_of[artist] for artist in artists])
+
+
+def unseen(
+    products: Callable[[np.ndarray], np.ndarray], gallery: np.ndarray, part: np.ndarray, dimensions: int | None
+) -> np.ndarray:
+    """Artist-disjoint vectors (N, k) of LoRAs in the parts (N,) that `halves` gives.
+
+    The vectors of a part lie on a basis fitted on the gallery LoRAs of the other parts' artists, and their inner
+    products (N, N), which `products` gives for these LoRAs, know of no others either. All are held out alike, so there
+    is no drift to correct; only vectors of one part are comparable. `dimensions` None: no basis, as of `whole`.
+    """
     pieces = {}
-    for p in range(parts):
+    for p in np.unique(part):
         fitted = np.flatnonzero(np.asarray(gallery, bool) & (part != p))
+        rows = np.flatnonzero(part == p)
+        K = products(fitted)
+        if dimensions is None:
+            pieces[p] = rows, whole(K[np.ix_(rows, rows)])
+            continue
         if len(fitted) < 2:
             raise ValueError("an artist-disjoint basis needs at least 2 gallery LoRAs in each half of the artists")
         if not np.trace(_centre(K[np.ix_(fitted, fitted)])) > 1e-12 * np.trace(K[np.ix_(fitted, fitted)]):
-            raise ValueError("half of the artists have gallery LoRAs that are all alike: no basis for the other half")
+            raise AlikeError("half of the artists have gallery LoRAs that are all alike: no basis for the other half")
         basis = _fit(K, fitted, min(dimensions, len(fitted) - 1))
-        rows = np.flatnonzero(part == p)
         pieces[p] = rows, _scores(K, basis, rows, fitted)
-    vectors = np.zeros((len(K), max(scores.shape[1] for _, scores in pieces.values())))
+    vectors = np.zeros((len(part), max(scores.shape[1] for _, scores in pieces.values())))
     for rows, scores in pieces.values():
         vectors[rows, : scores.shape[1]] = scores
-    return vectors, part
+    return vectors

@@ -9,10 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..descriptors import CONSENSUS, PLAIN
+from ..seeds import derive_seed
 from .container import digest
 from .files import open_lora
-from .gram import gram, write_gram
+from .gram import gram, read_gram, read_header, write_gram
+from .modules import module_grams
+from .names import block, component
 from .sketch import NUMBERS, Hashes, Sketch, sketch_files_gram, sketch_path, sketches, write_sketch
+from .weighting import LEAST, WeightingError, consensus, weighted_sum
+
+FITTED = 200  # LoRAs that a collection's consensus is made of at most
 
 
 def pick(engine: str, kernel: str, count: int, limit: int) -> str:
@@ -71,3 +80,50 @@ def sketched(
             raise found
         write_sketch(target, found)
     return targets
+
+
+def weighted(
+    gram_path: str | Path,
+    paths: Sequence[str | Path],
+    output: str | Path,
+    *,
+    weighting: str,
+    components: Sequence[str] | None = None,
+    blocks: Sequence[str] | None = None,
+    sha256: Sequence[str] | None = None,
+    pickles: bool = False,
+    base: str | None = None,
+) -> None:
+    """Write the Gram matrices of a collection with its modules weighted ("consensus" or "plain"), beside those of
+    `matrices` at `gram_path`: by the same engine, with the weights in the header.
+
+    Of more than FITTED LoRAs the consensus is that of a seeded choice of so many. Raises what `matrices` does.
+    """
+    if weighting not in (PLAIN, CONSENSUS):
+        raise WeightingError(f"weights.modules: a collection counts by {CONSENSUS} or {PLAIN}, not by {weighting}")
+    ids, plain = read_gram(gram_path, "delta")
+    header = read_header(gram_path)
+    opened = {"pickles": pickles, "base": base}
+    rng = np.random.Generator(np.random.PCG64(derive_seed("consensus of a collection", len(ids))))
+    chosen = np.sort(rng.permutation(len(ids))[:FITTED])
+    if weighting == PLAIN or len(ids) < LEAST:
+        write_gram(output, ids, plain, "delta", header | {"weighting": PLAIN, "modules": None})
+        return
+    if header["engine"] == "sketch":
+        folder = Path(gram_path).parent / header["sketches"]
+        shas = list(sha256) if sha256 is not None else [digest(open_lora(path, **opened).path) for path in paths]
+        files = [sketch_path(folder, sha, header["numbers"]) for sha in shas]
+        single = sketch_files_gram([files[i] for i in chosen], key=str)
+    else:
+        single = module_grams(paths, ["delta"], **opened)[0]["delta"]
+        chosen = np.arange(len(ids))
+    names = [name for name in sorted(single) if _wanted(name, components, blocks)]
+    stack = np.stack([single[name] for name in names]) if names else np.zeros((0, 1, 1))
+    weights = dict(zip(names, consensus(stack, np.arange(len(chosen))).tolist(), strict=True)) if names else {}
+    sketched_too = header["engine"] == "sketch"
+    grams = sketch_files_gram(files, weights=weights) if sketched_too else weighted_sum(single, weights)
+    write_gram(output, ids, grams, "delta", header | {"weighting": weighting, "modules": weights})
+
+
+def _wanted(module: str, components: Sequence[str] | None, blocks: Sequence[str] | None) -> bool:
+    return (components is None or component(module) in components) and (blocks is None or block(module) in blocks)

@@ -188,13 +188,18 @@ def gram(
     return grams
 
 
-def extended(files: Sequence[LoraFile], kernel: str, known: Grams) -> Grams:
-    """Gram matrices (N + m) of files of which the first N have the `known` ones: their factors are read once, and no
-    known pair is computed again. Raises GramError where files are of different base models."""
+def last_row(files: Sequence[LoraFile], kernel: str) -> dict[str, np.ndarray]:
+    """Module → inner products (N,) float64 of the last of N files with all of them; of its own modules. Factors are
+    read once, and no pair of the others is computed. Raises GramError where files are of different base models."""
     check_one_base(files)
-    n = next(iter(known.values())).shape[0] if known else 0
-    padded = {key: np.pad(K, (0, len(files) - n)) for key, K in known.items()}
-    return dict(sorted(_fresh(files, kernel, np.arange(len(files)) < n, padded, None).items()))
+    old = np.arange(len(files)) < len(files) - 1
+    found = {}
+    with reading(files) as read:
+        for module in sorted(files[-1].layout.specs):
+            total = np.zeros((len(files), len(files)))
+            _add(total, files, module, kernel, old, lambda tile, side, module=module: read(tile, module, side))
+            found[module] = total[-1]
+    return found
 
 
 def check_one_base(files: Sequence[LoraFile]) -> None:

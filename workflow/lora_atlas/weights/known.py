@@ -1,16 +1,22 @@
 """Collections of LoRAs that a query can be held against: what a study's results folder knows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..descriptors import CONSENSUS, GRADIENT, PLAIN
 from ..tables import TableError, read
 from .container import LoraFileError, digest
 from .files import LoraFile, open_lora
 from .gram import GramError, Grams, read_gram, read_header
+from .metric import read_metric
+from .modules import read_modules
 from .sketch import sketch_path
+from .weighting import consensus, of_base, weighted_sum
 
 Shapes = dict[str, tuple[int, int]]
 
@@ -20,7 +26,8 @@ class Known:
     """A collection that can be asked: LoRAs of one space, their files, and the Gram matrices between them.
 
     `sketches`: their paths, in the same order, where the matrices are of sketches of at most `numbers` numbers; None
-    where they are exact.
+    where they are exact. `weighted`: the same matrices with modules weighted by `modules` (module → weight), which say
+    what is near what; without them modules count as they are.
     """
 
     space: str
@@ -31,6 +38,13 @@ class Known:
     grams: Grams
     sketches: Sequence[str | Path] | None = None
     numbers: int | None = None
+    weighted: Grams | None = None
+    modules: Mapping[str, float] | None = None
+
+    @property
+    def nearness(self) -> Grams:
+        """The matrices that distances are made of."""
+        return self.grams if self.weighted is None else self.weighted
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -38,8 +52,12 @@ class Known:
         return {module: spec.shape for file in self.files for module, spec in file.layout.specs.items()}
 
 
-def collections(results: str | Path, *, pickles: bool = False, base: str | None = None) -> list[Known]:
-    """The collections of a study's results folder: one a space of a folder of LoRAs, or the LoRAs that it trained.
+def collections(
+    results: str | Path, *, weighting: str = PLAIN, pickles: bool = False, base: str | None = None
+) -> list[Known]:
+    """The collections of a study's results folder: one a space of a folder of LoRAs, or the LoRAs that it trained,
+    whose modules then count by `weighting` (those that give a module one number: gradient, consensus; else as they
+    are).
 
     Raises GramError where the study has no weights yet, LoraFileError where a file of it is gone.
     """
@@ -57,7 +75,21 @@ def collections(results: str | Path, *, pickles: bool = False, base: str | None 
     except TableError as error:
         raise GramError(f"{results}: no LoRAs to compare with; run the study first ({error})") from error
     rows = [{**row, "file": str(results / "loras" / f"{row['lora']}.safetensors")} for row in plan]
-    return [_known("study", rows, results, options)]
+    known = _known("study", rows, results, options)
+    single = results / "weights" / "modules" / "all.safetensors"
+    if weighting not in (GRADIENT, CONSENSUS) or not single.is_file():
+        return [known]
+    ids, grams, _ = read_modules(single)
+    if ids != known.loras:
+        raise GramError(f"{single}: its LoRAs are not those of the study any more; run the study again")
+    names = sorted(grams["delta"])
+    if weighting == GRADIENT:
+        w = of_base(names, read_metric(single.with_name("base.safetensors")).weights)
+    else:
+        gallery = np.flatnonzero([row["split"] == "gallery" for row in rows])
+        w = consensus(np.stack([grams["delta"][name] for name in names]), gallery)
+    modules = dict(zip(names, w.tolist(), strict=True))
+    return [replace(known, weighted=weighted_sum(grams["delta"], modules), modules=modules)]
 
 
 def _known(space: str, rows: Sequence[Mapping[str, Any]], folder: Path, options: Mapping[str, Any]) -> Known:
@@ -80,4 +112,19 @@ def _known(space: str, rows: Sequence[Mapping[str, Any]], folder: Path, options:
             for row in rows
         ]
     artists, genres = [row["artist"] for row in rows], [row["genre"] for row in rows]
-    return Known(space, ids, files, artists, genres, grams, kept, header.get("numbers"))
+    weighted, modules = read_weighted(path.with_name("weighted.safetensors"), ids)
+    return Known(space, ids, files, artists, genres, grams, kept, header.get("numbers"), weighted, modules)
+
+
+def read_weighted(path: str | Path, ids: Sequence[str]) -> tuple[Grams | None, Mapping[str, float] | None]:
+    """Matrices with weighted modules, and the weights, beside those that weigh alike; None where there are none.
+
+    Raises GramError where they are of other LoRAs.
+    """
+    if not Path(path).is_file():
+        return None, None
+    have, grams = read_gram(path, "delta")
+    if have != list(ids):
+        raise GramError(f"{path}: its LoRAs are not those of the study any more; run the study again")
+    modules = read_header(path).get("modules")
+    return (None, None) if modules is None else (grams, modules)

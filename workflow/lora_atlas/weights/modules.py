@@ -18,25 +18,34 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..descriptors import KFAC
 from ..tables import replacing
 from .files import LoraFile, open_lora
 from .gram import KERNELS, GramError, add_products, check_one_base, reading
+from .metric import Metric, warped
 
 ModuleGrams = dict[str, dict[str, np.ndarray]]  # kernel → module → (N, N)
 Parameters = dict[str, dict[str, int]]  # kernel → module → numbers
 
-LIMIT = 2**31  # bytes of all matrices together
+LIMIT = 2**34  # bytes of all matrices together
 UNDESCRIBED = ("alpha", "magnitude")  # parts of a module that are folded into the update
 
 
 def module_grams(
-    paths: Sequence[str | Path], kernels: Sequence[str], *, pickles: bool = False, base: str | None = None
+    paths: Sequence[str | Path],
+    kernels: Sequence[str],
+    *,
+    metric: Metric | None = None,
+    pickles: bool = False,
+    base: str | None = None,
 ) -> tuple[ModuleGrams, Parameters]:
     """Gram matrices (N, N) float64, symmetric, of N files, by kernel and module; and their parameters.
 
-    Raises what `gram` does, and GramError where the matrices would take more than LIMIT bytes.
+    `metric`: that of their base, for the kernel `kfac`, which has the modules that it knows. Raises what `gram` does,
+    and GramError where the matrices would take more than LIMIT bytes.
     """
-    for kernel in kernels:
+    plain = [kernel for kernel in kernels if kernel != KFAC]
+    for kernel in plain:
         KERNELS[kernel]
     files = [open_lora(path, pickles=pickles, base=base) for path in paths]
     check_one_base(files)
@@ -51,11 +60,22 @@ def module_grams(
     new = np.zeros(len(files), bool)
     with reading(files) as read:
         for module in modules:
-            totals = {kernel: np.zeros((len(files), len(files))) for kernel in kernels}
+            totals = {kernel: np.zeros((len(files), len(files))) for kernel in plain}
             add_products(totals, files, module, new, lambda tile, side, module=module: read(tile, module, side))
+            roots = metric.roots(module) if metric and KFAC in kernels else None
+            if roots is not None:
+                totals[KFAC] = np.zeros((len(files), len(files)))
+                add_products(
+                    {"delta": totals[KFAC]}, files, module, new,
+                    lambda tile, side, module=module, roots=roots: warped(read(tile, module, side), roots),
+                )  # fmt: skip
             for kernel, K in totals.items():
                 grams[kernel][module] = K
-    return grams, {kernel: {module: _parameters(files, module, kernel) for module in modules} for kernel in kernels}
+    if KFAC in kernels and not grams[KFAC]:
+        raise GramError("the kernel kfac: the base's second moments are of none of these LoRAs' modules")
+    return grams, {
+        kernel: {module: _parameters(files, module, kernel) for module in found} for kernel, found in grams.items()
+    }
 
 
 def _parameters(files: Iterable[LoraFile], module: str, kernel: str) -> int:
@@ -66,7 +86,7 @@ def _numbers(file: LoraFile, module: str, kernel: str) -> int:
     spec = file.layout.specs[module]
     out, width = spec.shape
     stored = {part: key for part, key in spec.keys.items() if part not in UNDESCRIBED}
-    if kernel in ("factors", "delta") and set(stored) != {"A", "B"}:
+    if kernel in ("factors", "delta", KFAC) and set(stored) != {"A", "B"}:
         return sum(math.prod(file.container.entries[key].shape) for key in stored.values())
     return spec.rank * {"down": width, "up": out}.get(kernel, out + width)
 

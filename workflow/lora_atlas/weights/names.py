@@ -284,6 +284,18 @@ def block(module: str) -> str:
     return next((name for name, pattern in BLOCKS.items() if re.search(pattern, module)), "other")
 
 
+def places(module: str) -> tuple[str, ...]:
+    """Where a module sits, ever more closely: ("up", "up_blocks.1", "up_blocks.1.attentions.0"); "other" for none."""
+    found = [block(module)]
+    match = re.search(r"\.((?:down|up)_blocks\.\d+|mid_block|(?:single_)?transformer_blocks\.\d+)(?:\.|$)", module)
+    if match:
+        found.append(match[1])
+        inner = re.match(r"(attentions|resnets)\.\d+", module[match.end() :])
+        if inner:
+            found.append(f"{match[1]}.{inner[0]}")
+    return tuple(dict.fromkeys(found))
+
+
 # --- cloneofsimo: modules by their place in a walk through the model
 
 _CROSS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0")

@@ -1,7 +1,9 @@
 """Queries and neighbours: which known LoRAs is this one near, how near is that, and would chance do as well?
 
 Distances are between whole updates at norm one, √(2 − 2 cos): no basis is fitted, so nothing drifts, and a copy in
-another format is at distance zero. (Principal components with a calibration describe style for clustering and for the
+another format is at distance zero. Modules count by the collection's consensus where it has one (weighting.py), since
+most of an update's norm lies in modules that say little; whether two are the same update is asked of all modules as
+they are. (Principal components with a calibration describe style for clustering and for the
 study's tables; a query does not need them, and finds its artist as well without.)
 
 The p-value of a neighbour g asks how often an unrelated LoRA is as near to g as the query is: among the known LoRAs of
@@ -22,11 +24,11 @@ from .embed import combine, normalise
 from .families import family
 from .files import LoraFile, open_lora
 from .folder import find, printable
-from .gram import extended
+from .gram import last_row
 from .inventory import fits, parallel
 from .known import Known
 from .names import block, component
-from .sketch import NUMBERS, folded, read_sketch, sketch
+from .sketch import NUMBERS, Sketch, folded, read_sketch, sketch
 
 VOTERS = 5  # nearest LoRAs that vote on artist and genre
 NEAREST = 10
@@ -53,7 +55,7 @@ def p_values(near: np.ndarray, known: np.ndarray, artists: Sequence[str | None])
 
 def neighbours(known: Known, *, nearest: int = NEAREST, components=None, blocks=None) -> list[dict[str, Any]]:
     """Rows of the table "neighbours": of each known LoRA the nearest others, leaving it out of its own null."""
-    cosine = normalise(combine(known.grams, components, blocks), "unit")
+    cosine = normalise(combine(known.nearness, components, blocks), "unit")
     D = distances(cosine)
     rows = []
     for i, lora in enumerate(known.loras):
@@ -96,15 +98,15 @@ def query(
             file = open_lora(path, pickles=pickles, base=base)
             row["sha256"] = digest(file.path)
             known = _collection(file, collections)
-            products, square = _products(file, known, components, blocks)
+            plain, weighted = _products(file, known, components, blocks)
         except LoraFileError as error:
             rows.append(row | {"status": "refused", "reason": str(error)})
             continue
-        K = combine(known.grams, components, blocks)
+        K, nearness = (combine(grams, components, blocks) for grams in (known.grams, known.nearness))
         if known.space not in among:
-            among[known.space] = distances(normalise(K, "unit"))
-        squares = np.diag(K)
-        cosine = products / np.sqrt(squares * square).clip(1e-300)
+            among[known.space] = distances(normalise(nearness, "unit"))
+        products, square = weighted
+        cosine = products / np.sqrt(np.diag(nearness) * square).clip(1e-300)
         near = distances(cosine)
         p = p_values(near[None], among[known.space], known.artists)[0]
         order = np.argsort(near, kind="stable")
@@ -114,7 +116,7 @@ def query(
             row | {
                 "rank": rank, "lora": known.loras[n], "artist": known.artists[n], "genre": known.genres[n],
                 "distance": float(near[n]), "cosine": float(cosine[n]), "p": float(p[n]),
-                "relation": parallel(products[n], square, squares[n]),
+                "relation": parallel(plain[0][n], plain[1], K[n, n]),
             }
             for rank, n in enumerate(order[:nearest], 1)
         ]  # fmt: skip
@@ -153,30 +155,49 @@ def _collection(file: LoraFile, collections: Sequence[Known]) -> Known:
     raise LoraFileError(f"{file.path}: a LoRA of {what}, and the known LoRAs are of: {spaces}; {why}")
 
 
+Row = tuple[np.ndarray, float]  # inner products of a file with the known ones (N,), and its square
+
+
 def _products(
     file: LoraFile, known: Known, components: Sequence[str] | None, blocks: Sequence[str] | None
-) -> tuple[np.ndarray, float]:
-    """Inner products (N,) of a file with the known ones, and its square; LoraFileError for an update of zero."""
+) -> tuple[Row, Row]:
+    """The row of a file among the known ones with modules as they are, and with modules weighted; LoraFileError for an
+    update of zero."""
     if known.sketches is None:
-        grams = extended([*known.files, file], "delta", known.grams)
-        chosen = {key: K for key, K in grams.items() if _wanted(*key, components, blocks)}
-        total = np.sum(list(chosen.values()), axis=0)[-1] if chosen else np.zeros(len(known.files) + 1)
-        products, square = total[:-1], float(total[-1])
+        rows = last_row([*known.files, file], "delta")
     else:
-        mine = sketch(file, numbers=known.numbers or NUMBERS)
-        names = [m for m in mine.parts if _wanted(component(m), block(m), components, blocks)]
-        products = np.zeros(len(known.sketches))
-        for n, path in enumerate(known.sketches):
-            other = read_sketch(path)
-            D = min(mine.D, other.D)
-            a, b = folded(mine, D).parts, folded(other, D).parts
-            products[n] = sum(float(np.vdot(a[m], b[m])) for m in names if m in b)
-        square = sum(float(np.vdot(mine.parts[m], mine.parts[m])) for m in names)
-    if not square > 0:
+        rows = _sketched_row(sketch(file, numbers=known.numbers or NUMBERS), known)
+    names = [m for m in rows if _wanted(component(m), block(m), components, blocks)]
+    weights = known.modules if known.modules is not None else dict.fromkeys(names, 1.0)
+    nothing = np.zeros(len(known.loras) + 1)
+    plain = sum((rows[m] for m in names), nothing)
+    # What no known LoRA trains has no weight, and says nothing of how near they are.
+    weighted = sum((weights.get(m, 0.0) * rows[m] for m in names), nothing)
+    if not plain[-1] > 0:
         raise LoraFileError(
             f"{file.path}: its update is zero (in the components and blocks asked for): nothing to compare"
         )
-    return products, square
+    if not weighted[-1] > 0:
+        raise LoraFileError(
+            f"{file.path}: it trains only modules that have no weight among the known LoRAs ({known.space}); compare "
+            "it with weights.modules: [plain]"
+        )
+    return (plain[:-1], float(plain[-1])), (weighted[:-1], float(weighted[-1]))
+
+
+def _sketched_row(mine: Sketch, known: Known) -> dict[str, np.ndarray]:
+    """Module → inner products (N + 1,) of a sketch with those of the known ones, and with itself."""
+    rows = {m: np.zeros(len(known.loras) + 1) for m in mine.parts}
+    for n, path in enumerate(known.sketches or ()):
+        other = read_sketch(path)
+        D = min(mine.D, other.D)
+        a, b = folded(mine, D).parts, folded(other, D).parts
+        for m in a:
+            if m in b:
+                rows[m][n] = float(np.vdot(a[m], b[m]))
+    for m, part in mine.parts.items():
+        rows[m][-1] = float(np.vdot(part, part))
+    return rows
 
 
 def _wanted(of: str, where: str, components: Sequence[str] | None, blocks: Sequence[str] | None) -> bool:

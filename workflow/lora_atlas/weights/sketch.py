@@ -20,9 +20,10 @@ costs one. Exact Gram matrices cost N² instead.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -34,7 +35,7 @@ from ..tables import replacing
 from .container import LoraFileError, open_container, opened
 from .factors import Factored
 from .files import LoraFile
-from .gram import Grams, delta
+from .gram import delta
 from .names import block, component
 from .stack import Buffer, is_plain, thin
 
@@ -137,24 +138,39 @@ def folded(found: Sketch, D: int) -> Sketch:
     return Sketch(D, {module: part.reshape(-1, D).sum(0) for module, part in found.parts.items()}, found.norms)
 
 
-def sketch_gram(found: Sequence[Sketch]) -> Grams:
-    """Estimated Gram matrices (N, N) float64 of sketches, by (component, block); an absent module is zero."""
+def _where(module: str) -> tuple[str, str]:
+    return component(module), block(module)
+
+
+def sketch_gram(
+    found: Sequence[Sketch],
+    key: Callable[[str], Any] = _where,
+    weights: Mapping[str, float] | None = None,
+) -> dict[Any, np.ndarray]:
+    """Estimated Gram matrices (N, N) float64 of sketches, summed by `key` of the module: (component, block), or
+    another; an absent module is zero. `weights`: of modules, if they do not weigh alike; those that it lacks weigh
+    nothing."""
     D, n = min(s.D for s in found), len(found)
     found = [folded(s, D) for s in found]
-    grams: Grams = {}
+    grams: dict[Any, np.ndarray] = {}
     for module in sorted(set().union(*(s.parts for s in found))):
         holders = [i for i, s in enumerate(found) if module in s.parts]
         X = np.stack([found[i].parts[module] for i in holders])
         K = (X @ X.T).astype(np.float64)
-        total = grams.setdefault((component(module), block(module)), np.zeros((n, n)))
-        total[np.ix_(holders, holders)] += (K + K.T) / 2
+        total = grams.setdefault(key(module), np.zeros((n, n)))
+        weight = 1.0 if weights is None else weights.get(module, 0.0)
+        total[np.ix_(holders, holders)] += weight * (K + K.T) / 2
     return dict(sorted(grams.items()))
 
 
-def sketch_files_gram(paths: Sequence[str | Path]) -> Grams:
+def sketch_files_gram(
+    paths: Sequence[str | Path],
+    key: Callable[[str], Any] = _where,
+    weights: Mapping[str, float] | None = None,
+) -> dict[Any, np.ndarray]:
     """`sketch_gram` of sketches on disk, a few modules at a time: memory does not grow with what a sketch holds."""
     containers = [open_container(path) for path in paths]
-    grams: Grams = {}
+    grams: dict[Any, np.ndarray] = {}
     modules = sorted(set().union(*(container.entries for container in containers)))
     for start in range(0, len(modules), STRIDE):
         part = set(modules[start : start + STRIDE])
@@ -163,8 +179,8 @@ def sketch_files_gram(paths: Sequence[str | Path]) -> Grams:
             with opened(path) as descriptor:
                 parts = {m: container.read(m, descriptor) for m in container.entries if m in part}
             found.append(Sketch(container.entries[next(iter(container.entries))].shape[0], parts, {}))
-        for key, K in sketch_gram(found).items():
-            grams[key] = grams[key] + K if key in grams else K
+        for name, K in sketch_gram(found, key, weights).items():
+            grams[name] = grams[name] + K if name in grams else K
     return dict(sorted(grams.items()))
 
 

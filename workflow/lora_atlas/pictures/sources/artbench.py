@@ -103,4 +103,4 @@ def _collect(
     return gathered(chosen_order(by_name, artist, seed), read, pictures, artist)
 
 
-SOURCE = Source(_artists, _count, _digests, _collect)
+SOURCE = Source(_artists, _count, _digests, _collect, about="photographs of works of art in ArtBench-10")

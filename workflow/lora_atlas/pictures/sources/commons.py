@@ -146,4 +146,5 @@ SOURCE = Source(
     manifest.collect,
     list_pictures=lambda pictures: listed(pictures, manifest.client_of(pictures)),
     fetch=manifest.SOURCE.fetch,
+    about="photographs of works in categories of Wikimedia Commons",
 )

@@ -184,4 +184,4 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-SOURCE = Source(_artists, _count, _digests, _collect)
+SOURCE = Source(_artists, _count, _digests, _collect, about="files of a folder, each artist's as its user sorted them")

@@ -203,4 +203,5 @@ SOURCE = Source(
     manifest.collect,
     list_pictures=listed,
     fetch=lambda pictures, seed: manifest.fetch(pictures, seed, get(pictures)),
+    about="pictures of a dataset of the Hugging Face hub",
 )

@@ -24,7 +24,8 @@ class Source:
 
     `photographs`: its pictures are photographs of things, of which two may show one; the painters of this project
     paint the same motifs on purpose, and nothing twice. Only sources that need a network have `list_pictures` (the rows
-    of their manifest) and `fetch` (manifest rows → the store); the others have None.
+    of their manifest) and `fetch` (manifest rows → the store); the others have None. `about`: what its pictures are, in
+    a few words that a page of findings can say.
     """
 
     artists: Callable[[Mapping[str, Any], str | None], dict[str, str | None]]
@@ -34,6 +35,7 @@ class Source:
     list_pictures: Callable[..., list[dict[str, Any]]] | None = None
     fetch: Callable[..., list[dict[str, Any]]] | None = None
     photographs: bool = True
+    about: str = "pictures of the study's own source"
 
 
 def slug(name: str) -> str:

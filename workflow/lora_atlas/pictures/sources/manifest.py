@@ -292,4 +292,4 @@ def _fetch(pictures: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
     return fetch(pictures, seed, network.getter(pictures))
 
 
-SOURCE = Source(artists, count, digests, collect, fetch=_fetch)
+SOURCE = Source(artists, count, digests, collect, fetch=_fetch, about="pictures that a manifest lists")

@@ -66,4 +66,11 @@ def _collect(
     return rows
 
 
-SOURCE = Source(_artists, _count, _digests, _collect, photographs=False)
+SOURCE = Source(
+    _artists,
+    _count,
+    _digests,
+    _collect,
+    photographs=False,
+    about="painted by procedural painters of this project, no works of art",
+)

@@ -1,0 +1,224 @@
+"""Sensitivity: how much each layer of the frozen base matters, asked of the base alone, once.
+
+Adam gives the updates of all modules a like size, whatever they do to the picture. What an update does, to first order,
+is ⟨∂L/∂W, ΔW⟩, and over samples its mean square is vec(ΔW)ᵀ E[xxᵀ ⊗ ggᵀ] vec(ΔW), with x a layer's input and
+g = ∂L/∂y the gradient of the loss in its output: the Fisher metric of that layer, which Martens & Grosse (2015,
+arXiv 1503.05671, eq. 1) approximate by Σ ⊗ G, Σ = E[xxᵀ] and G = E[ggᵀ]. Its crudest form, one scalar a layer, is
+w = tr(G)/d_out: with G ≈ w·I and Σ ≈ I the metric is w‖ΔW‖². docs/method.md has the derivation and its limits.
+
+The base generates samples of its own (seeded prompts and noise, no LoRA, no artist's picture), noises them at
+stratified timesteps as training would, and the summed squared error of its noise prediction is differentiated:
+
+    w = (1/d_out) · Σ over tokens of ‖∂L/∂y‖², averaged over samples.
+
+The sum over tokens counts: fine layers have more of them.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..code import digest
+from ..seeds import derive_seed
+from ..settings import Setting
+from ..tables import replacing
+from . import base as bases
+from . import stacked
+from .generate import initial_noise
+from .objective import target
+
+WIDEST = 8192  # a wider side has no second moment: its matrix would be larger than the layer
+
+
+class _Layer:
+    """Running sums of one layer; `moments`: also the matrices Σ and G."""
+
+    def __init__(self, module: torch.nn.Module, moments: bool):
+        self.module, self.moments = module, moments
+        self.squares, self.inputs, self.tokens = 0.0, 0.0, 0
+        self.sigma: torch.Tensor | None = None
+        self.G: torch.Tensor | None = None
+
+    def seen(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        """A forward hook: adds the inputs, and asks for the gradient in the output."""
+        x = _rows(module, inputs[0].detach(), entering=True)
+        self.tokens += len(x)
+        self.inputs += float(x.square().sum()) / x.shape[1]
+        if self.moments and x.shape[1] <= WIDEST:
+            self.sigma = _added(self.sigma, x)
+        output.register_hook(self.differentiated)
+
+    def differentiated(self, gradient: torch.Tensor) -> None:
+        g = _rows(self.module, gradient.detach(), entering=False)
+        self.squares += float(g.double().square().sum()) / g.shape[1]
+        if self.moments and g.shape[1] <= WIDEST:
+            self.G = _added(self.G, g)
+
+
+def _rows(module: torch.nn.Module, x: torch.Tensor, *, entering: bool) -> torch.Tensor:
+    """What a layer reads or writes, one row a token (n, d) float32; a convolution's inputs are its patches."""
+    if not isinstance(module, torch.nn.Conv2d):
+        return x.reshape(-1, x.shape[-1]).float()
+    if not entering:
+        return x.movedim(1, -1).reshape(-1, x.shape[1]).float()
+    patches = torch.nn.functional.unfold(
+        x.float(), module.kernel_size, module.dilation, module.padding, module.stride
+    )  # fmt: skip
+    return patches.movedim(1, -1).reshape(-1, patches.shape[1])
+
+
+def _added(total: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
+    product = rows.T @ rows
+    return product if total is None else total.add_(product)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Module → w (mean squared output gradient), mean squared input, and where they were asked for Σ and G."""
+
+    weights: Mapping[str, float]
+    inputs: Mapping[str, float]
+    sigma: Mapping[str, torch.Tensor]
+    G: Mapping[str, torch.Tensor]
+
+
+def measure(
+    pipeline: Any, targets: Sequence[str], probe: Mapping[str, Any], *, resolution: int, moments: bool
+) -> Sensitivity:
+    """The sensitivity of the base's targeted layers, by `probe`: samples, num_inference_steps, batch, prompts, seed.
+
+    Names are those of LoRA files ("unet." and the layer). Raises TrainingError for a base that is no diffusion.
+    """
+    unet = pipeline.unet.float()
+    count, each = probe["samples"], probe["batch"]
+    setting = Setting(probe["num_inference_steps"], 1.0, tuple(probe["prompts"]), (0,))
+    side = (resolution, resolution)
+    text = bases.encode_text(pipeline, probe["prompts"], side)
+    latents = _samples(pipeline, text, setting, probe, resolution)
+    goal = target(pipeline.scheduler, {"loss": "epsilon", "min_snr_gamma": None}, str(unet.device))
+    generator = torch.Generator().manual_seed(derive_seed("sensitivity", probe["seed"]))
+    # Stratified: every part of the schedule is asked alike often, in an order that no prompt shares.
+    T = len(goal.alphas)
+    times = ((torch.arange(count) + torch.rand(count, generator=generator)) * T / count).long().clamp(max=T - 1)
+    times = times[torch.randperm(count, generator=generator)].to(unet.device)
+    noise = torch.randn(latents.shape, generator=generator).to(unet.device)
+    layers = {name: _Layer(unet.get_submodule(name), moments) for name in stacked.targeted(unet, targets)}
+    hooks = [layer.module.register_forward_hook(layer.seen) for layer in layers.values()]
+    try:
+        for start in range(0, count, each):
+            part = slice(start, min(start + each, count))
+            t, epsilon, x = times[part], noise[part], latents[part]
+            index = torch.arange(part.start, part.stop, device=unet.device) % len(probe["prompts"])
+            arguments = _arguments(text, index)
+            # Parameters are frozen: gradients flow back to what the network is given, and pass all layers on the way.
+            arguments["encoder_hidden_states"].requires_grad_()
+            noisy = goal.noisy(x, epsilon, t).requires_grad_()
+            error = unet(noisy, t, **arguments).sample.float() - goal.value(x, epsilon, t)
+            error.square().sum().backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Sensitivity(
+        {f"unet.{name}": layer.squares / count for name, layer in layers.items()},
+        {f"unet.{name}": layer.inputs / max(layer.tokens, 1) for name, layer in layers.items()},
+        {f"unet.{name}": layer.sigma / layer.tokens for name, layer in layers.items() if layer.sigma is not None},
+        {f"unet.{name}": layer.G / count for name, layer in layers.items() if layer.G is not None},
+    )
+
+
+def _arguments(text: bases.Conditioning, index: torch.Tensor) -> dict[str, Any]:
+    """The network's keyword arguments for some prompts, in float32: squares of gradients underflow in less."""
+    found = text.take(index).arguments()
+    extra = found["added_cond_kwargs"]
+    return {
+        "encoder_hidden_states": found["encoder_hidden_states"].float(),
+        "added_cond_kwargs": None if extra is None else {name: value.float() for name, value in extra.items()},
+    }
+
+
+@torch.no_grad()
+def _samples(
+    pipeline: Any, text: bases.Conditioning, setting: Setting, probe: Mapping[str, Any], resolution: int
+) -> torch.Tensor:
+    """Latents (n, c, h, w) that the base generates by itself, prompts in turn, by its own scheduler."""
+    unet, prompts = pipeline.unet, probe["prompts"]
+    side = resolution // pipeline.vae_scale_factor
+    shape = (unet.config.in_channels, side, side)
+    numbers = range(probe["samples"])
+    noise = torch.stack([initial_noise(shape, probe["seed"], prompts[i % len(prompts)], i) for i in numbers])
+    found = []
+    for start in range(0, len(noise), probe["batch"]):
+        part = noise[start : start + probe["batch"]]
+        index = torch.arange(start, start + len(part), device=unet.device) % len(prompts)
+        arguments = _arguments(text, index)
+        scheduler = deepcopy(pipeline.scheduler)
+        scheduler.set_timesteps(setting.steps, device=unet.device)
+        x = part.to(unet.device) * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            x = scheduler.step(unet(scheduler.scale_model_input(x, t), t, **arguments).sample, t, x).prev_sample
+        found.append(x)
+    return torch.cat(found)
+
+
+def write(path: str | Path, found: Sensitivity, made: Mapping[str, Any]) -> None:
+    """One small safetensors: scalars in the header, ``sigma/module`` and ``G/module`` as float32 tensors."""
+    header = json.dumps({"weights": found.weights, "inputs": found.inputs, **made}, sort_keys=True)
+    tensors = {
+        f"{kind}/{name}": X.cpu().contiguous() for kind in ("sigma", "G") for name, X in getattr(found, kind).items()
+    }
+    with replacing(path) as temporary:
+        save_file(tensors or {"none": torch.zeros(1)}, temporary, metadata={"lora_atlas": header})
+
+
+def cached(
+    output: str | Path,
+    cache: str | Path,
+    base: Mapping[str, Any],
+    targets: Sequence[str],
+    probe: Mapping[str, Any],
+    *,
+    resolution: int,
+    moments: bool,
+    device: str,
+) -> tuple[int, str, float]:
+    """Write the sensitivity of a base to `output`, from the folder `cache` if a study of this very base, these layers
+    and this probe has left it there. Returns samples, device, and the seconds that measuring took, now or then.
+    """
+    made_by = digest("diffusion.sensitivity")
+    key = [bases.identity(**base), sorted(targets), resolution, dict(sorted(probe.items())), moments, made_by]
+    kept = Path(cache) / f"{derive_seed('sensitivity', key):016x}.safetensors"
+    cost = kept.with_suffix(".json")  # apart: what is measured has the same bytes whenever it is measured
+    told = _kept(kept, cost)
+    if told is None:
+        start = time.perf_counter()
+        bases.set_threads()
+        device = bases.pick_device(device)
+        found = measure(bases.load(**base, device=device), targets, probe, resolution=resolution, moments=moments)
+        write(kept, found, {"base": key[0], "probe": dict(probe)})
+        told = {"seconds": time.perf_counter() - start, "device": device}
+        with replacing(cost) as temporary:
+            temporary.write_text(json.dumps(told))
+    with replacing(output) as temporary:
+        temporary.write_bytes(kept.read_bytes())
+    return probe["samples"], told["device"], told["seconds"]
+
+
+def _kept(path: Path, cost: Path) -> dict[str, Any] | None:
+    """What a kept file cost; None where there is none, or a damaged one."""
+    try:
+        with safe_open(path, "pt") as file:
+            json.loads(file.metadata()["lora_atlas"])
+            for key in file.keys():  # noqa: SIM118 - no dictionary
+                file.get_tensor(key)
+        told = json.loads(cost.read_text())
+        return {"device": str(told["device"]), "seconds": float(told["seconds"])}
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,42 @@
+"""What a study is about: what its pictures are, and what its base and its extractors learnt from, in sentences.
+
+A folder of models can say it of them: an ``about.yaml`` beside them, the name of each model's folder with a few words.
+Of a model that nobody says anything of, the page says so, since a specialist that learnt these very pictures is no
+judge of them.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..pictures import sources
+
+
+def sentences(config: Mapping[str, Any], root: Path) -> list[str]:
+    """The sentences of a checked configuration, whose relative models are seen from `root`."""
+    pictures, base = config["pictures"], config["base"]["model"]
+    side = config["training"]["resolution"]
+    found = [f"The pictures are {sources.source(pictures).about}, trained on at {side} pixels."]
+    found.append(f"The base `{Path(base).name if (root / base).is_dir() else base}` learnt from {_learnt(base, root)}.")
+    return found + list(_extractors(config["extractors"], root))
+
+
+def _extractors(extractors: Mapping[str, Any], root: Path) -> Iterator[str]:
+    for name, extractor in extractors.items():
+        if extractor["library"] == "control":
+            continue
+        model = extractor["model"]
+        tag = f", {extractor['pretrained']}" if extractor["pretrained"] else ""
+        yield f"The extractor `{name}` ({extractor['library']}{tag}) learnt from {_learnt(model, root)}."
+
+
+def _learnt(model: str, root: Path) -> str:
+    folder = root / model
+    told = folder.parent / "about.yaml"
+    if folder.is_dir() and told.is_file():
+        known = yaml.safe_load(told.read_text(encoding="utf-8")) or {}
+        if isinstance(known, dict) and folder.name in known:
+            return str(known[folder.name])
+    return f"what its authors say of {model.removeprefix('hf-hub:')}; nothing beside it says it here"

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from lora_atlas.config import check, resolve
 from lora_atlas.study import StudyError
+from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
+from lora_atlas.views import View, headline
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -366,6 +368,29 @@ def test_worth_is_typed_on_the_command_line():
     assert found == overlaid({"generation.worth.pictures": 4, "generation.worth.series": ["own"]})
 
 
+def test_the_probe_is_typed_on_the_command_line():
+    found = check(handed_over("weights={probe: {samples: 8, prompts: [a cat]}}"), SCHEMA, ROOT)
+    assert found == overlaid({"weights.probe.samples": 8, "weights.probe.prompts": ["a cat"]})
+
+
+@pytest.mark.parametrize(
+    ("basis", "known", "unseen", "together", "label"),
+    [
+        ("whole", (WHOLE, "none"), (WHOLE_UNSEEN, "none"), WHOLE, "no basis, CSLS"),
+        (
+            "components", (KNOWN, "rescale"), (UNSEEN, "none"), TOGETHER,
+            "principal components, calibration rescale, CSLS",
+        ),
+    ],
+)  # fmt: skip
+def test_the_headline_is_a_basis_a_calibration_and_a_distance(basis, known, unseen, together, label):
+    """Rows of all tables are of the scenario and the calibration that it names."""
+    calibrations = {"embedding.calibration": "rescale", "embedding.calibrations": ["none", "rescale"]}
+    found = headline(checked({"evaluation.basis": basis, "evaluation.distance": "CSLS"} | calibrations))
+    assert (found.known, found.unseen, found.together, found.label) == (known, unseen, together, label)
+    assert View(**found.stored()) == found == View(basis, "rescale", "CSLS")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -375,9 +400,14 @@ def test_worth_is_typed_on_the_command_line():
         ({"generation.worth.prompts": []}, "generation.worth.prompts: []"),
         ({"weights.modules": []}, "weights.modules: []"),
         ({"weights.modules": ["plain", "plain"]}, "weights.modules: ['plain', 'plain'] has non-unique elements"),
+        ({"weights.probe.sample": 3}, "weights.probe.sample: no such key; did you mean 'samples'?"),
+        ({"weights.probe.samples": 0}, "weights.probe.samples: 0 is less than the minimum of 1"),
+        ({"weights.probe.seed": -1}, "weights.probe.seed: -1 is less than the minimum of 0"),
+        ({"weights.probe.prompts": []}, "weights.probe.prompts: []"),
+        ({"weights.probe": None}, "weights.probe: None is not of type 'object'"),
     ],
 )
-def test_what_is_wrong_with_series_and_weightings_is_named(changes, words):
+def test_what_is_wrong_with_series_weightings_and_the_probe_is_named(changes, words):
     (problem,) = problems(changes)
     assert problem.startswith(words)
 

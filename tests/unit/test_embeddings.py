@@ -12,6 +12,7 @@ from lora_atlas import tables
 from lora_atlas.descriptors import KINDS, Descriptor, compared, descriptors, kinds
 from lora_atlas.embeddings import (
     DescriptorError,
+    embed_collection,
     embed_controls,
     embed_pictures,
     embed_weights,
@@ -21,7 +22,7 @@ from lora_atlas.embeddings import (
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 from lora_atlas.weights.factors import Update
 from lora_atlas.weights.files import read_lora, write_lora
-from lora_atlas.weights.gram import gram, write_gram
+from lora_atlas.weights.gram import gram, read_gram, write_gram
 from lora_atlas.weights.modules import module_grams, read_modules, write_modules
 from lora_atlas.weights.weighting import product
 
@@ -709,6 +710,27 @@ def test_what_is_fitted_never_saw_the_half_that_is_ranked(tmp_path, how):
         known = np.arange(len(ids)) != one
         before, after = (vectors(path, WHOLE)[known] for path in (plain, found))
         assert (np.abs(after @ after.T - before @ before.T).max() > 1e-3) == moves
+
+
+# --- a collection as it is
+
+
+def test_a_collection_has_the_cosines_of_its_loras_and_no_queries(tmp_path, plan, grams):
+    ids, parts = read_gram(grams["delta"])
+    rows = [{"lora": i, "artist": None if i.startswith("ada") else i[:3], "genre": None, "space": "x"} for i in ids]
+    X = per_module(grams, plan)
+    for subset, modules in (({}, X), ({"components": ["feed_forward"]}, X[1:]), ({"blocks": ["down"]}, X[:1])):
+        path = tmp_path / "collection.parquet"
+        embed_collection(rows, parts, path, **subset)
+        found = tables.read(path, "embeddings")
+        V, flat = np.array(found["vector"].to_pylist()), np.concatenate(modules, 1)
+        flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+        assert pytest.approx(flat @ flat.T, abs=1e-5) == V @ V.T
+        assert found["lora"].to_pylist() == ids
+        assert found["artist"].to_pylist() == [row["artist"] or "" for row in rows]
+        kinds = {(r["scenario"], r["calibration"], r["fold"], r["split"]) for r in found.to_pylist()}
+        assert kinds == {(WHOLE, "none", 0, "gallery")}
+        assert tables.metadata(found)["dimensions"] == V.shape[1]
 
 
 # --- inner products

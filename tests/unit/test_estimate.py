@@ -102,6 +102,22 @@ def test_series_are_generated_and_paid_for_beside_the_grid():
     assert one.generated == 72 * (16 * 4 + 64)
 
 
+def test_guidance_takes_the_base_twice_as_long():
+    """In the grid and in a series, each by itself; a picture with guidance is no second picture."""
+
+    def of(**changes):
+        generation = CONFIG["generation"] | {"guidance_scale": [1]} | changes
+        return estimate(check(copy.deepcopy(CONFIG) | {"generation": generation}, SCHEMA, ROOT), RATES)
+
+    worth = CONFIG["generation"]["worth"]
+    plain, guided = of(worth=None), of(worth=None, guidance_scale=[3])
+    assert guided.hours["generation"] == pytest.approx(2 * plain.hours["generation"])
+    once, twice = (of(worth=worth | {"guidance_scale": scale}) for scale in (1, 3))
+    more = [each.hours["generation"] - plain.hours["generation"] for each in (once, twice)]
+    assert more[1] == pytest.approx(2 * more[0]) and more[0] > 0
+    assert guided.generated == plain.generated and once.generated == twice.generated
+
+
 def test_the_size_of_a_lora_is_that_of_the_file():
     """Two files of the mini base, counted against its own layers."""
     import torch

@@ -324,3 +324,16 @@ def test_mixtures_deal_all_pictures_anew_and_keep_the_sides_apart():
     of_artist = {name: {p for row in mixed if row["artist"] == name for p in row["pictures"]} for name in names}
     assert sum(map(len, of_artist.values())) == len(set.union(*of_artist.values()))  # no picture has two owners
     assert mixed == plan(kept, genres, sizes | {"mixtures": True}, 0)
+
+
+def test_mixtures_go_by_the_given_order_and_not_by_hashes():
+    names = [f"artist{n}" for n in range(6)]
+    sizes = {"gallery": [5, 5], "query": [5], "mixtures": True}
+    found = []
+    for kind in "ab":
+        kept = {name: ids(20, f"{kind}{name}") for name in names}
+        place = {picture: (name, n) for name, pictures in kept.items() for n, picture in enumerate(pictures)}
+        rows = plan(kept, dict.fromkeys(names), sizes, 0)
+        found.append([row | {"pictures": [place[picture] for picture in row["pictures"]]} for row in rows])
+    assert found[0] == found[1]
+    assert all(row["pictures"] == sorted(row["pictures"]) for row in found[0])

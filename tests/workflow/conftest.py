@@ -45,7 +45,7 @@ class Workflow:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=900,
+            timeout=1800,
         )
         assert (done.returncode != 0) == fails, done.stdout[-4000:]
         return done.stdout

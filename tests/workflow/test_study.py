@@ -156,8 +156,8 @@ def test_the_findings_are_those_of_the_tables(tiny):
     text = (tiny.root / "results/tiny/FINDINGS.md").read_text()
     frame = tables.read(tiny.root / "results/tiny/tables/retrieval.parquet", "retrieval").to_pandas()
     row = frame[
-        (frame.scenario == tables.KNOWN) & (frame.descriptor == "delta") & (frame.calibration == "crossfit")
-        & (frame.distance == "L2") & (frame.level == "artist") & (frame.metric == "mAP")
+        (frame.scenario == tables.WHOLE) & (frame.descriptor == "delta_gradient") & (frame.calibration == "none")
+        & (frame.distance == "cosine") & (frame.level == "artist") & (frame.metric == "mAP")
     ].iloc[0]  # fmt: skip
     assert f"mAP {row.value:.2f} (" in text
     assert "One seed only" in text and "`own`" in text and "training.init own" in text

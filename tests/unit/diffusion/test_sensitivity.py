@@ -1,12 +1,15 @@
 """The sensitivity of a base: against gradients that need no hooks, the same bytes each time, measured once."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from scipy.stats import spearmanr
 
 from lora_atlas.diffusion import sensitivity as room
 from lora_atlas.diffusion import stacked
@@ -35,8 +38,8 @@ LAYERS = [  # of each kind: tokens of the picture and of the prompt, convolution
 ]
 
 
-def run(base: str, *, moments: bool = False, targets=TARGETS, **changes) -> Sensitivity:
-    return measure(load(base, None, device="cpu"), targets, PROBE | changes, resolution=32, moments=moments)
+def run(base: str, *, moments: bool = False, targets=TARGETS, resolution: int = 32, **changes) -> Sensitivity:
+    return measure(load(base, None, device="cpu"), targets, PROBE | changes, resolution=resolution, moments=moments)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,9 @@ def patches(conv: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     )
 
 
-def asked(base: str, monkeypatch, **changes) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+def asked(
+    base: str, monkeypatch, resolution: int = 32, **changes
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """What the network is asked for each sample, and what it should say: noisy latent, timestep, text, noise (or v)."""
     pipeline, seen, samples = load(base, None, device="cpu"), [], []
     real = room._samples
@@ -80,7 +85,7 @@ def asked(base: str, monkeypatch, **changes) -> list[tuple[torch.Tensor, torch.T
         return forward(x, t, **arguments)
 
     monkeypatch.setattr(pipeline.unet, "forward", recorded)
-    measure(pipeline, TARGETS, PROBE | changes, resolution=32, moments=False)
+    measure(pipeline, TARGETS, PROBE | changes, resolution=resolution, moments=False)
     noisy, times, text = (torch.cat(parts) for parts in zip(*seen, strict=True))
     a = pipeline.scheduler.alphas_cumprod[times].view(-1, 1, 1, 1)
     noise = (noisy - a.sqrt() * samples[0]) / (1 - a).sqrt()
@@ -122,6 +127,67 @@ def test_a_layer_has_the_squares_and_moments_of_its_gradients(tiny_base, found, 
         torch.testing.assert_close(ours.double(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     # w is the trace of G over its side.
     assert found.weights[key] == pytest.approx(float(found.G[key].trace()) / len(found.G[key]), rel=1e-4)
+
+
+def predicted(found: Sensitivity, name: str, dW: torch.Tensor) -> float:
+    """tr(G ΔW Σ ΔWᵀ): the mean square of what the update does to the loss, to first order."""
+    sigma, G = (moments[f"unet.{name}"].double() for moments in (found.sigma, found.G))
+    return float((G @ dW @ sigma * dW).sum())
+
+
+def update(layer: torch.nn.Module, generator: torch.Generator) -> torch.Tensor:
+    """An update of rank two and norm one (out, in); of a convolution, what it does to its patches."""
+    out, width = layer.weight.flatten(1).shape
+    B, A = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((out, 2), (2, width)))
+    return B @ A / (B @ A).norm()
+
+
+ALONE = [  # layers that read one token, where latents are of 2 × 2
+    "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_v",
+    "mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0",
+    "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj",
+    "up_blocks.0.attentions.1.transformer_blocks.0.ff.net.2",
+    "mid_block.resnets.0.conv1",
+]
+
+
+def test_an_update_moves_the_loss_as_the_moments_say(tiny_base, monkeypatch):
+    """Of one sample and one token the metric is the Fisher metric itself: differences of losses, without a gradient."""
+    found = run(tiny_base, moments=True, resolution=4, samples=1)
+    ((noisy, t, text, noise),) = asked(tiny_base, monkeypatch, resolution=4, samples=1)
+    unet = load(tiny_base, None, device="cpu").unet.double()
+    generator, step = torch.Generator().manual_seed(0), 1e-4
+    for name in ALONE:
+        weight = unet.get_submodule(name).weight
+        kept, dW, losses = weight.data.clone(), update(unet.get_submodule(name), generator), []
+        for sign in (1, -1):
+            weight.data = kept + sign * step * dW.view_as(kept)
+            with torch.no_grad():
+                says = unet(noisy.double(), t, encoder_hidden_states=text.double()).sample
+            losses.append(float((says - noise.double()).square().sum()))
+        weight.data = kept
+        slope = (losses[0] - losses[1]) / (2 * step)
+        assert slope**2 == pytest.approx(predicted(found, name, dW), rel=1e-3) and abs(slope) > 1e-4, name
+
+
+def test_layers_that_matter_more_by_the_moments_do_matter_more(tiny_base, found, questions):
+    """Of many tokens the metric is an approximation: what updates of norm one do to the loss, from layer to layer."""
+    unet = load(tiny_base, None, device="cpu").unet.requires_grad_(True)
+    names = [name.removeprefix("unet.") for name in found.weights]
+    weights = [unet.get_submodule(name).weight for name in names]
+    gradients = []
+    for noisy, t, text, noise in questions:
+        loss = (unet(noisy, t, encoder_hidden_states=text).sample - noise).square().sum()
+        gradients.append([g.flatten(1).double() for g in torch.autograd.grad(loss, weights)])
+    generator, measured, told = torch.Generator().manual_seed(0), [], []
+    for i, name in enumerate(names):
+        updates = [update(unet.get_submodule(name), generator) for _ in range(30)]
+        measured.append(np.mean([float((of[i] * dW).sum()) ** 2 for of in gradients for dW in updates]))
+        told.append(np.mean([predicted(found, name, dW) for dW in updates]))
+    assert np.ptp(np.log10(measured)) > 3  # a thousand times more or less
+    assert spearmanr(measured, told).statistic > 0.9
+    assert spearmanr(measured, [found.weights[f"unet.{name}"] for name in names]).statistic > 0.85
+    assert 0.5 < np.median(np.array(told) / measured) < 2  # and of the right size
 
 
 def test_a_base_that_predicts_velocity_is_asked_for_it(tiny_bases, monkeypatch):
@@ -307,3 +373,36 @@ def test_a_damaged_kept_file_is_measured_again(tmp_path, tiny_base, monkeypatch,
     assert calls == [1] and again.read_bytes() == whole == kept.read_bytes() and told[1] == "cpu"
     keep(tmp_path, tiny_base, "third")
     assert calls == [1]
+
+
+def test_studies_that_ask_at_once_measure_once(tmp_path, tiny_base, monkeypatch, found):
+    """Variants of a study run side by side: the first measures, and the others wait for it."""
+    calls, second, start = [], threading.Event(), threading.Barrier(3)
+
+    def slow(*_, **__) -> Sensitivity:
+        calls.append(1)
+        if len(calls) > 1:
+            second.set()
+        second.wait(1)  # time enough for the others to come in, too
+        return found
+
+    monkeypatch.setattr(room, "measure", slow)
+    monkeypatch.setattr(room.bases, "load", lambda *_, **__: None)
+
+    def ask(name: str) -> tuple[Path, tuple[int, str, float]]:
+        start.wait(60)
+        return keep(tmp_path, tiny_base, name)
+
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(ask, "abc"))
+    assert calls == [1]
+    assert len({output.read_bytes() for output, _ in results}) == len({told for _, told in results}) == 1
+
+
+def test_a_measuring_that_fails_keeps_nobody_out(tmp_path, tiny_base, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "measure", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            keep(tmp_path, tiny_base)
+    output, told = keep(tmp_path, tiny_base)
+    assert told[2] > 0 and read_metric(output).weights

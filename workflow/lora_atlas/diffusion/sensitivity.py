@@ -14,6 +14,7 @@ stratified timesteps as training would, and the summed squared error of its nois
 The sum over tokens counts: fine layers have more of them.
 """
 
+import fcntl
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -196,16 +197,19 @@ def cached(
     key = [bases.identity(**base), sorted(targets), resolution, dict(sorted(probe.items())), moments, made_by]
     kept = Path(cache) / f"{derive_seed('sensitivity', key):016x}.safetensors"
     cost = kept.with_suffix(".json")  # apart: what is measured has the same bytes whenever it is measured
-    told = _kept(kept, cost)
-    if told is None:
-        start = time.perf_counter()
-        bases.set_threads()
-        device = bases.pick_device(device)
-        found = measure(bases.load(**base, device=device), targets, probe, resolution=resolution, moments=moments)
-        write(kept, found, {"base": key[0], "probe": dict(probe)})
-        told = {"seconds": time.perf_counter() - start, "device": device}
-        with replacing(cost) as temporary:
-            temporary.write_text(json.dumps(told))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # variants of a study ask at once: the first measures, the others wait for it
+        told = _kept(kept, cost)
+        if told is None:
+            start = time.perf_counter()
+            bases.set_threads()
+            device = bases.pick_device(device)
+            found = measure(bases.load(**base, device=device), targets, probe, resolution=resolution, moments=moments)
+            write(kept, found, {"base": key[0], "probe": dict(probe)})
+            told = {"seconds": time.perf_counter() - start, "device": device}
+            with replacing(cost) as temporary:
+                temporary.write_text(json.dumps(told))
     with replacing(output) as temporary:
         temporary.write_bytes(kept.read_bytes())
     return probe["samples"], told["device"], told["seconds"]

@@ -111,7 +111,10 @@ def test_guidance_takes_the_base_twice_as_long():
 
     worth = CONFIG["generation"]["worth"]
     plain, guided = of(worth=None), of(worth=None, guidance_scale=[3])
-    assert guided.hours["generation"] == pytest.approx(2 * plain.hours["generation"])
+    steps = CONFIG["generation"]["num_inference_steps"]
+    rates = RATES["seconds"][RATES["bases"][CONFIG["base"]["model"]]["rates"]]
+    once_more = plain.generated / len(steps) * sum(steps) * rates["generate"] / 3600  # beside jobs that start
+    assert guided.hours["generation"] - plain.hours["generation"] == pytest.approx(once_more)
     once, twice = (of(worth=worth | {"guidance_scale": scale}) for scale in (1, 3))
     more = [each.hours["generation"] - plain.hours["generation"] for each in (once, twice)]
     assert more[1] == pytest.approx(2 * more[0]) and more[0] > 0

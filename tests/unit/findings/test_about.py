@@ -77,3 +77,13 @@ def test_a_folder_says_what_its_model_learnt_from(config, tmp_path):
     (tmp_path / "models/about.yaml").write_text("mine: pictures of cats, and of 木版画\n", encoding="utf-8")
     mine = config | {"base": config["base"] | {"model": "models/mine"}, "extractors": {}}
     assert sentences(mine, tmp_path)[1] == "The base `mine` learnt from pictures of cats, and of 木版画."
+
+
+def test_what_a_folder_says_is_no_word_on_a_model_of_the_hub(config, tmp_path):
+    """Of one name, and not there: `models/mine` is then an id."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/about.yaml").write_text("mine: pictures of cats\n")
+    mine = config | {"base": config["base"] | {"model": "models/mine"}, "extractors": {}}
+    found = sentences(mine, tmp_path)[1]
+    assert found.startswith("The base `models/mine` learnt from what its authors say of models/mine;")
+    assert "cats" not in found

@@ -459,10 +459,10 @@ def _drift(evidence: Evidence) -> Iterator[str]:
 
 
 def _variants(evidence: Evidence) -> Iterator[str]:
-    groups: dict[str, list[Any]] = {}
-    for changes, study in evidence.variants.values():
+    groups: dict[str, dict[str, Any]] = {}
+    for name, (changes, study) in evidence.variants.items():
         told = ", ".join(f"{k} {v}" for k, v in changes.items() if k != "seed" and not k.startswith("extractors."))
-        groups.setdefault(told, []).append(study)
+        groups.setdefault(told, {})[name] = study
     if not groups:
         return
     yield "## Other settings"
@@ -474,7 +474,10 @@ def _variants(evidence: Evidence) -> Iterator[str]:
         cells = [str(pool.score(n)) if n in pool.descriptors else "" for n in names]
         return [told, *cells, f"{pool.chances.mean():.2f}", str(pool.seeds)]
 
-    rows = [row("the study", pooled(evidence))] + [row(told, pooled(evidence, found)) for told, found in groups.items()]
+    rows = [row("the study", pooled(evidence))]
+    for told, found in groups.items():
+        named = ", ".join(f"`{name}`" for name in found)
+        rows.append(row(f"{told} ({named})", pooled(evidence, list(found.values()))))
     yield _table(["what differs", *(f"`{n}`, mAP" for n in names), "chance", "seeds"], rows)
 
 

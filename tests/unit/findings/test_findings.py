@@ -527,6 +527,18 @@ def test_both_extractors_are_in_the_table_of_worth_by_their_descriptors(page):
     assert "by clip_l14 where all LoRAs have the same prompt and the same noise" in page
 
 
+def test_other_settings_name_the_variants_that_are_of_them(page):
+    """Those of one setting and several seeds are one row; what a study leaves out of the extractors is no setting."""
+    _, rest = page.split("## Other settings\n\n", 1)
+    rows = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in rest.split("\n\n", 1)[0].splitlines()]
+    assert [(row[0], row[-1]) for row in rows[2:]] == [
+        ("the study", "3"),
+        ("training.init own (`own`, `own2`)", "2"),
+        ("plan.mixtures True (`mixed`)", "1"),
+        ("plan.mixtures True, training.init own (`both`)", "1"),
+    ]
+
+
 def test_the_same_tables_give_the_same_page(page, folder, tmp_path):
     assert written(tmp_path / "again.md", folder) == page
 

@@ -139,6 +139,11 @@ def baseless(modules: Sequence[str]) -> str | None:
     return next((how for how in modules if how in (CONSENSUS, PLAIN)), None)
 
 
+def of_weights(described: Mapping[str, Descriptor]) -> list[str]:
+    """Names of the descriptors of the weights that have every LoRA at norm one, the headline first."""
+    return [name for name, each in described.items() if each.kind == WEIGHTS and each.scale == UNIT]
+
+
 def compared(found: list[Descriptor]) -> list[Descriptor]:
     """Those that describe a LoRA by one thing, and can be compared with each other."""
     return [descriptor for descriptor in found if descriptor.kind != ACROSS]

@@ -23,9 +23,9 @@ from .descriptors import KFAC, PICTURES, PLAIN, Descriptor, compared
 from .seeds import derive_seed
 from .tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 from .weights.embed import AlikeError, combine, embed, halves, normalise, together, unseen, whole
-from .weights.gram import read_gram
-from .weights.modules import ModuleGrams, read_modules
-from .weights.names import block, component
+from .weights.gram import GramError, read_gram
+from .weights.modules import ModuleGrams, of_kernel, read_modules
+from .weights.names import wanted
 from .weights.weighting import Product, WeightingError, fixed, product
 
 # Controls that need no picture: name → rows (N, d) of the singular values (N, modules, r) and the plan.
@@ -36,7 +36,6 @@ WEIGHT_CONTROLS: dict[str, Callable[[np.ndarray, pa.Table], np.ndarray]] = {
     ),
     "set_size": lambda spectra, plan: np.log([len(pictures) for pictures in plan["pictures"].to_pylist()])[:, None],
 }
-MIXED = "factors"  # the kernel that is the sum of two
 FEWEST_ARTISTS = 4  # below, half of the artists say nothing of the others
 
 
@@ -75,14 +74,16 @@ def weight_products(
 ) -> Iterator[tuple[Descriptor, Product]]:
     """Each descriptor of the weights, and the inner products of the plan's LoRAs by it."""
     loras, artists = plan["lora"].to_pylist(), plan["artist"].to_pylist()
+    whole_grams: dict[str, np.ndarray] = {}
     single: ModuleGrams | None = None
     for descriptor in asked:
         kernel, how = str(descriptor.kernel), str(descriptor.modules)
         if how == PLAIN:
-            ids, parts = read_gram(grams[kernel])
-            _check_ids(grams[kernel], ids, loras)
-            K = combine(parts, weights["components"], weights["blocks"])
-            yield descriptor, fixed(K, str(descriptor.scale))
+            if kernel not in whole_grams:  # a kernel has several scales
+                ids, parts = read_gram(grams[kernel])
+                _check_ids(grams[kernel], ids, loras)
+                whole_grams[kernel] = combine(parts, weights["components"], weights["blocks"])
+            yield descriptor, fixed(whole_grams[kernel], str(descriptor.scale))
             continue
         if single is None:
             if modules is None:
@@ -90,7 +91,8 @@ def weight_products(
             ids, single, _ = read_modules(modules)
             _check_ids(modules, ids, loras)
         try:
-            yield descriptor, product(how, _chosen(single, kernel, how, weights), base=base, artists=artists)
+            chosen = _chosen(single, KFAC if how == KFAC else kernel, weights)
+            yield descriptor, product(how, chosen, base=base, artists=artists)
         except WeightingError as error:
             raise DescriptorError(f"{descriptor.name}: {error}") from error
 
@@ -100,20 +102,13 @@ def _check_ids(path: str | Path, ids: Sequence[str], loras: Sequence[str]) -> No
         raise DescriptorError(f"{path}: its LoRAs are not those of the plan; rerun the Gram stage")
 
 
-def _chosen(single: ModuleGrams, kernel: str, how: str, weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Module → Gram matrix of a kernel (of `kfac` in the base's metric), in the components and blocks asked for."""
-    kernel = KFAC if how == KFAC else kernel
-    parts = ("down", "up") if kernel == MIXED and kernel not in single else (kernel,)
-    absent = [part for part in parts if part not in single]
-    if absent:
-        raise DescriptorError(f"the Gram matrices of single modules lack the kernel {absent[0]!r}; rerun that stage")
-    found = {}
-    for module in single[parts[0]]:
-        where = (weights["components"] is None or component(module) in weights["components"]) and (
-            weights["blocks"] is None or block(module) in weights["blocks"]
-        )
-        if where:
-            found[module] = np.sum([single[part][module] for part in parts], axis=0)
+def _chosen(single: ModuleGrams, kernel: str, weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Module → Gram matrix of a kernel, in the components and blocks asked for."""
+    try:
+        every = of_kernel(single, kernel)
+    except GramError as error:
+        raise DescriptorError(str(error)) from error
+    found = {name: K for name, K in every.items() if wanted(name, weights["components"], weights["blocks"])}
     if not found:
         raise DescriptorError(f"no module is in components {weights['components']} and blocks {weights['blocks']}")
     return found

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NO_BASIS, COMPONENTS = "whole", "components"
 
@@ -32,6 +35,12 @@ class View:
     def together(self) -> str:
         """Scenario of all LoRAs as they are, for clusters, geometry and maps."""
         return WHOLE if self.basis == NO_BASIS else TOGETHER
+
+    def rows(self, frame: "pd.DataFrame", *, unseen: bool = False) -> "pd.Series":
+        """Which rows of a table of retrieval (columns scenario, calibration, distance) it looks at: a mask."""
+        scenario, calibration = self.unseen if unseen else self.known
+        at = (frame["scenario"] == scenario) & (frame["calibration"] == calibration)
+        return at & (frame["distance"] == self.distance)
 
     @property
     def label(self) -> str:

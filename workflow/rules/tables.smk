@@ -65,7 +65,7 @@ rule structure:
     input:
         embeddings=embeddings_of(COMPARED),
         plan=rules_of("plan"),
-        code=code("metrics.structure", "tables"),
+        code=code("metrics.structure", "views", "tables"),
     output:
         f"{RESULTS}/tables/structure.parquet",
     log:
@@ -129,7 +129,8 @@ rule ablation:
 # How much each module counts, by each weighting, and how large it is.
 rule module_weights:
     input:
-        **PRODUCTS,
+        plan=PRODUCTS["plan"],
+        base=PRODUCTS["base"],
         all=f"{RESULTS}/weights/modules/all.safetensors",
         code=code("weights.weighting", "weights.modules", "weights.metric", "tables"),
     output:

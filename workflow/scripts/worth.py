@@ -4,7 +4,7 @@ from job import job
 
 with job(snakemake):
     from lora_atlas import tables
-    from lora_atlas.descriptors import WEIGHTS, restored
+    from lora_atlas.descriptors import of_weights, restored
     from lora_atlas.findings.cost import seconds_per_lora, seconds_per_picture
     from lora_atlas.metrics import worth
     from lora_atlas.views import View
@@ -23,7 +23,7 @@ with job(snakemake):
     cost = tables.read(given.cost, "cost")
     queries, seconds = tables.read(out.queries, "worth_queries"), seconds_per_picture(cost, described)
     tables.write(out.worth, "worth", worth.curves(queries, seconds, level=p.evaluation["level"]), p.told)
-    weights = [name for name, each in described.items() if each.kind == WEIGHTS and each.scale == "unit"]
+    weights = of_weights(described)
     crossings = worth.crossings(
         queries,
         worth.references(tables.read(given.queries, "queries"), weights, view),

@@ -125,11 +125,7 @@ def comparison(retrieval: pa.Table, clustering: pa.Table) -> alt.Chart:
     told = tables.metadata(retrieval)
     kinds, view = told["kinds"], View(**told["view"])
     found = retrieval.to_pandas()
-    scenario, calibration = view.known
-    found = found[
-        (found.scenario == scenario) & (found.calibration == calibration) & (found.level == "artist")
-        & (found.metric == "mAP") & (found.distance == view.distance)
-    ]  # fmt: skip
+    found = found[view.rows(found) & (found.level == "artist") & (found.metric == "mAP")]
     grouped = clustering.to_pandas()
     grouped = grouped[grouped.scenario == view.together]
     grouped = grouped[(grouped.level == "artist") & (grouped.algorithm == "Ward") & (grouped.metric == "ARI")]

@@ -7,8 +7,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .. import tables
-from ..descriptors import KINDS, PLAIN, WEIGHTS, Descriptor, restored
-from ..metrics.margins import viewed
+from ..descriptors import KINDS, PLAIN, WEIGHTS, Descriptor, of_weights, restored
 from ..metrics.structure import ARTISTS, LORAS, WITHIN
 from ..views import View
 from .charts import COLOURS, GREY, INK, styled
@@ -24,14 +23,14 @@ def worth_curve(worth: pa.Table, retrieval: pa.Table) -> alt.Chart:
     each extractor, a line for each of its sampler settings."""
     told = tables.metadata(retrieval)
     described, view = restored(told["descriptors"]), View(**told["view"])
-    found = viewed(retrieval.to_pandas(), view)
-    found = found[(found.scenario == view.known[0]) & (found.level == "artist") & (found.metric == "mAP")]
-    of_weights = [name for name, each in described.items() if each.kind == WEIGHTS and each.scale == "unit"]
-    level = found.set_index("descriptor")["value"].reindex(of_weights)
+    found = retrieval.to_pandas()
+    found = found[view.rows(found) & (found.level == "artist") & (found.metric == "mAP")]
+    weights = of_weights(described)
+    level = found.set_index("descriptor")["value"].reindex(weights)
     # The headline, the plain kernels, and whichever is highest of the rest.
-    wanted = [of_weights[0], *(n for n in of_weights if described[n].modules == PLAIN)]
+    wanted = [weights[0], *(n for n in weights if described[n].modules == PLAIN)]
     wanted += [name for name in level.sort_values(ascending=False, kind="stable").index if name not in wanted]
-    names = [name for name in of_weights if name in wanted[:SHOWN]]
+    names = [name for name in weights if name in wanted[:SHOWN]]
     curves = worth.to_pandas()
     curves = curves[curves.metric == "mAP"]
     curves = curves.assign(

@@ -41,6 +41,10 @@ class Conditioning:
         )
         return Conditioning(*(None if a is None else torch.cat([a, b]) for a, b in pairs))
 
+    def float(self) -> "Conditioning":
+        """The same in float32."""
+        return Conditioning(*(None if t is None else t.float() for t in (self.embeds, self.pooled, self.time_ids)))
+
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of the UNet."""
         extra = {"text_embeds": self.pooled, "time_ids": self.time_ids} if self.pooled is not None else None

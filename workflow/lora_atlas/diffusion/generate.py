@@ -50,7 +50,7 @@ def generate(
     K = min(len(loras), batch)
     each = max(1, batch // K)
     names = list(loras)
-    shape = _latent_shape(pipeline, resolution)
+    shape = latent_shape(pipeline, resolution)
     count = 0
     with Progress(disable=None, transient=True) as progress:
         bar = progress.add_task("generating", total=len(names) * sum(setting.count for setting in wanted))
@@ -92,7 +92,6 @@ def noise_seed(seed: int, prompt: str, number: int) -> int:
     return derive_seed("generation", seed, prompt, number)
 
 
-@torch.inference_mode()
 def sample(
     pipeline: Any,
     adapters: int,
@@ -103,7 +102,24 @@ def sample(
     empty: int,
     setting: Setting,
 ) -> torch.Tensor:
-    """Pictures uint8 (K, n, H, W, 3): K stacked adapters generate n each from noise (K·n, c, h, w), adapter-major.
+    """Pictures uint8 (K, n, H, W, 3) of the latents that `denoise` makes of the same arguments."""
+    images = bases.decode_latents(pipeline, denoise(pipeline, adapters, noise, seeds, text, index, empty, setting))
+    return images.view(adapters, -1, *images.shape[1:])
+
+
+@torch.inference_mode()
+def denoise(
+    pipeline: Any,
+    adapters: int,
+    noise: torch.Tensor,
+    seeds: Sequence[int],
+    text: bases.Conditioning,
+    index: Sequence[int],
+    empty: int,
+    setting: Setting,
+) -> torch.Tensor:
+    """Latents (K·n, c, h, w): K adapters, stacked in the network, generate n each from as much noise, adapter-major.
+    One adapter may be the base alone.
 
     `index` (K·n) and `empty` point into `text`. Classifier-free guidance as in Ho & Salimans 2022 where
     ``guidance > 1``, with the base's own scheduler. Schedulers that add noise draw it from a generator of each
@@ -128,8 +144,7 @@ def sample(
             unconditional, conditional = guess.view(adapters, 2, n, *x.shape[1:]).unbind(1)
             guess = (unconditional + setting.guidance * (conditional - unconditional)).flatten(0, 1)
         x = scheduler.step(guess, t, x, **extra).prev_sample
-    images = bases.decode_latents(pipeline, x)
-    return images.view(adapters, n, *images.shape[1:])
+    return x
 
 
 def _past_first(seed: int, shape: Sequence[int]) -> torch.Generator:
@@ -154,7 +169,7 @@ def _stack(unet: torch.nn.Module, updates: Sequence[Mapping[str, stacked.Factors
     return layers
 
 
-def _latent_shape(pipeline: Any, resolution: int) -> tuple[int, int, int]:
+def latent_shape(pipeline: Any, resolution: int) -> tuple[int, int, int]:
     side = resolution // pipeline.vae_scale_factor
     return pipeline.unet.config.in_channels, side, side
 

@@ -18,7 +18,6 @@ import fcntl
 import json
 import time
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from ..settings import Setting
 from ..tables import replacing
 from . import base as bases
 from . import stacked
-from .generate import initial_noise
+from .generate import denoise, initial_noise, latent_shape, noise_seed
 from .objective import target
 
 WIDEST = 8192  # a wider side has no second moment: its matrix would be larger than the layer
@@ -102,7 +101,8 @@ def measure(
     count, each = probe["samples"], probe["batch"]
     setting = Setting(probe["num_inference_steps"], 1.0, tuple(probe["prompts"]), (0,))
     side = (resolution, resolution)
-    text = bases.encode_text(pipeline, probe["prompts"], side)
+    # In float32: squares of gradients underflow in less.
+    text = bases.encode_text(pipeline, probe["prompts"], side).float()
     latents = _samples(pipeline, text, setting, probe, resolution)
     goal = target(pipeline.scheduler, {"loss": "epsilon", "min_snr_gamma": None}, str(unet.device))
     generator = torch.Generator().manual_seed(derive_seed("sensitivity", probe["seed"]))
@@ -118,7 +118,7 @@ def measure(
             part = slice(start, min(start + each, count))
             t, epsilon, x = times[part], noise[part], latents[part]
             index = torch.arange(part.start, part.stop, device=unet.device) % len(probe["prompts"])
-            arguments = _arguments(text, index)
+            arguments = text.take(index).arguments()
             # Parameters are frozen: gradients flow back to what the network is given, and pass all layers on the way.
             arguments["encoder_hidden_states"].requires_grad_()
             noisy = goal.noisy(x, epsilon, t).requires_grad_()
@@ -135,38 +135,20 @@ def measure(
     )
 
 
-def _arguments(text: bases.Conditioning, index: torch.Tensor) -> dict[str, Any]:
-    """The network's keyword arguments for some prompts, in float32: squares of gradients underflow in less."""
-    found = text.take(index).arguments()
-    extra = found["added_cond_kwargs"]
-    return {
-        "encoder_hidden_states": found["encoder_hidden_states"].float(),
-        "added_cond_kwargs": None if extra is None else {name: value.float() for name, value in extra.items()},
-    }
-
-
-@torch.no_grad()
 def _samples(
     pipeline: Any, text: bases.Conditioning, setting: Setting, probe: Mapping[str, Any], resolution: int
 ) -> torch.Tensor:
     """Latents (n, c, h, w) that the base generates by itself, prompts in turn, by its own scheduler."""
-    unet, prompts = pipeline.unet, probe["prompts"]
-    side = resolution // pipeline.vae_scale_factor
-    shape = (unet.config.in_channels, side, side)
-    numbers = range(probe["samples"])
-    noise = torch.stack([initial_noise(shape, probe["seed"], prompts[i % len(prompts)], i) for i in numbers])
+    prompts, shape = probe["prompts"], latent_shape(pipeline, resolution)
+    tasks = [(prompts[i % len(prompts)], i) for i in range(probe["samples"])]
     found = []
-    for start in range(0, len(noise), probe["batch"]):
-        part = noise[start : start + probe["batch"]]
-        index = torch.arange(start, start + len(part), device=unet.device) % len(prompts)
-        arguments = _arguments(text, index)
-        scheduler = deepcopy(pipeline.scheduler)
-        scheduler.set_timesteps(setting.steps, device=unet.device)
-        x = part.to(unet.device) * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
-            x = scheduler.step(unet(scheduler.scale_model_input(x, t), t, **arguments).sample, t, x).prev_sample
-        found.append(x)
-    return torch.cat(found)
+    for start in range(0, len(tasks), probe["batch"]):
+        part = tasks[start : start + probe["batch"]]
+        noise = torch.stack([initial_noise(shape, probe["seed"], *task) for task in part])
+        seeds = [noise_seed(probe["seed"], *task) for task in part]
+        index = [i % len(prompts) for _, i in part]
+        found.append(denoise(pipeline, 1, noise, seeds, text, index, 0, setting))
+    return torch.cat(found).clone()  # the clone, unlike tensors of inference, may be part of a graph
 
 
 def write(path: str | Path, found: Sensitivity, made: Mapping[str, Any]) -> None:

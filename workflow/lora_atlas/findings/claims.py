@@ -9,7 +9,9 @@ nothing. Settings that are called best were chosen on the study's own seed, and 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from ..descriptors import CONSENSUS, GENERATED, GRADIENT, KFAC, LEARNT, PLAIN, TRAINING, WEIGHTS
+import numpy as np
+
+from ..descriptors import CONSENSUS, GENERATED, GRADIENT, KFAC, LEARNT, PLAIN, TRAINING, WEIGHTS, of_weights
 from ..metrics import BEST_CONTROL, intervals
 from ..metrics.structure import ARTISTS, WITHIN
 from ..tables import KNOWN
@@ -52,8 +54,6 @@ def at_chance(sentence: str, pool: Pooled, descriptor: str) -> Claim:
 
 def judged(found: list[Claim], level: float) -> list[Claim]:
     """The claims with their verdicts: two-sided p-values adjusted for all of them together."""
-    import numpy as np
-
     if not found:
         return []
     p = intervals.holm(np.array([min(1.0, 2 * min(claim.holds, claim.fails)) for claim in found]))
@@ -85,16 +85,11 @@ def claims(evidence: Evidence) -> list[Claim]:
 def speakers(evidence: Evidence, pool: Pooled) -> list[str]:
     """The descriptors that speak for the weights: the headline, and of its kernel the consensus and the plain one."""
     described = evidence.described
-    of_weights = [n for n, d in described.items() if d.kind == WEIGHTS and d.scale == "unit" and n in pool.descriptors]
-    if not of_weights:
+    names = [name for name in of_weights(described) if name in pool.descriptors]
+    if not names:
         return []
-    first = described[of_weights[0]]
-    wanted = [of_weights[0]] + [
-        n
-        for n in of_weights[1:]
-        if described[n].kernel == first.kernel and described[n].modules in (GRADIENT, CONSENSUS, PLAIN)
-    ]
-    return list(dict.fromkeys(wanted))
+    alike = [name for name in names[1:] if described[name].kernel == described[names[0]].kernel]
+    return [names[0], *(name for name in alike if described[name].modules in (GRADIENT, CONSENSUS, PLAIN))]
 
 
 def _who(unseen: bool) -> str:
@@ -116,29 +111,28 @@ def _controls(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Cla
 def _modules(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Claim]:
     """Weighted modules against plain ones, and the scalar against the whole metric; of the headline's kernel."""
     described = evidence.described
-    for kernel in [d.kernel for d in described.values() if d.kind == WEIGHTS][:1]:
-        name = {
-            d.modules: n
-            for n, d in described.items()
-            if d.kernel == kernel and d.scale == "unit" and n in pool.descriptors
-        }
-        for how in (GRADIENT, CONSENSUS):
-            if how in name and PLAIN in name:
-                difference = pool.difference(name[how], name[PLAIN])
-                yield larger(
-                    f"Modules weighted (`{name[how]}`) find {_who(unseen)} better than modules as they are "
-                    f"(`{name[PLAIN]}`).",
-                    difference,
-                    f"mAP {pool.score(name[how])} and {pool.score(name[PLAIN])}, difference {difference}",
-                )
-        if KFAC in name and GRADIENT in name:
-            difference = pool.difference(name[GRADIENT], name[KFAC])
+    kernel = next((d.kernel for d in described.values() if d.kind == WEIGHTS), None)
+    of_kernel = [
+        name for name in of_weights(described) if described[name].kernel == kernel and name in pool.descriptors
+    ]
+    name = {described[each].modules: each for each in of_kernel}
+    for how in (GRADIENT, CONSENSUS):
+        if how in name and PLAIN in name:
+            difference = pool.difference(name[how], name[PLAIN])
             yield larger(
-                f"One number a module (`{name[GRADIENT]}`) does better than the K-FAC metric (`{name[KFAC]}`) for "
-                f"{_who(unseen)}.",
+                f"Modules weighted (`{name[how]}`) find {_who(unseen)} better than modules as they are "
+                f"(`{name[PLAIN]}`).",
                 difference,
-                f"difference of mAP {difference}",
+                f"mAP {pool.score(name[how])} and {pool.score(name[PLAIN])}, difference {difference}",
             )
+    if KFAC in name and GRADIENT in name:
+        difference = pool.difference(name[GRADIENT], name[KFAC])
+        yield larger(
+            f"One number a module (`{name[GRADIENT]}`) does better than the K-FAC metric (`{name[KFAC]}`) for "
+            f"{_who(unseen)}.",
+            difference,
+            f"difference of mAP {difference}",
+        )
 
 
 def best_settings(evidence: Evidence, *, unseen: bool) -> list[tuple[str, View]]:
@@ -169,9 +163,8 @@ def _views(evidence: Evidence) -> list[View]:
 
 
 def _pictures(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Claim]:
-    weights = [n for n in speakers(evidence, pool) if evidence.described[n].modules != PLAIN] or speakers(
-        evidence, pool
-    )
+    every = speakers(evidence, pool)
+    weights = [name for name in every if evidence.described[name].modules != PLAIN] or every
     for other, view in best_settings(evidence, unseen=unseen):
         against = pooled(evidence, unseen=unseen, view=view)
         if other not in against.descriptors:
@@ -231,7 +224,7 @@ def _calibration(evidence: Evidence) -> Iterator[Claim]:
 
 
 def _plain(evidence: Evidence) -> list[str]:
-    return [n for n, d in evidence.described.items() if d.kind == WEIGHTS and d.modules == PLAIN and d.scale == "unit"]
+    return [name for name in of_weights(evidence.described) if evidence.described[name].modules == PLAIN]
 
 
 def _structure(evidence: Evidence) -> Iterator[Claim]:

@@ -67,6 +67,11 @@ class Study:
         return (self.folder / "tables" / f"{name}.parquet").is_file()
 
 
+def settings_of(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a variant changes of the study's settings: seeds repeat them, and extractors only look."""
+    return {key: value for key, value in changes.items() if key != "seed" and not key.startswith("extractors.")}
+
+
 @dataclass(frozen=True)
 class Evidence:
     """A study, its replicates, and its variants (name → keys that differ, and the folder)."""
@@ -77,6 +82,7 @@ class Evidence:
     bootstrap: int
     level: float
     seed: int
+    _pooled: dict[Any, "Pooled"] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def seeds(self) -> list[Study]:
@@ -107,11 +113,7 @@ class Evidence:
         """The variants that differ from the study in these keys (with dots for __) alone, besides seed and
         extractors."""
         wanted = {key.replace("__", "."): value for key, value in changes.items()}
-        return [
-            study
-            for changed, study in self.variants.values()
-            if {k: v for k, v in changed.items() if k != "seed" and not k.startswith("extractors.")} == wanted
-        ]
+        return [study for changed, study in self.variants.values() if settings_of(changed) == wanted]
 
 
 def gather(
@@ -183,20 +185,20 @@ def pooled(
     view: View | None = None,
 ) -> Pooled:
     """Scores of every descriptor that all the studies (None: those that verdicts come from) were asked, under the
-    headline or another view."""
+    headline or another view. A page asks the same often: what was pooled is kept with the evidence."""
     studies, view = evidence.seeds if studies is None else studies, view or evidence.view
-    scenario, calibration = view.unseen if unseen else view.known
+    key = (tuple(studies), unseen, level, metric, view)
+    if key not in evidence._pooled:
+        evidence._pooled[key] = _pooled(evidence, *key)
+    return evidence._pooled[key]
+
+
+def _pooled(evidence: Evidence, studies: Sequence[Study], unseen: bool, level: str, metric: str, view: View) -> Pooled:
     parts = []
     for number, study in enumerate(studies):
         frame = study.frame("queries")
-        chosen = frame[
-            (frame["scenario"] == scenario)
-            & (frame["calibration"] == calibration)
-            & (frame["level"] == level)
-            & (frame["metric"] == metric)
-            & (frame["distance"] == view.distance)
-        ]
-        parts.append(chosen.assign(study=number))
+        chosen = view.rows(frame, unseen=unseen) & (frame["level"] == level) & (frame["metric"] == metric)
+        parts.append(frame[chosen].assign(study=number))
     frame = pd.concat(parts)
     common = set.intersection(*(set(part["descriptor"]) for part in parts))
     descriptors = [d for d in dict.fromkeys(parts[0]["descriptor"]) if d in common]

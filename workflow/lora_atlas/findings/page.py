@@ -7,14 +7,14 @@ from typing import Any
 import pandas as pd
 
 from .. import tables
-from ..descriptors import ACROSS, CONTROL, GENERATED, TRAINING, WEIGHTS
+from ..descriptors import ACROSS, CONSENSUS, CONTROL, GENERATED, GRADIENT, PLAIN, TRAINING, WEIGHTS, of_weights
 from ..metrics import BEST_CONTROL, worth
 from ..metrics.structure import LEVELS
 from ..tables import replacing
 from ..views import NO_BASIS
 from .claims import asked_unseen, claims, speakers
 from .cost import seconds_per_lora, seconds_per_picture
-from .evidence import Evidence, Pooled, Score, gather, over_seeds, pooled, two
+from .evidence import Evidence, Pooled, Score, gather, over_seeds, pooled, settings_of, two
 
 MODULE = r"(unet|transformer|text_encoder\w*)\."  # how the name of a single module begins
 STYLE_BLOCK, CONTENT_BLOCK = "up_blocks.0.attentions.1", "up_blocks.0.attentions.0"  # of SDXL, by B-LoRA
@@ -115,7 +115,7 @@ def _worth(evidence: Evidence) -> Iterator[str]:
         return
     yield "## What is a LoRA worth?"
     described = evidence.described
-    weights = [name for name, d in described.items() if d.kind == WEIGHTS and d.scale == "unit"]
+    weights = of_weights(described)
     curves = [study.table("worth_queries") for study in evidence.seeds]
     references = [worth.references(study.table("queries"), weights, evidence.view) for study in evidence.seeds]
     cost = evidence.study.table("cost")
@@ -461,14 +461,13 @@ def _drift(evidence: Evidence) -> Iterator[str]:
 def _variants(evidence: Evidence) -> Iterator[str]:
     groups: dict[str, dict[str, Any]] = {}
     for name, (changes, study) in evidence.variants.items():
-        told = ", ".join(f"{k} {v}" for k, v in changes.items() if k != "seed" and not k.startswith("extractors."))
+        told = ", ".join(f"{key} {value}" for key, value in settings_of(changes).items())
         groups.setdefault(told, {})[name] = study
     if not groups:
         return
     yield "## Other settings"
     described = evidence.described
-    names = [n for n, d in described.items() if d.kind == WEIGHTS and d.modules in ("plain", "gradient", "consensus")]
-    names = [n for n in names if described[n].scale == "unit"]
+    names = [n for n in of_weights(described) if described[n].modules in (PLAIN, GRADIENT, CONSENSUS)]
 
     def row(told: str, pool: Pooled) -> list[str]:
         cells = [str(pool.score(n)) if n in pool.descriptors else "" for n in names]

@@ -80,9 +80,7 @@ def matrices(queries: pa.Table, kinds: Mapping[str, str], view: View) -> dict[tu
 
 def viewed(frame: pd.DataFrame, view: View) -> pd.DataFrame:
     """Rows of the table "queries" (or "retrieval") that a view looks at: of known artists, and of unseen ones."""
-    pairs = [view.known, view.unseen]
-    chosen = [pair in pairs for pair in zip(frame["scenario"], frame["calibration"], strict=True)]
-    return frame[np.array(chosen, bool) & (frame["distance"] == view.distance).to_numpy()]
+    return frame[view.rows(frame) | view.rows(frame, unseen=True)]
 
 
 def permuted(

@@ -42,9 +42,6 @@ TESTS = 1999  # permutations of artists and within artists: p-values that a corr
 SMALL = 1e-12
 ROUNDING = 1e-6  # a permutation that comes as near to the value as this has reached it: RSA is added up in float32
 LEAST = 4  # LoRAs: the unbiased HSIC divides by n − 3
-BOUNDS = (-1.0, 1.0)
-
-
 LORAS, ARTISTS, WITHIN = "LoRAs", "artists", "within artists"
 LEVELS = (LORAS, ARTISTS, WITHIN)
 
@@ -106,7 +103,7 @@ def _rows(level_name: str, names, values, nulls, without, level: float) -> Itera
                 deleted = np.array([found[metric][i, j] for found in without])
                 low = high = None
                 if len(deleted) > 1 and np.isfinite(deleted).all():  # too few LoRAs may be left
-                    low, high = intervals.jackknife(value, deleted, BOUNDS).interval(level)
+                    low, high = intervals.jackknife(value, deleted, intervals.DIFFERENCE).interval(level)
                 yield (
                     row
                     | {"value": float(value), "low": low, "high": high}

@@ -123,14 +123,7 @@ def _cube(table: pa.Table, loras: Sequence[str], descriptor: str) -> np.ndarray:
 def references(queries: pa.Table, descriptors: Sequence[str] | Mapping[str, Any], view: View) -> pa.Table:
     """Of the table "queries" what curves are held against: `descriptors`, known artists, under the view."""
     frame = queries.to_pandas()
-    scenario, calibration = view.known
-    kept = (
-        (frame["scenario"] == scenario)
-        & (frame["calibration"] == calibration)
-        & (frame["distance"] == view.distance)
-        & (frame["level"] == "artist")
-        & frame["descriptor"].isin(list(descriptors))
-    )
+    kept = view.rows(frame) & (frame["level"] == "artist") & frame["descriptor"].isin(list(descriptors))
     return queries.filter(pa.array(kept.to_numpy()))
 
 

@@ -3,7 +3,8 @@
 urllib3 bounds each wait for bytes; it does not bound their sum, and a server that sends a byte now and then holds a
 client for ever. Here a timer shuts the socket of an attempt that is over its time, whatever it is waiting for. The
 address is checked where it is known for certain: on the connected socket, so that a name that resolves to another
-address a moment later changes nothing. (Proxies of the environment are not used: they would hide that address.)
+address a moment later changes nothing. One that is written as numbers is known before, and nothing is sent to it.
+(Proxies of the environment are not used: they would hide that address.)
 """
 
 import contextlib
@@ -80,13 +81,23 @@ class _Watched:
 
 class _Public(_Watched):
     def _new_conn(self):
+        self._check(self.host.strip("[]"))
         sock = super()._new_conn()
-        address = ipaddress.ip_address(sock.getpeername()[0].split("%")[0])
+        try:
+            self._check(sock.getpeername()[0])
+        except PrivateAddress:
+            sock.close()
+            raise
+        return sock
+
+    def _check(self, written: str) -> None:
+        try:
+            address = ipaddress.ip_address(written.split("%")[0])
+        except ValueError:  # a name
+            return
         address = getattr(address, "ipv4_mapped", None) or address
         if not address.is_global or address.is_multicast:
-            sock.close()
             raise PrivateAddress(f"{self.host} is at {address}, which is not a public address")
-        return sock
 
 
 class _AnyConnection(_Watched, HTTPConnection):

@@ -5,7 +5,7 @@ file, whose header says which it was. Raw factors have no sketch: their inner pr
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .container import digest
 from .files import open_lora
 from .gram import gram, read_gram, read_header, write_gram
 from .modules import module_grams
-from .names import block, component
+from .names import wanted
 from .sketch import NUMBERS, Hashes, Sketch, sketch_files_gram, sketch_path, sketches, write_sketch
 from .weighting import LEAST, WeightingError, consensus, weighted_sum
 
@@ -103,27 +103,31 @@ def weighted(
         raise WeightingError(f"weights.modules: a collection counts by {CONSENSUS} or {PLAIN}, not by {weighting}")
     ids, plain = read_gram(gram_path, "delta")
     header = read_header(gram_path)
-    opened = {"pickles": pickles, "base": base}
-    rng = np.random.Generator(np.random.PCG64(derive_seed("consensus of a collection", len(ids))))
-    chosen = np.sort(rng.permutation(len(ids))[:FITTED])
     if weighting == PLAIN or len(ids) < LEAST:
         write_gram(output, ids, plain, "delta", header | {"weighting": PLAIN, "modules": None})
         return
+    opened = {"pickles": pickles, "base": base}
     if header["engine"] == "sketch":
+        rng = np.random.Generator(np.random.PCG64(derive_seed("consensus of a collection", len(ids))))
+        chosen = np.sort(rng.permutation(len(ids))[:FITTED])
         folder = Path(gram_path).parent / header["sketches"]
         shas = list(sha256) if sha256 is not None else [digest(open_lora(path, **opened).path) for path in paths]
         files = [sketch_path(folder, sha, header["numbers"]) for sha in shas]
-        single = sketch_files_gram([files[i] for i in chosen], key=str)
+        weights = _agreed(sketch_files_gram([files[i] for i in chosen], key=str), components, blocks)
+        grams = sketch_files_gram(files, weights=weights)
     else:
         single = module_grams(paths, ["delta"], **opened)[0]["delta"]
-        chosen = np.arange(len(ids))
-    names = [name for name in sorted(single) if _wanted(name, components, blocks)]
-    stack = np.stack([single[name] for name in names]) if names else np.zeros((0, 1, 1))
-    weights = dict(zip(names, consensus(stack, np.arange(len(chosen))).tolist(), strict=True)) if names else {}
-    sketched_too = header["engine"] == "sketch"
-    grams = sketch_files_gram(files, weights=weights) if sketched_too else weighted_sum(single, weights)
+        weights = _agreed(single, components, blocks)
+        grams = weighted_sum(single, weights)
     write_gram(output, ids, grams, "delta", header | {"weighting": weighting, "modules": weights})
 
 
-def _wanted(module: str, components: Sequence[str] | None, blocks: Sequence[str] | None) -> bool:
-    return (components is None or component(module) in components) and (blocks is None or block(module) in blocks)
+def _agreed(
+    single: Mapping[str, np.ndarray], components: Sequence[str] | None, blocks: Sequence[str] | None
+) -> dict[str, float]:
+    """Module → weight by the consensus of all LoRAs of these matrices, of the modules asked for."""
+    names = [name for name in sorted(single) if wanted(name, components, blocks)]
+    if not names:
+        return {}
+    stack = np.stack([single[name] for name in names])
+    return dict(zip(names, consensus(stack, np.arange(stack.shape[1])).tolist(), strict=True))

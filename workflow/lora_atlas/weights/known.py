@@ -16,7 +16,7 @@ from .gram import GramError, Grams, read_gram, read_header
 from .metric import read_metric
 from .modules import read_modules
 from .sketch import sketch_path
-from .weighting import consensus, of_base, weighted_sum
+from .weighting import module_weights, weighted_sum
 
 Shapes = dict[str, tuple[int, int]]
 
@@ -83,11 +83,10 @@ def collections(
     if ids != known.loras:
         raise GramError(f"{single}: its LoRAs are not those of the study any more; run the study again")
     names = sorted(grams["delta"])
-    if weighting == GRADIENT:
-        w = of_base(names, read_metric(single.with_name("base.safetensors")).weights)
-    else:
-        gallery = np.flatnonzero([row["split"] == "gallery" for row in rows])
-        w = consensus(np.stack([grams["delta"][name] for name in names]), gallery)
+    base_weights = read_metric(single.with_name("base.safetensors")).weights if weighting == GRADIENT else None
+    gallery = np.flatnonzero([row["split"] == "gallery" for row in rows])
+    stack = np.stack([grams["delta"][name] for name in names])
+    w = module_weights(weighting, names, stack, gallery, base=base_weights)
     modules = dict(zip(names, w.tolist(), strict=True))
     return [replace(known, weighted=weighted_sum(grams["delta"], modules), modules=modules)]
 

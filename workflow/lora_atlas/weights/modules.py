@@ -78,6 +78,20 @@ def module_grams(
     }
 
 
+def of_kernel(grams: Mapping[str, Mapping[str, np.ndarray]], kernel: str) -> dict[str, np.ndarray]:
+    """Module → Gram matrix (N, N) of a kernel; ``factors``, where it is absent, is the sum of ``down`` and ``up``.
+
+    Raises GramError naming a kernel that is absent.
+    """
+    if kernel in grams:
+        return dict(grams[kernel])
+    halves = ("down", "up") if kernel == "factors" else (kernel,)
+    absent = [half for half in halves if half not in grams]
+    if absent:
+        raise GramError(f"the Gram matrices of single modules lack the kernel {absent[0]!r}; rerun that stage")
+    return {module: sum(grams[half][module] for half in halves) for module in grams[halves[0]]}
+
+
 def _parameters(files: Iterable[LoraFile], module: str, kernel: str) -> int:
     return max(_numbers(file, module, kernel) for file in files if module in file.layout.specs)
 

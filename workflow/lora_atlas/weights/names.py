@@ -10,7 +10,7 @@ of it is unknown, and said to be so: guessing would put an update beside one of 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -282,6 +282,11 @@ def component(module: str) -> str:
 def block(module: str) -> str:
     """Where a module sits in its model: a key of BLOCKS, or "other"."""
     return next((name for name, pattern in BLOCKS.items() if re.search(pattern, module)), "other")
+
+
+def wanted(module: str, components: Collection[str] | None, blocks: Collection[str] | None) -> bool:
+    """Whether a module is in one of these components and blocks; None: in any."""
+    return (components is None or component(module) in components) and (blocks is None or block(module) in blocks)
 
 
 def places(module: str) -> tuple[str, ...]:

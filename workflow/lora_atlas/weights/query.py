@@ -27,7 +27,7 @@ from .folder import find, printable
 from .gram import last_row
 from .inventory import fits, parallel
 from .known import Known
-from .names import block, component
+from .names import wanted
 from .sketch import NUMBERS, Sketch, folded, read_sketch, sketch
 
 VOTERS = 5  # nearest LoRAs that vote on artist and genre
@@ -167,7 +167,7 @@ def _products(
         rows = last_row([*known.files, file], "delta")
     else:
         rows = _sketched_row(sketch(file, numbers=known.numbers or NUMBERS), known)
-    names = [m for m in rows if _wanted(component(m), block(m), components, blocks)]
+    names = [m for m in rows if wanted(m, components, blocks)]
     weights = known.modules if known.modules is not None else dict.fromkeys(names, 1.0)
     nothing = np.zeros(len(known.loras) + 1)
     plain = sum((rows[m] for m in names), nothing)
@@ -198,10 +198,6 @@ def _sketched_row(mine: Sketch, known: Known) -> dict[str, np.ndarray]:
     for m, part in mine.parts.items():
         rows[m][-1] = float(np.vdot(part, part))
     return rows
-
-
-def _wanted(of: str, where: str, components: Sequence[str] | None, blocks: Sequence[str] | None) -> bool:
-    return (components is None or of in components) and (blocks is None or where in blocks)
 
 
 def _vote(name: str, labels: Sequence[str | None], order: np.ndarray) -> dict[str, Any]:

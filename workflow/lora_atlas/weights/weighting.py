@@ -26,6 +26,8 @@ import pyarrow as pa
 from ..descriptors import CONSENSUS, GRADIENT, KFAC, PLAIN, SUPERVISED, UNIT
 from ..seeds import derive_seed
 from .embed import normalise
+from .gram import GramError
+from .modules import of_kernel
 from .names import block, component, places
 
 ModuleGram = Mapping[str, np.ndarray]  # module → (N, N)
@@ -60,21 +62,49 @@ def product(
 
     Raises WeightingError for a weighting that does not exist, or whose base knows none of the modules.
     """
+    if modules not in (PLAIN, UNIT, GRADIENT, CONSENSUS, KFAC, SUPERVISED):
+        raise WeightingError(f"weights.modules: {modules!r} unknown")
     names = sorted(grams)
     stack = np.stack([grams[name] for name in names])
     if modules in (PLAIN, KFAC):
         return fixed(stack.sum(0), scale)
     if modules == UNIT:
         return fixed(sum(normalise(K, UNIT) for K in stack), scale)
+    summed = summands(modules, stack)
     if modules == GRADIENT:
-        return fixed(np.tensordot(of_base(names, base), stack, 1), scale)
+        return fixed(np.tensordot(module_weights(modules, names, summed, base=base), summed, 1), scale)
+    return Product(
+        lambda fitted: np.tensordot(module_weights(modules, names, summed, fitted, artists=artists), summed, 1), scale
+    )
+
+
+def summands(modules: str, stack: np.ndarray) -> np.ndarray:
+    """The matrices (M, N, N) that a weighting sums, of those of the modules as they are."""
+    return np.stack([normalise(K, UNIT) for K in stack]) if modules == SUPERVISED else stack
+
+
+def module_weights(
+    modules: str,
+    names: Sequence[str],
+    summed: np.ndarray,
+    fitted: np.ndarray | None = None,
+    *,
+    base: Mapping[str, float] | None = None,
+    artists: Sequence[str] | None = None,
+) -> np.ndarray:
+    """One number a module (M,), the largest at one, by a weighting that has one; `fitted`: LoRAs that it is fitted on.
+
+    Raises WeightingError for a weighting that has none.
+    """
+    if modules == PLAIN:
+        return np.ones(len(names))
+    if modules == GRADIENT:
+        return of_base(names, base)
     if modules == CONSENSUS:
-        return Product(lambda fitted: np.tensordot(consensus(stack, fitted), stack, 1), scale)
+        return consensus(summed, fitted)
     if modules == SUPERVISED:
-        unit = np.stack([normalise(K, UNIT) for K in stack])
-        labels = np.unique(np.asarray(artists, str), return_inverse=True)[1]
-        return Product(lambda fitted: np.tensordot(aligned(unit, labels, fitted), unit, 1), scale)
-    raise WeightingError(f"weights.modules: {modules!r} unknown")
+        return aligned(summed, np.unique(np.asarray(artists, str), return_inverse=True)[1], fitted)
+    raise WeightingError(f"weights.modules: {modules!r} gives a module no number")
 
 
 def of_base(modules: Sequence[str], base: Mapping[str, float] | None) -> np.ndarray:
@@ -173,27 +203,22 @@ def listed(
     share of the squared norms of all LoRAs as they are, and as they are weighted. Weights that are fitted are those of
     the whole gallery."""
     fitted = np.flatnonzero(np.array(plan["split"].to_pylist()) == "gallery")
-    labels = np.unique(np.array(plan["artist"].to_pylist(), str), return_inverse=True)[1]
+    artists = plan["artist"].to_pylist()
     found = []
     for kernel in kernels:
-        parts = ("down", "up") if kernel == "factors" else (kernel,)
-        if any(part not in grams for part in parts):
+        try:
+            single = of_kernel(grams, kernel)
+        except GramError:
             continue
-        names = sorted(grams[parts[0]])
-        stack = np.sum([[grams[part][name] for name in names] for part in parts], axis=0)
+        names = sorted(single)
+        stack = np.stack([single[name] for name in names])
         size = np.trace(stack, axis1=1, axis2=2)
-        unit = np.stack([normalise(K, UNIT) for K in stack])
-        fits: dict[str, Callable[[], np.ndarray]] = {
-            PLAIN: lambda names=names: np.ones(len(names)),
-            GRADIENT: lambda names=names: of_base(names, base),
-            CONSENSUS: lambda stack=stack: consensus(stack, fitted),
-            SUPERVISED: lambda unit=unit: aligned(unit, labels, fitted),
-        }
         for how in weightings:
-            if how not in fits or (how == SUPERVISED and kernel != "delta"):
-                continue
-            w = fits[how]()
-            total = np.trace(unit, axis1=1, axis2=2) if how == SUPERVISED else size
+            if how in (UNIT, KFAC) or (how == SUPERVISED and kernel != "delta"):
+                continue  # the first two give a module no number
+            summed = summands(how, stack)
+            w = module_weights(how, names, summed, fitted, base=base, artists=artists)
+            total = np.trace(summed, axis1=1, axis2=2)
             found += [
                 {
                     "kernel": kernel, "weighting": how, "module": name, "component": component(name),

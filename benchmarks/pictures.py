@@ -5,12 +5,11 @@ as a museum's does. One connection's best is measured in the same run: the same 
 kept-alive connection, by http.client, with nothing done to the bytes. Beside it what users write first: a loop of
 urllib.
 
-    PYTHONPATH=workflow .venv/bin/python benchmarks/pictures.py
+    PYTHONPATH=workflow:tests/support .venv/bin/python benchmarks/pictures.py
 """
 
 import argparse
 import http.client
-import importlib.util
 import io
 import multiprocessing
 import tempfile
@@ -19,13 +18,12 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+from museum import send, serving
 from PIL import Image
 
 from lora_atlas.pictures.decode import decode
 from lora_atlas.pictures.fetch import Client
 from lora_atlas.pictures.store import Store
-
-MUSEUM = Path(__file__).parents[1] / "tests/unit/pictures/museum.py"
 
 
 def jpeg(seed: int, side: int = 512) -> bytes:
@@ -37,22 +35,19 @@ def jpeg(seed: int, side: int = 512) -> bytes:
 
 
 def serve(pictures: int, delay: float, rate: float, pipe) -> None:
-    spec = importlib.util.spec_from_file_location("museum", MUSEUM)
-    room = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(room)
     bodies = [jpeg(n) for n in range(50)]
 
     def answer(n: int):
         # Another comment at the end of each: the same picture, other bytes.
         body = bodies[n % 50][:-2] + b"\xff\xfe\x00\x0a%08d" % n + b"\xff\xd9"
 
-        def send(handler):
+        def slowly(handler):
             time.sleep(len(body) / rate)
-            room.send(handler, body)
+            send(handler, body)
 
-        return send
+        return slowly
 
-    with room.serving(delay=delay) as museum:
+    with serving(delay=delay) as museum:
         museum.paths |= {f"/{n}": answer(n) for n in range(pictures)}
         pipe.send(museum.url)
         pipe.recv()

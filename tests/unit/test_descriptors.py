@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from plans import embedded_study
 
-from lora_atlas.config import check
 from lora_atlas.descriptors import (
     ACROSS,
     CONTROL,
@@ -36,8 +36,7 @@ MANY = {"num_inference_steps": 8, "guidance_scale": 1, "prompts": ["a"], "series
 
 @pytest.fixture
 def config(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    return check(yaml.safe_load((ROOT / "config.yaml").read_text()), SCHEMA, ROOT)
+    return embedded_study(monkeypatch)
 
 
 @pytest.fixture

@@ -1,23 +1,15 @@
 """Models of the hub, against a stand-in on the loopback: pinned, hashed, locked."""
 
-import importlib.util
-import sys
 from hashlib import sha256
 from pathlib import Path
 
+import hub_server
 import pytest
 import yaml
+from museum import serving
 
 from lora_atlas import lock as locks
 from lora_atlas.hub import HubError, commit, fetch, folder
-
-PICTURES = Path(__file__).with_name("pictures")
-for _name in ("museum", "hub_server"):
-    _spec = importlib.util.spec_from_file_location(_name, PICTURES / f"{_name}.py")
-    sys.modules[_name] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules[_name])
-import hub_server  # noqa: E402
-import museum as museum_room  # noqa: E402
 
 FILES = {
     "config.json": b'{"architecture": "x"}',
@@ -32,7 +24,7 @@ def museum(monkeypatch, tmp_path):
     """The hub's client, whose address and cache are ours for a test."""
     from huggingface_hub import constants
 
-    with museum_room.serving() as found:
+    with serving() as found:
         monkeypatch.setattr(constants, "ENDPOINT", found.url)
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", found.url + "/{repo_id}/resolve/{revision}/{filename}"

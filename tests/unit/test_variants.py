@@ -4,19 +4,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from plans import SCHEMA, embedded_study
 
 from lora_atlas.config import check
 from lora_atlas.study import StudyError
 from lora_atlas.variants import STAGES, changes, merge, replicates, variants
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 
 
 @pytest.fixture
 def config(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    return check(yaml.safe_load((ROOT / "config.yaml").read_text()), SCHEMA, ROOT)
+    return embedded_study(monkeypatch)
 
 
 def only(config, overlay):

@@ -1,23 +1,18 @@
 """Pictures from a network, by Snakemake itself: a manifest, a server, reruns; and studies that are only planned."""
 
 import csv
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from museum import serving
 
 from lora_atlas import tables
 from lora_atlas.pictures.decode import encode_png
 
 pytestmark = pytest.mark.slow
-
-_spec = importlib.util.spec_from_file_location("museum", Path(__file__).parents[1] / "unit/pictures/museum.py")
-museum_room = sys.modules["museum"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(museum_room)
 
 
 def picture(seed: int) -> bytes:
@@ -46,7 +41,7 @@ def planned(text: str) -> dict[str, int]:
 
 def test_pictures_of_a_manifest_are_fetched_once_and_a_new_artist_costs_only_itself(copied, tmp_path):
     path = tmp_path / "m.csv"
-    with museum_room.serving() as museum:
+    with serving() as museum:
         museum.paths |= {f"/{n}": picture(n) for n in range(40)}
         museum.paths["/3"] = b"<html>please wait"
         manifest(path, museum, {"ada": range(8), "bob": range(10, 18)})
@@ -72,7 +67,7 @@ def test_pictures_of_a_manifest_are_fetched_once_and_a_new_artist_costs_only_its
 
 def test_artists_left_with_too_few_are_named_after_everything_was_fetched(copied, tmp_path):
     path = tmp_path / "m.csv"
-    with museum_room.serving() as museum:
+    with serving() as museum:
         museum.paths |= {f"/{n}": picture(n) for n in (*range(6), 10, 20)}  # the others are not there
         manifest(path, museum, {"ada": range(6), "bob": range(10, 16), "cyd": range(20, 26)})
         text = copied.run("pictures", *asked(path, store=str(tmp_path / "store")), "study=few", fails=True)
@@ -82,7 +77,7 @@ def test_artists_left_with_too_few_are_named_after_everything_was_fetched(copied
 
 def test_a_fetch_without_a_contact_is_refused_before_any_job(copied, tmp_path):
     path = tmp_path / "m.csv"
-    with museum_room.serving() as museum:
+    with serving() as museum:
         manifest(path, museum, {"ada": range(6), "bob": range(10, 16)})
         text = copied.run("pictures", *asked(path, contact=None), "study=nobody", fails=True)
         assert "pictures.contact is not set" in text and "localrule" not in text

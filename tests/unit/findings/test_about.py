@@ -4,18 +4,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from plans import embedded_study
 
-from lora_atlas.config import check
 from lora_atlas.findings.about import sentences
 
 ROOT = Path(__file__).parents[3]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 
 
 @pytest.fixture
 def config(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    return check(yaml.safe_load((ROOT / "config.yaml").read_text()), SCHEMA, ROOT)
+    return embedded_study(monkeypatch)
 
 
 def of(source, config):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import plan
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score, average_precision_score
 from sklearn.metrics.pairwise import euclidean_distances
@@ -33,23 +34,6 @@ MODULES = {  # name: (component, block)
     for place, block in PLACES.items()
     for leaf, component in LEAVES.items()
 }
-
-
-def plan(artists: int = 6, gallery: int = 4, queries: int = 2):
-    rows = [
-        {
-            "lora": f"artist-{artist}/{number:02}",
-            "artist": f"artist-{artist}",
-            "genre": None,
-            "split": "gallery" if number < gallery else "query",
-            "seed": 0,
-            "pictures": [],
-            "overlap": 0.0,
-        }
-        for artist in range(artists)
-        for number in range(gallery + queries)
-    ]
-    return tables.table("plan", rows)
 
 
 def planted(loras, signal, kernels=("down", "up", "delta"), d: int = 40, seed: int = 0, modules=MODULES):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from plans import plan
 from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import cosine_distances, euclidean_distances
 
@@ -17,23 +18,6 @@ from lora_atlas.weights.embed import CALIBRATIONS, embed, whole
 EMBEDDING = {"dimensions": 5, "calibrations": ["none", "rescale", "crossfit"], "calibration": "crossfit", "folds": 5}
 QUICK = {"level": 0.9, "seed": 7}
 CROSSFIT, DIRECT = View("components", "crossfit", "L2"), View("whole", "none", "cosine")
-
-
-def plan(artists: int = 6, gallery: int = 4, queries: int = 2):
-    rows = [
-        {
-            "lora": f"artist-{artist}/{number:02}",
-            "artist": f"artist-{artist}",
-            "genre": None,
-            "split": "gallery" if number < gallery else "query",
-            "seed": 0,
-            "pictures": [],
-            "overlap": 0.0,
-        }
-        for artist in range(artists)
-        for number in range(gallery + queries)
-    ]
-    return tables.table("plan", rows)
 
 
 def noisy(loras, d: int = 60, spread: float = 0.6, seed: int = 0) -> np.ndarray:

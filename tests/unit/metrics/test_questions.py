@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from plans import plan
 
 from lora_atlas import tables
 from lora_atlas.metrics.questions import questions, stored, under
@@ -14,23 +15,6 @@ from lora_atlas.weights.embed import CALIBRATIONS, AlikeError, embed, normalise,
 
 EMBEDDING = {"dimensions": 5, "calibrations": ["none"], "calibration": "crossfit", "folds": 5}
 SEED = 7
-
-
-def plan(artists: int = 6, gallery: int = 4, queries: int = 2):
-    rows = [
-        {
-            "lora": f"artist-{artist}/{number:02}",
-            "artist": f"artist-{artist}",
-            "genre": None,
-            "split": "gallery" if number < gallery else "query",
-            "seed": 0,
-            "pictures": [],
-            "overlap": 0.0,
-        }
-        for artist in range(artists)
-        for number in range(gallery + queries)
-    ]
-    return tables.table("plan", rows)
 
 
 def noisy(loras, d: int = 30, seed: int = 0) -> np.ndarray:

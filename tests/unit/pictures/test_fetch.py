@@ -2,7 +2,6 @@
 
 import email.utils
 import gzip
-import importlib.util
 import io
 import os
 import signal
@@ -15,17 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from museum import send, serving
 from PIL import Image
 
 from lora_atlas.pictures.decode import PictureError, decode, encode_png
 from lora_atlas.pictures.fetch import Client, FetchError, Limits
 from lora_atlas.pictures.store import Store
-
-HERE = Path(__file__).parent
-_spec = importlib.util.spec_from_file_location("museum", HERE / "museum.py")
-museum_room = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(museum_room)
-send, serving = museum_room.send, museum_room.serving
 
 QUICK = Limits(attempts=3, connect=2, read=0.4, deadline=1.0, backoff=0.01, backoff_max=0.05, size=200_000)
 
@@ -269,7 +263,7 @@ client.fetch_all([{"url": f"{url}/{n}"} for n in range(40)], Store(folder), lamb
 def test_7_killed_at_any_moment_a_rerun_fetches_only_what_is_missing(tmp_path):
     """Ten kills, each somewhere else; every picture that was stored is asked for once."""
     data = {f"/{n}": picture(n) for n in range(40)}
-    environment = os.environ | {"PYTHONPATH": str(HERE.parents[2] / "workflow")}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "workflow")}
     rng = np.random.default_rng(0)
     with serving(delay=0.02) as museum:
         museum.paths |= data

@@ -1,7 +1,6 @@
 """Sources that are tables or lie on a network: manifest, artbench, commons, huggingface; each against the loopback."""
 
 import csv
-import importlib.util
 import io
 import json
 import subprocess
@@ -11,8 +10,10 @@ from hashlib import sha1, sha256
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import hub_server
 import numpy as np
 import pytest
+from museum import send, serving
 
 from lora_atlas import tables
 from lora_atlas.pictures.archive import fetch as fetch_archive
@@ -31,19 +32,6 @@ from lora_atlas.pictures.sources import (
     titles,
 )
 from lora_atlas.study import StudyError
-
-
-def room(name: str):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-museum_room = room("museum")
-hub_room = room("hub_server")
-send, serving = museum_room.send, museum_room.serving
 
 QUICK = Limits(attempts=2, connect=2, read=1, deadline=2, backoff=0.01)
 CONFIG = {
@@ -503,11 +491,11 @@ else:
 
 def test_a_dataset_gives_only_what_is_wanted(museum, tmp_path):
     data = parquet()
-    hub_room.serve_repository(museum, "datasets", "o/d", {"data/train-0.parquet": data, "README.md": b"x"})
+    hub_server.serve_repository(museum, "datasets", "o/d", {"data/train-0.parquet": data, "README.md": b"x"})
     config = CONFIG | {"source": "huggingface", "artists": ["claude monet"], "manifest": str(tmp_path / "m.csv")}
     config |= {"store": str(tmp_path / "store"), "per_artist": 4}
     config |= {
-        "dataset": {"id": "o/d", "revision": hub_room.COMMIT, "image": "image", "artist": "artist", "genre": "style"}
+        "dataset": {"id": "o/d", "revision": hub_server.COMMIT, "image": "image", "artist": "artist", "genre": "style"}
     }
     assert artists(config, None) == {"claude_monet": None} and count(config, None) == {"claude_monet": 4}
     before = digests(config, None)
@@ -515,7 +503,7 @@ def test_a_dataset_gives_only_what_is_wanted(museum, tmp_path):
     def run(what: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", RUN, json.dumps(config), what],
-            env=hub_room.environment(museum, tmp_path / "home"),
+            env=hub_server.environment(museum, tmp_path / "home"),
             capture_output=True,
             text=True,
             check=False,

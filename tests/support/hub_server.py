@@ -2,11 +2,9 @@
 
 import json
 import os
-import sys
 from hashlib import sha1, sha256
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 from museum import Museum, send
 
 COMMIT = "a" * 40
@@ -79,5 +77,5 @@ def environment(museum: Museum, home: Path) -> dict[str, str]:
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": str(Path(__file__).parents[3] / "workflow"),
+        "PYTHONPATH": str(Path(__file__).parents[2] / "workflow"),
     }

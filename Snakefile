@@ -29,8 +29,23 @@ source on a network, `snakemake models` fetches models of the hub, and `snakemak
 LoRAs a file is near.
 """
 
+from pathlib import Path
 
-configfile: "config.yaml"
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+# The defaults. A config.yaml of the working directory, and what the command line names, go over them.
+configfile: f"{workflow.current_basedir}/config.yaml"
+
+
+if (
+    Path("config.yaml").resolve() != Path(f"{workflow.current_basedir}/config.yaml").resolve()
+    and Path("config.yaml").is_file()
+):
+
+    configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"

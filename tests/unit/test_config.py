@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_atlas.config import check, resolve
+from lora_atlas.config import check, filled, resolve
 from lora_atlas.study import StudyError
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 from lora_atlas.views import View, headline
@@ -486,3 +486,31 @@ def test_half_a_source_is_named(changes, words):
 def test_artists_may_stand_under_genres():
     chosen = {"strokes": ["maren"], "points": ["odile"]}
     assert checked({"pictures.artists": chosen})["pictures"]["artists"] == chosen
+
+
+# --- where the project is, and where the study is
+
+
+def test_what_only_the_project_has_is_taken_from_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = check(CONFIG, SCHEMA, ROOT)
+    assert found["base"]["model"] == str(ROOT / "workflow/resources/mini/base")
+    assert found["extractors"]["clip"]["model"] == str(ROOT / "workflow/resources/mini/clip")
+    assert found["extractors"]["mean_colour"]["model"] == "mean_colour"
+    assert found["pictures"]["manifest"] is None and found["lock"] is None
+
+
+def test_what_lies_here_goes_before_what_the_project_has(tmp_path, monkeypatch):
+    mine = tmp_path / "workflow/resources/mini"
+    mine.parent.mkdir(parents=True)
+    mine.symlink_to(ROOT / "workflow/resources/mini")
+    monkeypatch.chdir(tmp_path)
+    assert check(CONFIG, SCHEMA, ROOT)["base"]["model"] == CONFIG["base"]["model"]
+
+
+def test_keys_that_are_left_out_are_the_projects_and_a_variant_is_whole():
+    assert filled({"seed": 3, "plan": {"query": [2]}}, CONFIG) == overlaid({"seed": 3, "plan.query": [2]})
+    assert filled({"seed": 3}, {"seed": 1, "folder": "a"}, {"seed": 2}) == {"seed": 3, "folder": "a"}
+    # An extractor that the study has switched off does not come back in its variants.
+    variant = {"shared": {"study": "demo", "stages": []}, "extractors": {}}
+    assert filled(variant, CONFIG) == variant

@@ -18,15 +18,20 @@ from .features import CONTROLS
 from .hub import COMMIT
 from .pictures import sources
 from .study import StudyError, too_few
-from .variants import variants
+from .variants import merge, variants
 from .weights.folder import find
 
 
 def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """The resolved configuration; raises StudyError with all that is wrong. Relative models are seen from `root`."""
+    """The resolved configuration; raises StudyError with all that is wrong.
+
+    Relative paths are seen from the working directory; what is not there and is part of the project, such as the mini
+    models, is taken from `root`, the project's folder.
+    """
     config = resolve(config, schema)
     problems = list(_schema_problems(config, schema))
     if not problems:  # what is said below takes keys and types for granted
+        config = placed(config, root)
         trained = config["loras"]["source"] == "trained"
         problems = [*(_model_problems(config, root) if trained else ()), *_weight_problems(config)]
         problems += _picture_problems(config) if trained else _folder_problems(config["folder"])
@@ -55,6 +60,35 @@ def resolve(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, A
     if isinstance(config.get("extractors"), Mapping):
         config["extractors"] = {name: value for name, value in config["extractors"].items() if value is not None}
     return config
+
+
+def placed(config: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """The configuration with the files that only the project has under their full names."""
+
+    def place(path: Any) -> Any:
+        return str(root / path) if path and not Path(path).exists() and (root / path).exists() else path
+
+    extractors = {
+        name: each | {key: place(each[key]) for key in ("model", "pretrained")}
+        for name, each in config["extractors"].items()
+    }
+    return {
+        **config,
+        "lock": place(config["lock"]),
+        "base": config["base"] | {"model": place(config["base"]["model"])},
+        "pictures": config["pictures"] | {"manifest": place(config["pictures"]["manifest"])},
+        "extractors": extractors,
+    }
+
+
+def filled(config: Mapping[str, Any], *defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration over defaults, the last of them first; what a variant has is whole already."""
+    if config.get("shared"):
+        return dict(config)
+    found: dict[str, Any] = {}
+    for layer in (*defaults, config):
+        found = merge(found, layer)
+    return found
 
 
 def _typed(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:

@@ -8,7 +8,13 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
-ROOT = Path(workflow.basedir)
+# The project's folder, wherever the working directory is: code, models and rates are there, data and results here.
+ROOT = Path(str(workflow.current_basedir)).parents[1]
+if not (ROOT / "workflow/lora_atlas").is_dir():
+    raise WorkflowError(
+        f"the workflow's library is not beside its rules ({ROOT}): Snakemake fetches single files of a remote module. "
+        "Clone the repository, and name the Snakefile in the clone"
+    )
 
 sys.path.insert(0, str(ROOT / "workflow"))
 
@@ -27,10 +33,18 @@ from lora_atlas.seeds import derive_seed
 
 try:
     config = configuration.check(
-        config, yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text()), ROOT
+        # A module may be given the keys alone that differ.
+        configuration.filled(config, yaml.safe_load((ROOT / "config.yaml").read_text())),
+        yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text()),
+        ROOT,
     )
 except studies.StudyError as error:
     raise WorkflowError(str(error)) from None
+
+
+def part(path):
+    """A file of the project, as jobs name it: from here where it is below the working directory."""
+    return str(path) if Path.cwd() == ROOT else str(ROOT / path)
 
 
 def listed_files(path):
@@ -97,7 +111,7 @@ wildcard_constraints:
 
 def code(*modules):
     """The library files that a stage's modules are made of."""
-    return [str(path.relative_to(ROOT)) for path in library.closure(*modules)]
+    return [part(path.relative_to(ROOT)) for path in library.closure(*modules)]
 
 
 def pack_of(artist):

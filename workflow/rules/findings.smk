@@ -24,7 +24,7 @@ rule write_findings:
     input:
         tables=rules_of("tables"),
         plan=rules_of("plan"),
-        about=[file for file in ABOUT_MODELS if (ROOT / file).is_file()],
+        about=[file for file in ABOUT_MODELS if Path(file).is_file()],
         replicates=[
             table.replace(RESULTS, f"{RESULTS}/variants/{variant}", 1)
             for variant in REPLICATES

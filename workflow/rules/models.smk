@@ -34,7 +34,7 @@ rule fetch_model:
 # It has no output of its own, so that it always prints.
 rule estimate:
     input:
-        rates="workflow/resources/rates.yaml",
+        rates=part("workflow/resources/rates.yaml"),
         code=code("estimate"),
     log:
         f"{RESULTS}/logs/estimate.log",

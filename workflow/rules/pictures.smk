@@ -112,7 +112,7 @@ rule show_pictures:
     input:
         pictures=rules_of("pictures"),
         duplicates=f"{RESULTS}/duplicates.parquet",
-        template="workflow/lora_atlas/pictures/templates/pictures.html",
+        template=part("workflow/lora_atlas/pictures/templates/pictures.html"),
         code=code("pictures.page"),
     output:
         f"{RESULTS}/pictures/index.html",

@@ -56,9 +56,12 @@ if TRAINED:
     if not IS_VARIANT:
 
         rule all:
+            """The whole study: tables, charts, findings, and the page of its pictures."""
             default_target: True
             input:
                 rules_of("page", "tables", "charts", "findings", *([config["export"]] if config["export"] else [])),
+
+    include: "workflow/rules/targets.smk"
 
     # Stages that a variant shares with its study are made there.
     if "pictures" in OWN:
@@ -91,11 +94,13 @@ if TRAINED:
 else:
 
     rule all:
+        """What a folder of LoRA files holds: a table of them, and a map of each base's."""
         default_target: True
         input:
             f"{RESULTS}/tables/loras.parquet",
             spaces_of_folder,
 
+    include: "workflow/rules/targets.smk"
     include: "workflow/rules/inventory.smk"
 
 

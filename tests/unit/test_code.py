@@ -155,3 +155,13 @@ def test_all_that_an_adapter_imports_is_in_the_code_of_its_rule(rule):
     ]
     assert direct, adapter
     assert set(names(*direct)) <= set(names(*named))
+
+
+# --- what `snakemake --list` says
+
+
+def test_every_rule_says_what_it_is_for_in_a_line():
+    for file in [ROOT / "Snakefile", *sorted((ROOT / "workflow/rules").glob("*.smk"))]:
+        parts = re.split(r"^ *(?:rule|checkpoint) (\w+):\n", file.read_text(), flags=re.MULTILINE)
+        for rule, body in zip(parts[1::2], parts[2::2], strict=True):
+            assert re.match(r' *"""[A-Z][^\n]{15,}[.?!]"""\n|.*PATH\."""\n', body), f"{file.name}: {rule}"

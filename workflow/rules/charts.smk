@@ -6,13 +6,8 @@ Makes: results/{study}/charts/{chart}.png and .svg, without a browser
 """
 
 
-rule charts:
-    input:
-        rules_of("charts"),
-    localrule: True
-
-
 rule draw_charts:
+    """Draw the charts of a study from its tables."""
     input:
         pictures=rules_of("pictures"),
         embedding=embeddings_of(WEIGHT_DESCRIPTORS[:1]),

@@ -5,13 +5,6 @@ Needs: results/{study}/plan.parquet; results/{study}/weights/{kernel}.safetensor
 Makes: results/{study}/embeddings/{descriptor}.parquet
 """
 
-
-rule embeddings:
-    input:
-        rules_of("embeddings"),
-    localrule: True
-
-
 # What the inner products of the weights are made of, for the embeddings and for what embeds them anew.
 PRODUCTS = {
     "grams": rules_of("weights"),
@@ -22,6 +15,7 @@ PRODUCTS = {
 
 
 rule embed_weights:
+    """Vectors of all LoRAs by the descriptors of their weights."""
     input:
         **PRODUCTS,
         code=code("embeddings", "weights.metric"),
@@ -44,6 +38,7 @@ if CONTROL_DESCRIPTORS:
 
     # What LoRAs are without direction: their norms, their singular values, the sizes of their training sets.
     rule embed_controls:
+        """Vectors by controls that need no picture: norms, singular values, sizes of training sets."""
         input:
             loras=rules_of("loras"),
             plan=f"{HOME['plan']}/plan.parquet",
@@ -65,6 +60,7 @@ if CONTROL_DESCRIPTORS:
 if PICTURE_DESCRIPTORS:
 
     rule embed_pictures:
+        """Vectors of all LoRAs by features of their training pictures, or of what they generate."""
         input:
             features=rules_of("features"),
             plan=f"{HOME['plan']}/plan.parquet",

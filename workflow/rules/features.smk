@@ -5,14 +5,9 @@ Makes: results/{study}/features/{extractor}/{source}.parquet
 """
 
 
-rule features:
-    input:
-        rules_of("features"),
-    localrule: True
-
-
 # One job an extractor: its model is loaded once.
 rule extract_features:
+    """Features of pictures by one extractor."""
     input:
         training=rules_of("pictures"),
         generated=rules_of("generated"),
@@ -43,6 +38,7 @@ rule extract_features:
 
 # Controls describe the training pictures alone, by what is no style.
 rule extract_controls:
+    """Controls that describe training pictures by what is no style."""
     input:
         training=rules_of("pictures"),
         code=code("features"),

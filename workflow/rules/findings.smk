@@ -14,13 +14,8 @@ ABOUT_MODELS = {
 }
 
 
-rule findings:
-    input:
-        rules_of("findings"),
-    localrule: True
-
-
 rule write_findings:
+    """Write FINDINGS.md from the tables of the study, its seeds and its variants."""
     input:
         tables=rules_of("tables"),
         plan=rules_of("plan"),

@@ -5,13 +5,8 @@ Makes: results/{study}/generated/{pack}/{setting}.parquet
 """
 
 
-rule generated:
-    input:
-        rules_of("generated"),
-    localrule: True
-
-
 rule generate_pictures:
+    """Generate pictures with the LoRAs of a pack, at one sampler setting."""
     input:
         loras=lambda wildcards: expand(
             "{h}/loras/{a}/{n}.safetensors", h=HOME["loras"], a=PACKS[wildcards.pack], n=NUMBERS

@@ -9,6 +9,7 @@ Makes: results/{study}/tables/loras.parquet, and for each space of LoRAs with on
 
 # Which bases the files are of is known only after they are read.
 checkpoint inventory:
+    """Read a folder of LoRA files: what each is of, what is wrong with it, which are copies."""
     input:
         code=code("weights.inventory"),
     output:
@@ -32,6 +33,7 @@ checkpoint inventory:
 
 
 rule space_weights:
+    """Inner products of the LoRAs of one base, and weights of its modules."""
     input:
         table=f"{RESULTS}/tables/loras.parquet",
         code=code("weights.engine"),
@@ -57,6 +59,7 @@ rule space_weights:
 
 
 rule space_neighbours:
+    """Nearest neighbours of each LoRA of one base."""
     input:
         table=f"{RESULTS}/tables/loras.parquet",
         gram=f"{RESULTS}/spaces/{{space}}/weights/delta.safetensors",
@@ -77,6 +80,7 @@ rule space_neighbours:
 
 
 rule space_map:
+    """The map of the LoRAs of one base, and its page."""
     input:
         table=f"{RESULTS}/tables/loras.parquet",
         neighbours=f"{RESULTS}/spaces/{{space}}/neighbours.parquet",
@@ -93,9 +97,3 @@ rule space_map:
         seed=config["seed"],
     script:
         "../scripts/space_map.py"
-
-
-rule maps:
-    input:
-        spaces_of_folder,
-    localrule: True

@@ -5,14 +5,9 @@ Makes: results/{study}/loras/{artist}/{nn}.safetensors and log.parquet, results/
 """
 
 
-rule loras:
-    input:
-        rules_of("loras"),
-    localrule: True
-
-
 # A killed job goes on from its state folder, which is not declared here: it would be deleted with the outputs.
 rule train_loras:
+    """Train the LoRAs of a pack of artists together."""
     input:
         plans=lambda wildcards: expand("{h}/plan/{a}.parquet", h=HOME["plan"], a=PACKS[wildcards.pack]),
         pictures=lambda wildcards: expand("{h}/pictures/{a}.parquet", h=HOME["pictures"], a=painters(wildcards.pack)),
@@ -48,6 +43,7 @@ rule train_loras:
 
 # Each artist's files to their own place, so that what follows need not know who was trained with whom.
 rule unpack_loras:
+    """Put an artist's LoRAs into the artist's folder."""
     input:
         lambda wildcards: f"{RESULTS}/packs/{pack_of(wildcards.artist)}",
     output:
@@ -62,14 +58,9 @@ rule unpack_loras:
         "cp {input}/{wildcards.artist}/* $(dirname {output.log})/ 2> {log}"
 
 
-rule export:
-    input:
-        rules_of("kohya"),
-    localrule: True
-
-
 # The same LoRAs under the names that kohya's scripts, ComfyUI and web UIs use.
 rule export_kohya:
+    """Write an artist's LoRAs under kohya's names."""
     input:
         loras=expand(f"{RESULTS}/loras/{{{{artist}}}}/{{number}}.safetensors", number=NUMBERS),
         code=code("diffusion.kohya"),

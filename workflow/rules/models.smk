@@ -6,13 +6,8 @@ Makes: results/{study}/models/{model}.json, a receipt (commit, hashes) of what l
 """
 
 
-rule models:
-    input:
-        list(HUB_MODELS),
-    localrule: True
-
-
 rule fetch_model:
+    """Fetch a model of the hub at its commit, and check it."""
     input:
         code=code("hub"),
     output:
@@ -33,6 +28,7 @@ rule fetch_model:
 
 # It has no output of its own, so that it always prints.
 rule estimate:
+    """Say what the study will cost: downloads, bytes, hours."""
     input:
         rates=part("workflow/resources/rates.yaml"),
         code=code("estimate"),

@@ -6,22 +6,10 @@ Makes: results/{study}/pictures/{artist}.parquet, results/{study}/pictures/index
        of a network also the store, and the file that pictures.manifest names
 """
 
-
-rule pictures:
-    input:
-        rules_of("pictures", "page"),
-    localrule: True
-
-
 if LISTED:
 
-    # Written once, and committed by whoever wants the same pictures again.
-    rule manifest:
-        input:
-            config["pictures"]["manifest"],
-        localrule: True
-
     rule list_pictures:
+        """Ask a source on a network what pictures it has."""
         input:
             contact=introduced_to_list,
             code=code("pictures.sources"),
@@ -41,6 +29,7 @@ if LISTED:
 if config["pictures"]["archive"]:
 
     rule fetch_artbench:
+        """Download ArtBench-10 and check it against the lock."""
         input:
             contact=introduced_to_list,
             code=code("pictures.archive"),
@@ -65,6 +54,7 @@ if config["pictures"]["archive"]:
 # One artist, so that a new one costs only itself. A picture that cannot be used is a row with a reason.
 # What lies on a network is fetched by the first of these jobs for all of them, into the store; the others wait for it.
 rule collect_pictures:
+    """Read, check and scale an artist's pictures."""
     input:
         needed=PICTURES_NEED,
         contact=introduced,
@@ -92,6 +82,7 @@ rule collect_pictures:
 
 
 rule find_duplicates:
+    """Find pictures that are nearly the same, of one artist or of two."""
     input:
         pictures=rules_of("pictures"),
         code=code("pictures.duplicates"),
@@ -109,6 +100,7 @@ rule find_duplicates:
 
 
 rule show_pictures:
+    """A page of the pictures that were kept and refused, and why."""
     input:
         pictures=rules_of("pictures"),
         duplicates=f"{RESULTS}/duplicates.parquet",

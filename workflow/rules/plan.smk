@@ -7,6 +7,7 @@ Makes: results/{study}/plan.parquet, and its rows artist by artist in results/{s
 
 # An artist's part does not depend on the others: with a new artist only the new part has new content.
 rule plan:
+    """Choose the pictures that each LoRA is trained on."""
     input:
         pictures=rules_of("pictures"),
         duplicates=f"{HOME['pictures']}/duplicates.parquet",

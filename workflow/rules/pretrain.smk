@@ -5,13 +5,8 @@ Makes: results/mini/export, a folder to copy over workflow/resources/mini
 """
 
 
-rule pretrain_mini:
-    input:
-        "results/mini/export/README.md",
-    localrule: True
-
-
 rule paint_corpus:
+    """Paint the corpus of procedural pictures that the mini models learn from."""
     output:
         "results/mini/corpus.safetensors",
     log:
@@ -28,6 +23,7 @@ rule paint_corpus:
 
 
 rule pretrain_autoencoder:
+    """Pretrain the mini autoencoder."""
     input:
         corpus="results/mini/corpus.safetensors",
     output:
@@ -47,6 +43,7 @@ rule pretrain_autoencoder:
 
 
 rule pretrain_base:
+    """Pretrain the mini diffusion base."""
     input:
         corpus="results/mini/corpus.safetensors",
         autoencoder="results/mini/autoencoder",
@@ -66,6 +63,7 @@ rule pretrain_base:
 
 
 rule pretrain_clip:
+    """Pretrain the mini CLIP."""
     input:
         corpus="results/mini/corpus.safetensors",
     output:
@@ -84,6 +82,7 @@ rule pretrain_clip:
 
 
 rule pretrain_dino:
+    """Pretrain the mini DINO."""
     input:
         corpus="results/mini/corpus.safetensors",
     output:
@@ -102,6 +101,7 @@ rule pretrain_dino:
 
 
 rule mini_card:
+    """Gather the mini models and write their card."""
     input:
         corpus="results/mini/corpus.safetensors",
         base="results/mini/base",

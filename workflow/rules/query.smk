@@ -6,6 +6,7 @@ Makes: results/{study}/query/{name}.parquet
 
 
 rule query:
+    """Ask which LoRAs a file, or a folder of them, is near: --config query=PATH."""
     input:
         known=known_loras,
         code=code("weights.query"),

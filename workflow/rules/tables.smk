@@ -11,13 +11,8 @@ Makes: results/{study}/tables/
 """
 
 
-rule tables:
-    input:
-        rules_of("tables"),
-    localrule: True
-
-
 rule clustering:
+    """Do clusters of LoRAs agree with artists and genres?"""
     input:
         embeddings=rules_of("embeddings"),
         code=code("metrics.clustering"),
@@ -38,6 +33,7 @@ rule clustering:
 
 
 rule retrieval:
+    """Do the LoRAs nearest to a query have its artist? And how do descriptors differ?"""
     input:
         embeddings=rules_of("embeddings"),
         code=code("metrics.retrieval", "metrics.margins", "metrics.drift"),
@@ -62,6 +58,7 @@ rule retrieval:
 
 # Descriptors that compare across sources describe no LoRA by one thing: they are left out here.
 rule structure:
+    """Do two descriptors arrange LoRAs alike?"""
     input:
         embeddings=embeddings_of(COMPARED),
         plan=rules_of("plan"),
@@ -83,6 +80,7 @@ rule structure:
 
 # The same grid of dimensions, whitening, calibration and distance for every descriptor.
 rule grid:
+    """Retrieval for every number of dimensions, whitening, calibration and distance."""
     input:
         **PRODUCTS,
         features=rules_of("features"),
@@ -107,6 +105,7 @@ rule grid:
 
 # Which modules, and which of their factors, hold what tells artists.
 rule ablation:
+    """Which modules, and which of their factors, hold what distinguishes artists?"""
     input:
         grams=f"{RESULTS}/weights/modules/all.safetensors",
         plan=rules_of("plan"),
@@ -128,6 +127,7 @@ rule ablation:
 
 # How much each module counts, by each weighting, and how large it is.
 rule module_weights:
+    """How much each module counts by each weighting, and how large it is."""
     input:
         plan=PRODUCTS["plan"],
         base=PRODUCTS["base"],
@@ -150,6 +150,7 @@ if SETTINGS:
 
     # How many generated pictures retrieve as well as the weights.
     rule worth:
+        """How many generated pictures retrieve as well as the weights?"""
         input:
             features=[f"{RESULTS}/features/{each.extractor}/{each.source}.parquet" for each in PAINTED],
             queries=f"{RESULTS}/tables/queries.parquet",
@@ -175,6 +176,7 @@ if SETTINGS:
 
 
 rule cost:
+    """Seconds of every costly job, in one table."""
     input:
         cost=cost_files,
         code=code("tables"),

@@ -6,15 +6,10 @@ Makes: results/{study}/weights/{kernel}.safetensors, results/{study}/weights/mod
 """
 
 
-rule weights:
-    input:
-        rules_of("weights"),
-    localrule: True
-
-
 # What is known of files by their content is kept in a folder that is not declared here: it would be deleted with the
 # outputs, and a new LoRA is to cost its own row.
 rule gram:
+    """Inner products of all LoRAs by one kernel."""
     input:
         loras=rules_of("loras"),
         code=code("weights.engine"),
@@ -42,6 +37,7 @@ if BASED:
     # How much each layer matters to the base. It is kept for all studies of the same base, in a folder that is not
     # declared here: it would be deleted with the outputs.
     rule base_sensitivity:
+        """How much each layer matters to the base."""
         input:
             base=model_files(config["base"]["model"]),
             code=code("diffusion.sensitivity"),
@@ -71,6 +67,7 @@ if BASED:
 
 # Inner products module by module: for descriptors that weigh modules, and for the ablation.
 rule module_grams:
+    """Inner products of all LoRAs, module by module."""
     input:
         loras=rules_of("loras"),
         base=[f"{RESULTS}/weights/modules/base.safetensors"] * (descriptors.KFAC in BASED),

@@ -1,0 +1,104 @@
+"""Stages by name: what `snakemake NAME` makes, and `snakemake VARIANT_NAME` of a variant.
+
+Needs: rules of the other files
+Makes: nothing itself
+"""
+
+if TRAINED:
+
+    if "pictures" in OWN:
+
+        rule pictures:
+            """Pictures of every artist, kept and refused, and a page that shows them."""
+            input:
+                rules_of("pictures", "page"),
+            localrule: True
+
+        if LISTED:
+
+            # Written once, and committed by whoever wants the same pictures again.
+            rule manifest:
+                """List the pictures of a source on a network in a file, to look at and to commit."""
+                input:
+                    config["pictures"]["manifest"],
+                localrule: True
+
+    if "loras" in OWN:
+
+        rule loras:
+            """LoRAs of every artist, trained on the pictures."""
+            input:
+                rules_of("loras"),
+            localrule: True
+
+        rule export:
+            """The same LoRAs under the names that kohya's scripts, ComfyUI and web UIs use."""
+            input:
+                rules_of("kohya"),
+            localrule: True
+
+    if "generated" in OWN:
+
+        rule generated:
+            """Pictures that the LoRAs generate."""
+            input:
+                rules_of("generated"),
+            localrule: True
+
+    rule models:
+        """Fetch and check the models of the hub that the study names."""
+        input:
+            list(HUB_MODELS),
+        localrule: True
+
+    rule features:
+        """Image features of training pictures and of generated ones."""
+        input:
+            rules_of("features"),
+        localrule: True
+
+    rule weights:
+        """Inner products of all LoRAs, by every kernel."""
+        input:
+            rules_of("weights"),
+        localrule: True
+
+    rule embeddings:
+        """Vectors of all LoRAs, by every descriptor."""
+        input:
+            rules_of("embeddings"),
+        localrule: True
+
+    rule tables:
+        """Every table of results: retrieval, clustering, structure, ablation, worth, cost."""
+        input:
+            rules_of("tables"),
+        localrule: True
+
+    if not IS_VARIANT:
+
+        rule charts:
+            """Charts of the tables, as PNG and SVG."""
+            input:
+                rules_of("charts"),
+            localrule: True
+
+        rule findings:
+            """FINDINGS.md: what held and what did not."""
+            input:
+                rules_of("findings"),
+            localrule: True
+
+        rule pretrain_mini:
+            """The mini models, from nothing. Nobody needs to: they are committed."""
+            input:
+                "results/mini/export/README.md",
+            localrule: True
+
+else:
+
+    rule maps:
+        """A map of each base's LoRAs in a folder, and their nearest neighbours."""
+        input:
+            spaces_of_folder,
+        localrule: True

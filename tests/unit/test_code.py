@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_atlas.code import PACKAGE, closure
+from lora_atlas.weights.gram import KERNELS
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,3 +166,9 @@ def test_every_rule_says_what_it_is_for_in_a_line():
         parts = re.split(r"^ *(?:rule|checkpoint) (\w+):\n", file.read_text(), flags=re.MULTILINE)
         for rule, body in zip(parts[1::2], parts[2::2], strict=True):
             assert re.match(r' *"""[A-Z][^\n]{15,}[.?!]"""\n|.*PATH\."""\n', body), f"{file.name}: {rule}"
+
+
+def test_every_kernel_that_python_can_name_has_a_rule():
+    """`delta2` would have ended in a MissingInputException."""
+    constraint = re.search(r'kernel="([^"]+)"', (ROOT / "workflow/rules/common.smk").read_text())[1]
+    assert all(re.fullmatch(constraint, kernel) for kernel in [*KERNELS, "delta2", "delta_low"])

@@ -13,7 +13,7 @@ from scipy.stats import t
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from lora_atlas import tables
-from lora_atlas.metrics.ranking import DISTANCES, METRICS, chance, from_products
+from lora_atlas.metrics.ranking import DISTANCES, METRICS, Metric, chance, from_products
 from lora_atlas.metrics.retrieval import KEPT, ask, queries, retrieval
 from lora_atlas.metrics.retrieval import rows as told
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
@@ -60,8 +60,8 @@ RANKINGS = st.lists(st.booleans(), min_size=2, max_size=30).filter(any)
 def test_average_precision_and_ndcg_are_scikit_learns(ranking):
     hits = np.array([ranking], float)
     descending = -np.arange(len(ranking), dtype=float)
-    assert METRICS["mAP"](hits)[0] == pytest.approx(average_precision_score(hits[0], descending))
-    assert METRICS["nDCG"](hits)[0] == pytest.approx(ndcg_score(hits, descending[None]))
+    assert METRICS["mAP"].score(hits)[0] == pytest.approx(average_precision_score(hits[0], descending))
+    assert METRICS["nDCG"].score(hits)[0] == pytest.approx(ndcg_score(hits, descending[None]))
 
 
 @settings(deadline=None, max_examples=100)
@@ -72,10 +72,10 @@ def test_the_other_scores_are_what_their_definitions_say(ranking):
     R = len(places)
     inside = [place for place in places if place <= R]
     precision = [sum(ranking[:place]) / place for place in inside]
-    assert METRICS["mAP@R"](hits)[0] == pytest.approx(sum(precision) / R)
-    assert METRICS["MRR"](hits)[0] == pytest.approx(1 / places[0])
+    assert METRICS["mAP@R"].score(hits)[0] == pytest.approx(sum(precision) / R)
+    assert METRICS["MRR"].score(hits)[0] == pytest.approx(1 / places[0])
     for k in (1, 5, 10):
-        assert METRICS[f"R@{k}"](hits)[0] == float(places[0] <= k)
+        assert METRICS[f"R@{k}"].score(hits)[0] == float(places[0] <= k)
 
 
 def test_scores_worked_by_hand():
@@ -95,7 +95,7 @@ def test_scores_worked_by_hand():
     }
     assert set(expected) == set(METRICS)
     for metric, values in expected.items():
-        assert METRICS[metric](hits) == pytest.approx(values), metric
+        assert METRICS[metric].score(hits) == pytest.approx(values), metric
 
 
 # --- chance
@@ -109,7 +109,7 @@ def test_chance_is_the_mean_over_every_ranking(metric, n):
         every = np.zeros((comb(n, relevant), n))
         for row, places in zip(every, combinations(range(n), relevant), strict=True):
             row[list(places)] = 1
-        assert chance(metric, relevant, n) == pytest.approx(METRICS[metric](every).mean()), relevant
+        assert chance(metric, relevant, n) == pytest.approx(METRICS[metric].score(every).mean()), relevant
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -117,8 +117,17 @@ def test_chance_in_a_large_gallery_is_the_mean_over_random_rankings(metric):
     rng = np.random.default_rng(0)
     hits = np.zeros((4000, 150))
     hits[:, :6] = 1
-    values = METRICS[metric](rng.permuted(hits, axis=1))
+    values = METRICS[metric].score(rng.permuted(hits, axis=1))
     assert abs(chance(metric, 6, 150) - values.mean()) < 4 * values.std() / np.sqrt(4000)
+
+
+def test_another_metric_is_one_entry_with_its_chance(monkeypatch):
+    """Precision at 5, whose chance is R/n: nothing else needs to know of it."""
+    precision = Metric(lambda hits: hits[:, :5].mean(1), lambda R, n: R / n)
+    monkeypatch.setitem(METRICS, "P@5", precision)
+    hits = np.zeros((1, 20))
+    hits[0, [0, 3, 9]] = 1
+    assert METRICS["P@5"].score(hits)[0] == 0.4 and chance("P@5", 3, 20) == 0.15
 
 
 # --- ties

@@ -4,7 +4,6 @@
 has an ``alpha`` that equals its rank, since the scale of a LoRA of this project is folded into its factors.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..tables import replacing
+from ..weights.container import with_metadata
 
 
 class ExportError(ValueError):
@@ -47,13 +47,4 @@ def export(source: str | Path, output: str | Path) -> None:
     }
     assert len(modules) * 2 == len(tensors), "a module of one name swallowed another"
     with replacing(output) as temporary:
-        temporary.write_bytes(_with_metadata(data, header))
-
-
-def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
-    """safetensors writes metadata in the order of a hash map with a random state; here it is sorted."""
-    size = int.from_bytes(data[:8], "little")
-    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + size])}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors stay aligned
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+        temporary.write_bytes(with_metadata(data, header))

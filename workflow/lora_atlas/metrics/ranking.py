@@ -9,6 +9,7 @@ apart gains nothing from their order in a table. Chance is the exact expectation
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -44,41 +45,67 @@ def ndcg(hits: np.ndarray) -> np.ndarray:
     return hits @ discount / best
 
 
-def _hit_at(k: int) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda hits: (hits[:, :k].sum(1) > 0).astype(float)
+# --- what each is on average over all rankings of n items of which R are relevant
 
 
-METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "mAP": average_precision,
-    "mAP@R": average_precision_at_r,
-    "R@1": _hit_at(1),
-    "R@5": _hit_at(5),
-    "R@10": _hit_at(10),
-    "MRR": reciprocal_rank,
-    "nDCG": ndcg,
+def _average_precision_of_chance(R: int, n: int) -> float:
+    # P(place i is a hit) = R/n; given that, i - 1 earlier places hold (i - 1)(R - 1)/(n - 1) hits on average.
+    places = np.arange(1, n + 1)
+    earlier = (places - 1) * (R - 1) / max(n - 1, 1)
+    return float(((1 + earlier) / places).sum() / n)
+
+
+def _average_precision_at_r_of_chance(R: int, n: int) -> float:
+    first = np.arange(1, R + 1)
+    return float(((1 + (first - 1) * (R - 1) / max(n - 1, 1)) / first).sum() / n)
+
+
+def _no_hit(R: int, n: int) -> np.ndarray:
+    """P(no hit among the first i) = C(n - R, i) / C(n, i) for i = 1 … n, by a running product."""
+    places = np.arange(1, n + 1)
+    return np.cumprod(np.clip((n - R - places + 1) / (n - places + 1), 0, 1))
+
+
+def _reciprocal_rank_of_chance(R: int, n: int) -> float:
+    none = _no_hit(R, n)
+    return float(((np.concatenate([[1], none[:-1]]) - none) / np.arange(1, n + 1)).sum())
+
+
+def _ndcg_of_chance(R: int, n: int) -> float:
+    discount = 1 / np.log2(np.arange(1, n + 1) + 1)
+    return float(R / n * discount.sum() / discount[:R].sum())
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of rankings, and its chance level."""
+
+    score: Callable[[np.ndarray], np.ndarray]  # hits (q, n) of 0 or 1, best first → (q,)
+    chance: Callable[[int, int], float]  # relevant R of n items → the expectation over all rankings
+
+
+def recall_at(k: int) -> Metric:
+    """Whether a relevant item is among the first k."""
+    return Metric(
+        lambda hits: (hits[:, :k].sum(1) > 0).astype(float), lambda R, n: float(1 - _no_hit(R, n)[min(k, n) - 1])
+    )
+
+
+METRICS: dict[str, Metric] = {
+    "mAP": Metric(average_precision, _average_precision_of_chance),
+    "mAP@R": Metric(average_precision_at_r, _average_precision_at_r_of_chance),
+    "R@1": recall_at(1),
+    "R@5": recall_at(5),
+    "R@10": recall_at(10),
+    "MRR": Metric(reciprocal_rank, _reciprocal_rank_of_chance),
+    "nDCG": Metric(ndcg, _ndcg_of_chance),
 }
 
 
 @cache
 def chance(metric: str, relevant: int, n: int) -> float:
     """Expectation of a metric over all rankings of n items of which `relevant` are relevant."""
-    R, places = relevant, np.arange(1, n + 1)
-    if metric == "mAP":
-        # P(place i is a hit) = R/n; given that, i - 1 earlier places hold (i - 1)(R - 1)/(n - 1) hits on average.
-        earlier = (places - 1) * (R - 1) / max(n - 1, 1)
-        return float(((1 + earlier) / places).sum() / n)
-    if metric == "mAP@R":
-        first = places[:R]
-        return float(((1 + (first - 1) * (R - 1) / max(n - 1, 1)) / first).sum() / n)
-    if metric == "nDCG":
-        discount = 1 / np.log2(places + 1)
-        return float(R / n * discount.sum() / discount[:R].sum())
-    # P(no hit among the first i) = C(n - R, i) / C(n, i), by a running product.
-    remain = np.clip((n - R - places + 1) / (n - places + 1), 0, 1)
-    none = np.cumprod(remain)
-    if metric == "MRR":
-        return float(((np.concatenate([[1], none[:-1]]) - none) / places).sum())
-    return float(1 - none[min(int(metric.removeprefix("R@")), n) - 1])
+    return METRICS[metric].chance(relevant, n)
 
 
 # --- distances of queries (q, k) and gallery (n, k), shape (q, n)
@@ -163,12 +190,12 @@ def score(
     plain = asked & ~tied
     hits = np.take_along_axis(relevant, order, 1).astype(float)
     for metric in metrics:
-        found[metric][plain] = METRICS[metric](hits[plain]) if plain.any() else 0
+        found[metric][plain] = METRICS[metric].score(hits[plain]) if plain.any() else 0
     for i in np.flatnonzero(tied):
         rng = np.random.Generator(np.random.PCG64(0 if seeds is None else seeds[i]))
         group = np.concatenate([[0], np.cumsum(~near[i])])
         orders = [order[i][np.lexsort((rng.random(n), group))] for _ in range(ORDERS)]
         shuffled = relevant[i][np.stack(orders)].astype(float)
         for metric in metrics:
-            found[metric][i] = METRICS[metric](shuffled).mean()
+            found[metric][i] = METRICS[metric].score(shuffled).mean()
     return found

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from ..labels import printable
+
 MAX_HEADER = 16 * 2**20  # bytes; 200,000 tensors make 13 MB, a LoRA has a few thousand
 MAX_TENSORS = 50_000
 MAX_MARKS = 16 * MAX_TENSORS  # quotes and brackets; what Python builds of a header is fifty times as large as its text
@@ -146,12 +148,12 @@ def open_container(path: str | Path, *, pickles: bool = False) -> Container:
         metadata = header.pop("__metadata__", None) or {}
         entries = {key: _entry(e, 8 + length) for key, e in sorted(header.items())}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise LoraFileError(f"{path}: damaged ({plain(str(error))})") from error
+        raise LoraFileError(f"{path}: damaged ({printable(str(error))})") from error
     unread = sorted(key for key, e in entries.items() if e.dtype not in _DTYPES or len(e.shape) > MAX_DIMENSIONS)
     if unread:
         raise LoraFileError(
             f"{path}: tensors of a type or a number of dimensions that no LoRA has: "
-            + ", ".join(f"{plain(key)} ({entries[key].dtype})" for key in unread)
+            + ", ".join(f"{printable(key)} ({entries[key].dtype})" for key in unread)
         )
     return Container(path, entries, metadata)
 
@@ -162,9 +164,15 @@ def _entry(found: Any, start: int) -> Entry:
     return Entry(tuple(found["shape"]), found["dtype"], *(start + offset for offset in found["data_offsets"]))
 
 
-def plain(text: str) -> str:
-    """Foreign text as it may be printed: no control characters."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a safetensors file with this metadata, sorted by key: the library writes metadata in the order of a
+    hash map with a random state."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header.pop("__metadata__", None)
+    text = json.dumps({"__metadata__": dict(sorted(metadata.items())), **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def _float32(data: bytes, entry: Entry) -> np.ndarray:
@@ -211,7 +219,7 @@ def _unpickled(path: Path) -> Container:
         with warnings.catch_warnings(action="ignore"):  # of what is refused below
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = plain(str(error).strip().split("\n")[0])[:300]
+        reason = printable(str(error).strip().split("\n")[0])[:300]
         raise LoraFileError(f"{path}: a pickle that holds more than tensors, or is damaged ({reason})") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
@@ -221,7 +229,7 @@ def _unpickled(path: Path) -> Container:
         str(key) for key, value in loaded.items() if not (isinstance(key, str) and _dense(value))
     ]
     if wrong or not loaded:
-        named = f": {', '.join(plain(key) for key in wrong[:8])}" if isinstance(wrong, list) else ""
+        named = f": {', '.join(printable(key) for key in wrong[:8])}" if isinstance(wrong, list) else ""
         raise LoraFileError(f"{path}: a pickle that is no mapping of names to tensors{named}")
     arrays = {key: value.detach().float().numpy() for key, value in sorted(loaded.items())}
     entries = {key: Entry(array.shape, "F32", 0, array.nbytes) for key, array in arrays.items()}

@@ -13,12 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ..tables import replacing
 from .assemble import read_scale, read_update
 from .base import base_weight
-from .container import Container, LoraFileError, NotFiniteError, configuration, digest, open_container, opened
+from .container import (
+    Container,
+    LoraFileError,
+    NotFiniteError,
+    configuration,
+    digest,
+    open_container,
+    opened,
+    with_metadata,
+)
 from .factors import Factored, Update
 from .formats import Layout, layout
 from .names import block, component
@@ -119,19 +128,7 @@ def write_lora(path: str | Path, updates: Mapping[str, Update], metadata: Mappin
         tensors[f"{module}.lora_A.weight"] = np.ascontiguousarray(update.A, np.float32)
         tensors[f"{module}.lora_B.weight"] = np.ascontiguousarray(update.B, np.float32)
     with replacing(path) as temporary:
-        # safetensors writes the metadata in the order of a hash map with a random state: one entry has one order.
-        save_file(tensors, temporary, metadata={})
-        _set_metadata(temporary, {"format": "pt", **metadata})
-
-
-def _set_metadata(path: Path, metadata: Mapping[str, str]) -> None:
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header.pop("__metadata__", None)
-    text = json.dumps({"__metadata__": dict(sorted(metadata.items())), **header}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors stay aligned
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+        temporary.write_bytes(with_metadata(save(tensors), {"format": "pt", **metadata}))
 
 
 def _adapter_config(file: Path) -> Mapping[str, Any] | None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..labels import printable
+
 CANDIDATES = (".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -68,9 +70,3 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield from _walk(path)
         elif path.suffix.lower() in CANDIDATES:
             yield path
-
-
-def printable(name: str) -> str:
-    """A name for tables: without control characters, and valid UTF-8 whatever bytes the file system holds."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -24,7 +24,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from .container import Container, Entry, LoraFileError, plain
+from ..labels import printable
+from .container import Container, Entry, LoraFileError
 from .names import Place, place, positional
 from .shapes import grown, incomplete, kind_of, mismatch, rank_of, shape_of
 
@@ -123,7 +124,7 @@ def _understood(container: Container, config: Mapping[str, Any] | None) -> tuple
     for name, parts in sorted(found.parts.items()):
         for spec in _specs(container, name, parts, found.places[name], scales, found.wrong):
             if spec.module in specs:
-                found.wrong.append(f"{plain(name)}: a second update of {spec.module}")
+                found.wrong.append(f"{printable(name)}: a second update of {spec.module}")
             specs[spec.module] = spec
     if not specs and not found.wrong:
         found.wrong.append("no tensors" if not container.entries else "no update of a weight")
@@ -164,7 +165,7 @@ def _put_named(found: _Found, key: str) -> None:
     where = place(name) if name else None
     if where is None:
         reason = next((why for pattern, why in _FOREIGN if re.fullmatch(pattern, key)), None)
-        found.wrong.append(f"{plain(key)}: {reason or 'not a key of a format that is known here'}")
+        found.wrong.append(f"{printable(key)}: {reason or 'not a key of a format that is known here'}")
         return
     if naming:
         where = Place(where.modules, naming, where.widths, where.swapped)
@@ -190,7 +191,7 @@ def _put(found: _Found, key: str, name: str, part: str, where: Place) -> None:
     parts = found.parts.setdefault(name, {})
     found.places.setdefault(name, where)
     if part in parts:
-        found.wrong.append(f"{plain(key)}: a second {part} of {plain(name)}")
+        found.wrong.append(f"{printable(key)}: a second {part} of {printable(name)}")
     parts[part] = key
 
 
@@ -261,7 +262,7 @@ def _configured(container: Container, config: Mapping[str, Any], patterns: str, 
     found = config.get(patterns) or {}
     if not isinstance(found, Mapping):
         raise LoraFileError(
-            f"{container.path}: {patterns} of its configuration is no mapping: {plain(str(found))[:80]}"
+            f"{container.path}: {patterns} of its configuration is no mapping: {printable(str(found))[:80]}"
         )
     for pattern, value in found.items():
         # A foreign regular expression can run for ever; what PEFT and diffusers write is names, ".*" and "\\d+".
@@ -272,7 +273,7 @@ def _configured(container: Container, config: Mapping[str, Any], patterns: str, 
             or tokens.count(".*") > 3
         ):
             raise LoraFileError(
-                f"{container.path}: {patterns} has a pattern that is not read here: {plain(pattern)[:80]!r}"
+                f"{container.path}: {patterns} has a pattern that is not read here: {printable(pattern)[:80]!r}"
             )
         if re.fullmatch(r"(?:.*\.)?" + "".join(re.escape(t) if len(t) == 1 else t for t in tokens), name):
             return value
@@ -289,14 +290,14 @@ def _specs(
     """The specs of one named module: its weight's, its bias's, or those of the modules that it fuses."""
     parts = dict(parts)
     shapes = {part: container.entries[key].shape for part, key in parts.items()}
-    said = plain(name)
+    said = printable(name)
     bias, of_pair = parts.pop("bias", None), parts.pop("B_bias", None)
     if bias is not None:
         yield from _bias(container, Spec("", "bias", {"diff": bias}, (0, 1), 1), where, wrong)
         if not parts and of_pair is None:
             return
     if "alpha" in parts and math.prod(shapes["alpha"]) != 1:
-        wrong.append(f"{plain(parts['alpha'])}: not one number")
+        wrong.append(f"{printable(parts['alpha'])}: not one number")
         return
     kind = kind_of(parts)
     problem = incomplete(kind, parts) or mismatch(kind, shapes)
@@ -345,6 +346,6 @@ def _bias(container: Container, spec: Spec, where: Place, wrong: list[str]) -> I
     key = spec.keys["diff"]
     shape = container.entries[key].shape
     if len(where.modules) > 1 or len(shape) != 1 or shape[0] < 1 + where.swapped or (where.swapped and shape[0] % 2):
-        wrong.append(f"{plain(key)}: not the bias of one module")
+        wrong.append(f"{printable(key)}: not the bias of one module")
         return
     yield replace(spec, module=f"{where.modules[0]}.bias", shape=(shape[0], 1), swapped=where.swapped)

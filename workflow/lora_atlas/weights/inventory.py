@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from .container import LoraFileError, digest, plain
+from ..labels import printable
+from .container import LoraFileError, digest
 from .families import claimed, family
 from .files import LoraFile, open_lora
-from .folder import Found, printable
+from .folder import Found
 from .names import component
 from .sketch import NUMBERS, Hashes, Sketch, folded, read_sketch, sketch_path, sketches, write_sketch
 
@@ -97,7 +98,7 @@ def _refuse(row: dict[str, Any], why: LoraFileError | str, path: Path | None = N
     if row["sha256"] is None and path is not None and path.is_file():
         with suppress(LoraFileError):  # the very reason, at times
             row["sha256"] = digest(path)
-    row |= {"status": "refused", "reason": plain(reason.replace("\n", " · ")), "space": None}
+    row |= {"status": "refused", "reason": printable(reason.replace("\n", " · ")), "space": None}
 
 
 def _describe(row: dict[str, Any], file: LoraFile) -> None:

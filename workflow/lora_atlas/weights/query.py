@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from ..labels import printable
 from .container import LoraFileError, digest
 from .embed import combine, normalise
 from .families import family
 from .files import LoraFile, open_lora
-from .folder import find, printable
+from .folder import find
 from .gram import last_row
 from .inventory import fits, parallel
 from .known import Known

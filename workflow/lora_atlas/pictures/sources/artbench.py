@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...labels import printable
 from .listing import (
     Source,
     SourceError,
@@ -17,7 +18,6 @@ from .listing import (
     chosen_order,
     gathered,
     names_of,
-    printable,
     row,
     slug,
     unknown,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...labels import printable
 from .listing import (
     Source,
     SourceError,
@@ -19,7 +20,6 @@ from .listing import (
     chosen_order,
     gathered,
     names_of,
-    printable,
     row,
     slug,
     unknown,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...labels import printable
 from ...seeds import derive_seed
 
 MAX_ARTIST_BYTES = 2**30  # one artist is one table, in memory at once
@@ -173,11 +174,6 @@ def gathered(
 def at_most(numbers: Mapping[str, int], limit: int | None) -> dict[str, int]:
     """Numbers of pictures, none above the limit."""
     return {artist: number if limit is None else min(number, limit) for artist, number in numbers.items()}
-
-
-def printable(name: str) -> str:
-    """A label for tables: without control characters, and valid UTF-8 whatever bytes the file system holds."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def unknown(name: str, known: list[str]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import tables
+from ...labels import printable
 from .. import store as stores
 from .listing import (
     Source,
@@ -23,7 +24,6 @@ from .listing import (
     chosen_order,
     gathered,
     names_of,
-    printable,
     row,
     slug,
     unknown,

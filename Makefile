@@ -1,6 +1,12 @@
-# make demo: the embedded study, from nothing · make test: everything that should hold · make lint · make slurm-test
-# make findings: the study with other seeds and settings, an hour, into FINDINGS.md · make readme: its pictures and numbers
-# make lock: pin anew after an edit of pyproject.toml · make clean: the environment, never results · make clean-results
+# make demo           the embedded study, from nothing
+# make test           everything that should hold; make test-fast: what needs no Snakemake and no training
+# make lint           style of code and rules; make format mends it
+# make findings       the study with other seeds and settings, two hours on two cores, into FINDINGS.md
+# make readme         README's pictures and numbers, from the study's tables
+# make docs           docs/tables.md and docs/config.md, from the schemas
+# make slurm-test     the study's shape on a real SLURM of this machine
+# make lock           pin packages again after an edit of pyproject.toml
+# make clean          remove the environment, never results; make clean-results: results too, after asking
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +15,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 export OMP_WAIT_POLICY = PASSIVE
 
 
-.PHONY: demo findings test test-fast lint format readme slurm-test lock clean clean-results
+.PHONY: demo help findings test test-fast lint format docs readme slurm-test lock clean clean-results
 
 demo: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason
@@ -18,6 +24,9 @@ demo: .venv/installed
 findings: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason --configfile workflow/studies/findings.yaml
 	cp results/demo/FINDINGS.md FINDINGS.md
+
+help:
+	@sed -n '1,/^$$/s/^# //p' Makefile
 
 # Files of tests side by side, one thread each: the workflow's wait for processes most of the time.
 test: .venv/installed
@@ -43,6 +52,10 @@ readme: demo
 	mkdir -p docs
 	cp $(addprefix results/demo/charts/,weight_map.png comparison.png worth.png) docs/
 	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo --readme README.md
+
+# Pages that are made from the schemas.
+docs: .venv/installed
+	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.documents docs
 
 # The study's shape on a real SLURM of one machine; needs Debian's slurm-wlm and munge, and root.
 slurm-test: .venv/installed

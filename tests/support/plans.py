@@ -7,9 +7,10 @@ import yaml
 
 from lora_atlas import tables
 from lora_atlas.config import check
+from lora_atlas.schema import read as read_schema
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+SCHEMA = read_schema()
 
 
 def plan(artists: int = 6, gallery: int = 4, queries: int = 2) -> pa.Table:

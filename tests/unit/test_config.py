@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_atlas.config import check, filled, resolve
+from lora_atlas.schema import read as read_schema
 from lora_atlas.study import StudyError
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 from lora_atlas.views import View, headline
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+SCHEMA = read_schema()
 
 
 def overlaid(changes: dict[str, Any], config: dict[str, Any] = CONFIG) -> dict[str, Any]:

@@ -21,10 +21,11 @@ from lora_atlas.descriptors import (
     restored,
     stored,
 )
+from lora_atlas.schema import read as read_schema
 from lora_atlas.variants import merge
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+SCHEMA = read_schema()
 EVERY = {
     "kernels": ["delta", "factors", "down", "up"],
     "modules": ["gradient", "consensus", "plain", "kfac", "learnt"],

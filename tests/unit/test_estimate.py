@@ -11,10 +11,11 @@ from lora_atlas import estimate as room
 from lora_atlas import lock as locks
 from lora_atlas.config import check
 from lora_atlas.estimate import estimate, text, write
+from lora_atlas.schema import read as read_schema
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+SCHEMA = read_schema()
 RATES = yaml.safe_load((ROOT / "workflow/resources/rates.yaml").read_text())
 STUDIES = ("artbench_sd15", "artbench_sdxl")
 

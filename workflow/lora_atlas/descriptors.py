@@ -24,6 +24,9 @@ WEIGHTS, LEARNT, GENERATED, TRAINING, CONTROL, ACROSS = (
 KINDS = (WEIGHTS, LEARNT, GENERATED, TRAINING, CONTROL)
 
 PLAIN, UNIT, GRADIENT, CONSENSUS, KFAC, SUPERVISED = "plain", "unit", "gradient", "consensus", "kfac", "learnt"
+WEIGHTINGS = (GRADIENT, CONSENSUS, UNIT, KFAC, PLAIN, SUPERVISED)  # of modules
+RAW = "raw"
+SCALES = (UNIT, RAW)  # of LoRAs
 PICTURES = "training"  # the source of features that is no sampler setting
 
 _IN_WORDS = {
@@ -76,7 +79,7 @@ class Descriptor:
             )
         if self.kernel:
             what = {"delta": "updates ΔW", "factors": "raw factors", "down": "raw A", "up": "raw B"}[self.kernel]
-            return f"{what}, {_IN_WORDS[self.modules]}" + (", norms kept" if self.scale == "raw" else "")
+            return f"{what}, {_IN_WORDS[self.modules]}" + (", norms kept" if self.scale == RAW else "")
         seen = str(self.extractor).replace("_", " ")
         seen = seen.upper() if self.kind != CONTROL and len(seen) <= 4 else seen
         if self.gallery == self.query:

@@ -37,16 +37,16 @@ _vector = pa.list_(pa.float32())
 _part = pa.struct([("component", _text), ("norm", _real)])
 
 
-def _schema(*columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, str]) -> pa.Schema:
-    """Columns are required unless marked "optional"."""
-    return pa.schema([pa.field(c[0], c[1], nullable=len(c) == 3) for c in columns])
+def _schema(about: str, *columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, str]) -> tuple[str, pa.Schema]:
+    """What a row is, and the columns, which are required unless marked "optional"."""
+    return about, pa.schema([pa.field(c[0], c[1], nullable=len(c) == 3) for c in columns])
 
 
 _score = (("value", _real, "optional"), ("low", _real, "optional"), ("high", _real, "optional"))
 
-SCHEMAS: dict[str, pa.Schema] = {
-    # one row a picture, kept or refused
+_DECLARED: dict[str, tuple[str, pa.Schema]] = {
     "pictures": _schema(
+        "one row a picture, kept or refused",
         ("picture", _text),
         ("artist", _text),
         ("genre", _text, "optional"),
@@ -58,8 +58,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("status", _text),
         ("reason", _text, "optional"),
     ),
-    # one row a kept picture that is not used, since `other` is nearly the same; `other_artist` may be another
     "duplicates": _schema(
+        "one row a kept picture that is not used, since other is nearly the same; other_artist may be another",
         ("picture", _text),
         ("artist", _text),
         ("other", _text),
@@ -68,8 +68,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("correlation", _real),
         ("reason", _text),
     ),
-    # one row a LoRA: what it is trained on
     "plan": _schema(
+        "one row a LoRA: what it is trained on",
         ("lora", _text),
         ("artist", _text),
         ("genre", _text, "optional"),
@@ -78,20 +78,30 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("pictures", pa.list_(_text)),
         ("overlap", _real),
     ),
-    # one row a LoRA × logged step
     "training_log": _schema(
+        "one row a LoRA × logged step",
         ("lora", _text),
         ("step", _whole),
         ("loss", _real, "optional"),
         ("gradient_norm", _real, "optional"),
         ("seconds", _real),
     ),
-    # one row a generated picture
-    "generated": _schema(("lora", _text), ("prompt", _text), ("seed", _whole), ("image", _image)),
-    # one row a picture; `lora` where it was generated
-    "features": _schema(("picture", _text), ("artist", _text), ("lora", _text, "optional"), ("vector", _vector)),
-    # one row a LoRA × scenario × calibration; vectors are comparable within one scenario, calibration and fold
+    "generated": _schema(
+        "one row a generated picture",
+        ("lora", _text),
+        ("prompt", _text),
+        ("seed", _whole),
+        ("image", _image),
+    ),
+    "features": _schema(
+        "one row a picture; lora where it was generated",
+        ("picture", _text),
+        ("artist", _text),
+        ("lora", _text, "optional"),
+        ("vector", _vector),
+    ),
     "embeddings": _schema(
+        "one row a LoRA × scenario × calibration; vectors are comparable within one scenario, calibration and fold",
         ("scenario", _text),
         ("calibration", _text),
         ("fold", _whole),
@@ -102,6 +112,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("vector", _vector),
     ),
     "clustering": _schema(
+        "one row a way to cluster × measure of how clusters agree with artists or genres",
         ("scenario", _text),
         ("descriptor", _text),
         ("level", _text),
@@ -111,6 +122,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("chance", _real, "optional"),
     ),
     "retrieval": _schema(
+        "one row a setting × metric of how the LoRAs nearest to a query have its artist or genre",
         ("scenario", _text),
         ("descriptor", _text),
         ("calibration", _text),
@@ -121,8 +133,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("chance", _real, "optional"),
         ("queries", _whole),
     ),
-    # one row a query × setting: what the intervals, differences and seeds of retrieval are computed from
     "queries": _schema(
+        "one row a query × setting: what the intervals, differences and seeds of retrieval are computed from",
         ("scenario", _text),
         ("descriptor", _text),
         ("calibration", _text),
@@ -134,8 +146,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("value", _real),
         ("chance", _real),
     ),
-    # one row a pair of descriptors: left − right, on the same artists; `right` may be "best control"
     "differences": _schema(
+        'one row a pair of descriptors: left − right, on the same artists; right may be "best control"',
         ("scenario", _text),
         ("level", _text),
         ("algorithm", _text, "optional"),
@@ -144,8 +156,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("right", _text),
         *_score,
     ),
-    # one row a pair of descriptors × level × measure of how alike their geometries are, beside its permutation null
     "structure": _schema(
+        "one row a pair of descriptors × level × measure of how alike their geometries are, beside its "
+        "permutation null",
         ("level", _text),
         ("left", _text),
         ("right", _text),
@@ -155,8 +168,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("null_high", _real),
         ("p", _real),
     ),
-    # one row a part of the weights; `matched`: random parts of as many parameters
     "ablation": _schema(
+        "one row a part of the weights; matched: random parts of as many parameters",
         ("component", _text),
         ("block", _text),
         ("factor", _text),
@@ -169,8 +182,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("matched_high", _real, "optional"),
         ("chance", _real, "optional"),
     ),
-    # one row a descriptor × point of the grid that every descriptor is given alike; `remark`: default, or best
     "grid": _schema(
+        "one row a descriptor × point of the grid that every descriptor is given alike; remark: default, or best",
         ("descriptor", _text),
         ("dimensions", _whole),
         ("whitening", _text),
@@ -181,16 +194,16 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("chance", _real, "optional"),
         ("remark", _text, "optional"),
     ),
-    # one row a descriptor of generated pictures × number of them, beside a descriptor of the weights
     "worth": _schema(
+        "one row a descriptor of generated pictures × number of them, beside a descriptor of the weights",
         ("descriptor", _text),
         ("pictures", _whole),
         ("metric", _text),
         *_score,
         ("seconds", _real, "optional"),
     ),
-    # one row a query × number of pictures: what the worth curve's intervals are computed from
     "worth_queries": _schema(
+        "one row a query × number of pictures: what the worth curve's intervals are computed from",
         ("descriptor", _text),
         ("pictures", _whole),
         ("metric", _text),
@@ -198,9 +211,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("artist", _text),
         ("value", _real),
     ),
-    # one row a pair: how many generated pictures retrieve as well as the weights; null: more than there are.
-    # `never`: the share of resamplings in which that is so
     "crossings": _schema(
+        "one row a pair: how many generated pictures retrieve as well as the weights; null: more than there "
+        "are. never: the share of resamplings in which that is so",
         ("descriptor", _text),
         ("reference", _text),
         ("metric", _text),
@@ -211,8 +224,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("reference_seconds", _real, "optional"),
         ("seconds", _real, "optional"),
     ),
-    # one row a control × descriptor: what chance alone gives it
     "controls": _schema(
+        "one row a control × descriptor: what chance alone gives it",
         ("control", _text),
         ("descriptor", _text),
         ("level", _text),
@@ -222,9 +235,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("observed", _real),
         ("p", _real),
     ),
-    # one row a principal component × calibration: root mean square of query scores over that of gallery scores;
-    # before calibration also the ratio of left-out gallery LoRAs, measured and in closed form
     "drift": _schema(
+        "one row a principal component × calibration: root mean square of query scores over that of gallery "
+        "scores; before calibration also the ratio of left-out gallery LoRAs, measured and in closed form",
         ("descriptor", _text),
         ("calibration", _text),
         ("component", _whole),
@@ -233,8 +246,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("held_out", _real, "optional"),
         ("predicted", _real, "optional"),
     ),
-    # one row a LoRA file that was found, imported or refused
     "loras": _schema(
+        "one row a LoRA file that was found, imported or refused",
         ("lora", _text),
         ("file", _text),
         ("artist", _text, "optional"),
@@ -259,8 +272,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("status", _text),
         ("reason", _text, "optional"),
     ),
-    # one row a LoRA × one of its nearest, within one space; distances are between updates at norm one
     "neighbours": _schema(
+        "one row a LoRA × one of its nearest, within one space; distances are between updates at norm one",
         ("space", _text),
         ("lora", _text),
         ("rank", _whole),
@@ -271,8 +284,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("cosine", _real),
         ("p", _real),
     ),
-    # one row a query × one of the nearest known LoRAs, or one row that says why a query was refused
     "query": _schema(
+        "one row a query × one of the nearest known LoRAs, or one row that says why a query was refused",
         ("query", _text),
         ("sha256", _text, "optional"),
         ("space", _text, "optional"),
@@ -291,8 +304,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("status", _text),
         ("reason", _text, "optional"),
     ),
-    # one row a module × weighting: how much it counts, the largest at one, beside its share of the squared norms
     "module_weights": _schema(
+        "one row a module × weighting: how much it counts, the largest at one, beside its share of the squared norms",
         ("kernel", _text),
         ("weighting", _text),
         ("module", _text),
@@ -302,8 +315,17 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("share", _real),
         ("weighted_share", _real),
     ),
-    "cost": _schema(("stage", _text), ("item", _text), ("count", _whole), ("seconds", _real), ("device", _text)),
+    "cost": _schema(
+        "one row a costly job",
+        ("stage", _text),
+        ("item", _text),
+        ("count", _whole),
+        ("seconds", _real),
+        ("device", _text),
+    ),
 }
+SCHEMAS: dict[str, pa.Schema] = {name: schema for name, (_, schema) in _DECLARED.items()}
+ABOUT: dict[str, str] = {name: about for name, (about, _) in _DECLARED.items()}  # what a row is
 
 
 class TableError(ValueError):

@@ -9,7 +9,7 @@ from .tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 if TYPE_CHECKING:
     import pandas as pd
 
-NO_BASIS, COMPONENTS = "whole", "components"
+NO_BASIS, COMPONENTS = BASES = "whole", "components"
 
 
 @dataclass(frozen=True)

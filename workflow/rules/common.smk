@@ -22,6 +22,7 @@ from lora_atlas import (
     code as library,
     config as configuration,
     descriptors,
+    schema,
     settings,
     study as studies,
     variants as overlays,
@@ -35,7 +36,7 @@ try:
     config = configuration.check(
         # A module may be given the keys alone that differ.
         configuration.filled(config, yaml.safe_load((ROOT / "config.yaml").read_text())),
-        yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text()),
+        schema.read(),
         ROOT,
     )
 except studies.StudyError as error:

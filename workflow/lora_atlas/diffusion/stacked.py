@@ -22,12 +22,8 @@ from dataclasses import dataclass
 
 import torch
 
-TARGETS = {
-    "attention": r"\.attn[12]\.to_(q|k|v|out\.0)$",
-    "feed_forward": r"\.ff\.net\.(0\.proj|2)$",
-    "projection": r"\.proj_(in|out)$",
-    "convolution": r"\.(resnets\.\d+\.conv[12]|(down|up)samplers\.\d+\.conv)$",
-}
+from .targets import TARGETS
+
 KINDS = (torch.nn.Linear, torch.nn.Conv2d)
 
 Factors = tuple[torch.Tensor, torch.Tensor]

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..descriptors import CONSENSUS, GRADIENT, KFAC, PLAIN, SUPERVISED, UNIT
+from ..descriptors import CONSENSUS, GRADIENT, KFAC, PLAIN, SUPERVISED, UNIT, WEIGHTINGS
 from ..seeds import derive_seed
 from .embed import normalise
 from .gram import GramError
@@ -62,7 +62,7 @@ def product(
 
     Raises WeightingError for a weighting that does not exist, or whose base knows none of the modules.
     """
-    if modules not in (PLAIN, UNIT, GRADIENT, CONSENSUS, KFAC, SUPERVISED):
+    if modules not in WEIGHTINGS:
         raise WeightingError(f"weights.modules: {modules!r} unknown")
     names = sorted(grams)
     stack = np.stack([grams[name] for name in names])

@@ -1,0 +1,43 @@
+"""Pages that are made from the schemas: they are as committed, and nothing is left without words."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lora_atlas import documents, tables
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize(("name", "page"), [("tables", documents.tables_page), ("config", documents.config_page)])
+def test_the_committed_page_is_what_the_schemas_say(name, page):
+    assert (DOCS / f"{name}.md").read_text(encoding="utf-8") == page(), "run `make docs` and commit what it changes"
+
+
+def test_every_table_and_column_is_described_and_nothing_else_is():
+    columns = {field: name for name, schema in tables.SCHEMAS.items() for field in schema.names}
+    for column in documents.COLUMNS:
+        table, _, field = column.rpartition(".")
+        assert field in (tables.SCHEMAS[table].names if table else columns), column
+    assert all(about.startswith("one row ") for about in tables.ABOUT.values())
+
+
+def test_every_key_of_the_configuration_is_listed_with_its_default():
+    """By a walk of one's own over config.yaml."""
+    page = documents.config_page()
+    config = yaml.safe_load((DOCS.parent / "config.yaml").read_text())
+    for section, value in config.items():
+        if section == "extractors" or not isinstance(value, dict) or not value:
+            assert f"| `{section}` |" in page, section
+            continue
+        for key, inner in value.items():
+            assert f"| `{section}.{key}" in page, f"{section}.{key}"
+            if isinstance(inner, (int, bool)):
+                assert f"| `{section}.{key}` | `{str(inner).lower()}` |" in page
+
+
+def test_a_comment_that_goes_on_below_its_key_is_read_whole():
+    page = documents.config_page()
+    assert "huggingface: a dataset · artbench: its CSV and folder · commons: categories of Wikimedia Commons |" in page
+    assert "learnt: fitted to the labels of other artists, an upper bound (delta alone) |" in page

@@ -1,0 +1,272 @@
+"""docs/tables.md and docs/config.md, from the schemas: `python -m lora_atlas.documents FOLDER` writes both.
+
+Tables are what `tables` declares, with a few words for every column; keys are those of config.yaml, with the comment
+that stands beside each and what the schema allows.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from . import schema as schemas
+from . import tables
+
+PROJECT = Path(__file__).parents[2]
+
+# Column → what it holds; "table.column" where it holds something else in one table.
+COLUMNS = {
+    "picture": "SHA-256 of its bytes; path:… of its name where there are none",
+    "artist": "artist, as in folder names",
+    "genre": "genre, where the source has one",
+    "image": "its bytes, and its name in the source",
+    "width": "pixels, of the original",
+    "height": "pixels, of the original",
+    "source": "where it came from",
+    "licence": "licence, as the source says it",
+    "status": "kept or refused",
+    "loras.status": "imported or refused",
+    "query.status": "answered or refused",
+    "reason": "why it was refused",
+    "duplicates.reason": "in words, which picture it is like",
+    "other": "the picture that is used in its place",
+    "other_artist": "the artist of that picture",
+    "distance": "L2, cosine or CSLS",
+    "duplicates.distance": "differing bits of the perceptual hashes",
+    "neighbours.distance": "between updates at norm one",
+    "query.distance": "between updates at norm one",
+    "correlation": "of the structures of both pictures",
+    "lora": "artist/number; of a folder, the name of the file",
+    "split": "gallery or query",
+    "seed": "derived seed of its training",
+    "generated.seed": "the picture's number, which its noise is derived from",
+    "pictures": "the pictures that it is trained on",
+    "worth.pictures": "how many pictures",
+    "worth_queries.pictures": "how many pictures",
+    "overlap": "largest share of its pictures that another LoRA of its side has too",
+    "step": "optimiser step",
+    "loss": "mean over the steps since the last logged one",
+    "gradient_norm": "mean over the same steps, before clipping",
+    "seconds": "a LoRA's share of the clock since the last logged step",
+    "worth.seconds": "processor seconds of so many pictures and their features",
+    "crossings.seconds": "seconds of as many pictures as the crossing needs",
+    "cost.seconds": "seconds of the job",
+    "prompt": "prompt",
+    "vector": "float32",
+    "scenario": "together · known artist · unseen artist · whole · whole, unseen artist",
+    "calibration": "none, rescale, lzw, crossfit or split",
+    "fold": "vectors of one fold are comparable",
+    "grid.calibration": "the same, or whole: no basis",
+    "descriptor": "name of the descriptor",
+    "level": "artist or genre",
+    "clustering.level": "artist, genre, or artist in genre",
+    "structure.level": "LoRAs, artists, or within artists",
+    "algorithm": "clustering algorithm; null: retrieval",
+    "metric": "name of the measure",
+    "value": "its value; null where it is not defined",
+    "crossings.value": "how many pictures; null: more than there are",
+    "low": "lower end of the interval over artists",
+    "high": "upper end of the interval over artists",
+    "chance": "expectation of the value if labels meant nothing",
+    "queries": "how many queries were asked",
+    "left": "a descriptor",
+    "right": "another descriptor",
+    "null": "mean under permutation",
+    "null_high": "upper end of the values under permutation",
+    "p": "share of permutations that reach the value, one-sided",
+    "neighbours.p": "of an unrelated LoRA being as near, corrected for having looked at all",
+    "query.p": "of an unrelated LoRA being as near, corrected for having looked at all",
+    "component": "self_attention, cross_attention, feed_forward …; all",
+    "drift.component": "number of the principal component",
+    "block": "down, mid or up; a block by its index, such as up_blocks.1; one module; all",
+    "factor": "A, B, both, or delta",
+    "parameters": "how many numbers",
+    "share": "of all parameters of the factor",
+    "module_weights.share": "of the squared norms of all LoRAs, as they are",
+    "weighted_share": "of the squared norms of all LoRAs, as they are weighted",
+    "matched": "mean over random parts of as many parameters",
+    "matched_low": "lower end over random parts",
+    "matched_high": "upper end over random parts",
+    "dimensions": "principal components; as many as LoRAs: no basis",
+    "whitening": "none, or full: components have unit variance",
+    "remark": "default, best, or both",
+    "loras.remark": "what is unusual about the file",
+    "reference": "the descriptor of the weights",
+    "most": "how many pictures there are",
+    "never": "share of resamplings in which so many are not enough",
+    "reference_value": "its score",
+    "reference_seconds": "seconds of reading one LoRA",
+    "control": "permuted labels: those of the gallery's artists",
+    "expected": "chance by formula",
+    "observed": "score with the true labels",
+    "explained": "share of the variance",
+    "held_out": "the same ratio of left-out gallery LoRAs",
+    "predicted": "the same in closed form",
+    "file": "path in the folder",
+    "sha256": "of the file",
+    "bytes": "of the file",
+    "format": "spelling of its keys",
+    "kinds": "lora, loha, lokr, full, dora …",
+    "family": "base, from shapes and names",
+    "header_family": "base, as the header says",
+    "space": "LoRAs of one space are comparable",
+    "modules": "how many",
+    "ranks": "those that occur",
+    "components": "norm of the update in each component",
+    "norm": "Frobenius norm of ΔW",
+    "zero_share": "share of modules whose update is zero",
+    "tokens": "learnt tokens, which are left out",
+    "copy_of": "the LoRA that this is a copy of",
+    "relation": "same bytes, same update, or a multiple of it",
+    "rank": "1: the nearest",
+    "neighbour": "a LoRA",
+    "cosine": "of the two updates",
+    "query": "the file that was asked about",
+    "artist_vote": "the artist of most of the nearest five",
+    "artist_share": "of their votes",
+    "genre_vote": "the genre of most of the nearest five",
+    "genre_share": "of their votes",
+    "kernel": "delta, down, up or factors",
+    "weighting": "gradient, consensus, plain or learnt",
+    "module": "name of the layer",
+    "weight": "how much it counts, the largest at one",
+    "stage": "train, generate, features, gram or base",
+    "item": "what the job was of",
+    "count": "LoRAs or pictures that it handled",
+    "device": "cpu or cuda",
+}
+
+
+def tables_page() -> str:
+    """docs/tables.md; raises KeyError for a column that nothing is said of."""
+    lines = [
+        "# Tables",
+        "",
+        f"Parquet, version {tables.VERSION} of the schemas in `workflow/lora_atlas/tables.py`, which this page is made "
+        "from (`make docs`). A column that may be null is marked with a question mark. `value`, `low` and `high` go "
+        "together; not-a-number does not occur.",
+    ]
+    for name, schema in tables.SCHEMAS.items():
+        about = tables.ABOUT[name]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"{about[0].upper()}{about[1:]}.",
+            "",
+            "| column | type | |",
+            "| --- | --- | --- |",
+        ]
+        for field in schema:
+            words = COLUMNS.get(f"{name}.{field.name}") or COLUMNS[field.name]
+            lines.append(f"| `{field.name}`{'?' * field.nullable} | {_type(field.type)} | {words} |")
+    return "\n".join(lines) + "\n"
+
+
+def _type(of: pa.DataType) -> str:
+    if pa.types.is_list(of):
+        return f"list of {_type(of.value_type)}"
+    if pa.types.is_struct(of):
+        return "{" + ", ".join(f"{field.name}: {_type(field.type)}" for field in of) + "}"
+    return {"string": "text", "double": "number", "float": "float32", "int64": "integer", "binary": "bytes"}[str(of)]
+
+
+def config_page(project: Path = PROJECT) -> str:
+    """docs/config.md, from config.yaml's keys, defaults and comments, and from the schema's types."""
+    text = (project / "config.yaml").read_text(encoding="utf-8")
+    schema = schemas.read(project / "workflow/schemas/config.schema.yaml")
+    said = _comments(text)
+    lines = [
+        "# Configuration",
+        "",
+        "Every key, its default in [config.yaml](../config.yaml), and what it may be. This page is made from that file "
+        "and from `workflow/schemas/config.schema.yaml` (`make docs`). A study is a file of the keys that differ.",
+        "",
+        "| key | default | allowed | |",
+        "| --- | --- | --- | --- |",
+    ]
+    for key, value, of in _keys(yaml.safe_load(text), schema, schema):
+        lines.append(f"| `{key}` | {_value(value)} | {_allowed(of)} | {said.get(key, '').replace('|', '·')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _keys(config: Mapping[str, Any], schema: Mapping[str, Any], root: Mapping[str, Any], place: str = "") -> Iterator:
+    """Key with dots, default, schema; sections open up."""
+    for key, value in config.items():
+        of = schema.get("properties", {}).get(key, schema.get("additionalProperties", {}))
+        while isinstance(of, dict) and "$ref" in of:
+            of = root["$defs"][of["$ref"].rsplit("/", 1)[1]]
+        of = of if isinstance(of, dict) else {}
+        each = of.get("additionalProperties")
+        if isinstance(each, dict) and value:  # names are the study's own
+            yield f"{place}{key}", value, of
+            for inner, allowed in each["properties"].items():
+                yield f"{place}{key}.NAME.{inner}", None, allowed
+        elif isinstance(value, dict) and value:
+            yield from _keys(value, of, root, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", value, of
+
+
+def _value(value: Any) -> str:
+    shown = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...").strip()
+    return f"`{shown}`" if len(shown) <= 60 else f"`{shown[:57]}…`"
+
+
+def _allowed(of: Mapping[str, Any]) -> str:
+    if "enum" in of:
+        return ", ".join("null" if each is None else f"`{each}`" for each in of["enum"])
+    if of.get("type") == "array" and "enum" in of.get("items", {}):
+        return "of " + ", ".join(f"`{each}`" for each in of["items"]["enum"])
+    types = of.get("type", "")
+    types = [types] if isinstance(types, str) else types
+    bounds = [(k, of[k]) for k in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum") if k in of]
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    return " or ".join(types) + "".join(f" {signs[k]} {v}" for k, v in bounds)
+
+
+def _comments(text: str) -> dict[str, str]:
+    """Key with dots → the comment beside it, with lines of comment before it that belong to it."""
+    found: dict[str, str] = {}
+    stack: list[tuple[int, str]] = []
+    before: list[str] = []
+    last: str | None = None
+    for line in text.splitlines():
+        alone = re.match(r"^\s*# ?(.*)$", line)
+        if alone:
+            beside = last is not None and line.index("#") > 18  # a comment that goes on below its key
+            if beside:
+                listed = "|" in found.get(last, "") and re.match(r"\w+: ", alone[1])
+                found[last] = f"{found.get(last, '')}{' | ' * bool(listed) or ' '}{alone[1]}".strip()
+            else:
+                before.append(alone[1])
+            continue
+        key = re.match(r"^(\s*)([A-Za-z_0-9]+):", line)
+        if not key:
+            before, last = ([], None) if not line.strip() else (before, last)
+            continue
+        while stack and stack[-1][0] >= len(key[1]):
+            stack.pop()
+        stack.append((len(key[1]), key[2]))
+        last = ".".join(name for _, name in stack)
+        comment = re.search(r"\s#\s+(.*)$", line)
+        words = [" ".join(before)] if before and len(stack) > 1 else []
+        if words and stack[-2][1] == "extractors":  # said of all of them
+            found[stack[-2][1]], words = words[0], []
+        found[last] = " ".join([*words, *([comment[1]] if comment else [])]).strip()
+        before = []
+    return found
+
+
+def write(folder: str | Path) -> None:
+    """Write both pages into a folder."""
+    Path(folder, "tables.md").write_text(tables_page(), encoding="utf-8")
+    Path(folder, "config.md").write_text(config_page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(sys.argv[1])

@@ -1,0 +1,55 @@
+"""The schema of the configuration, whose lists of names are those of the library's own registries.
+
+Where workflow/schemas/config.schema.yaml says ``registry: NAME`` it means the names that REGISTRIES has of it, so that
+a kernel, a source or a distance that is added in its one place can be asked for.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .descriptors import SCALES, WEIGHTINGS
+from .diffusion.targets import TARGETS
+from .embeddings import WEIGHT_CONTROLS
+from .features import EXTRACTORS
+from .metrics.ranking import DISTANCES
+from .pictures.sources import SOURCES
+from .views import BASES
+from .weights.embed import CALIBRATIONS
+from .weights.gram import KERNELS
+from .weights.names import BLOCKS, COMPONENTS
+
+PROJECT = Path(__file__).parents[2]
+SCHEMA = PROJECT / "workflow/schemas/config.schema.yaml"
+OTHER = "other"  # what names.component and names.block say of a module that they do not know
+
+REGISTRIES: dict[str, list[str]] = {
+    "sources": list(SOURCES),
+    "targets": list(TARGETS),
+    "libraries": list(EXTRACTORS),
+    "kernels": list(KERNELS),
+    "weight_controls": list(WEIGHT_CONTROLS),
+    "module_weightings": list(WEIGHTINGS),
+    "scales": list(SCALES),
+    "components": [*COMPONENTS, OTHER],
+    "blocks": [*BLOCKS, OTHER],
+    "calibrations": list(CALIBRATIONS),
+    "bases": list(BASES),
+    "distances": list(DISTANCES),
+}
+
+
+def read(path: str | Path = SCHEMA) -> dict[str, Any]:
+    """The schema with every registry's names in place. Raises KeyError for a registry that does not exist."""
+    return _filled(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+
+
+def _filled(schema: Any) -> Any:
+    if isinstance(schema, Mapping):
+        found = {key: _filled(value) for key, value in schema.items() if key != "registry"}
+        if isinstance(schema.get("registry"), str):
+            found["enum"] = REGISTRIES[schema["registry"]]
+        return found
+    return [_filled(each) for each in schema] if isinstance(schema, list) else schema

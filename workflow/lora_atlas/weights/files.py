@@ -30,6 +30,8 @@ from .container import (
 )
 from .factors import Factored, Update
 from .formats import Layout, layout
+from .kinds import NAMED
+from .kinds.dora import needs_base
 from .names import block, component
 
 __all__ = ["Lora", "LoraFile", "LoraFileError", "block", "component", "open_lora", "read_lora", "write_lora"]
@@ -65,7 +67,7 @@ class LoraFile:
     def update(self, module: str, descriptor: int | None = None) -> Factored:
         """One module's update; raises LoraFileError naming keys that are not finite."""
         spec = self.layout.specs[module]
-        weight = base_weight(self.base, module) if spec.kind == "DoRA" else None
+        weight = base_weight(self.base, module) if NAMED[spec.kind].relative else None
         return read_update(self.container, spec, descriptor, weight)
 
 
@@ -91,12 +93,9 @@ def open_lora(path: str | Path, *, pickles: bool = False, base: str | None = Non
         file = path
     container = open_container(file, pickles=pickles)
     found = layout(container, _adapter_config(file))
-    relative = next((spec for spec in found.specs.values() if spec.kind == "DoRA"), None)
+    relative = next((spec for spec in found.specs.values() if NAMED[spec.kind].relative), None)
     if relative is not None and base is None:
-        raise LoraFileError(
-            f"{file}: DoRA: the update of {relative.module} is relative to the base's weight; name a diffusers folder "
-            "of its base in weights.base"
-        )
+        raise LoraFileError(f"{file}: {needs_base(relative.module)}")
     return LoraFile(container, found, base)
 
 

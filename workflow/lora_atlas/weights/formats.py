@@ -1,7 +1,7 @@
 """What the keys of a LoRA file mean: which module each part belongs to, and how the parts make up its update.
 
 A key is a module's name, in one of many conventions (``names``), and the name of a part, in one of the spellings of
-``_PARTS``. The parts that a module has decide its kind:
+the kinds of updates (``kinds``). The parts that a module has decide its kind:
 
     A, B                    LoRA       s·BA; LoCon where A has a kernel
     A, B, mid               Tucker     s·B(mid ×₂ A), as in LyCORIS' LoCon
@@ -26,20 +26,14 @@ from typing import Any
 
 from ..labels import printable
 from .container import Container, Entry, LoraFileError
+from .kinds import NAMED, SPELLINGS, kind_of, problem
 from .names import Place, place, positional
-from .shapes import grown, incomplete, kind_of, mismatch, rank_of, shape_of
 
 _END = {name: re.compile(rf"(?P<module>.+?)\.{pattern}") for name, pattern in {
-    "A": r"(lora_A(\.[\w-]+)?\.weight|lora\.down\.weight|lora_linear_layer\.down\.weight|lora_down\.weight)",
-    "B": r"(lora_B(\.[\w-]+)?\.weight|lora\.up\.weight|lora_linear_layer\.up\.weight|lora_up\.weight)",
-    "mid": r"lora_mid\.weight",
+    **SPELLINGS,
     "alpha": r"alpha",
-    "magnitude": r"(dora_scale|lora_magnitude_vector(\.[\w-]+)?(\.weight)?)",
     "bias": r"(diff_b|b_norm)",
     "B_bias": r"(lora_B(\.[\w-]+)?\.bias|lora_up\.bias|lora\.up\.bias)",
-    "diff": r"(diff|w_norm)",
-    **{part: rf"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
-    **{f"k{part}": rf"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
 }.items()}  # fmt: skip
 _PROCESSOR = re.compile(
     r"(?P<module>.+)\.(?P<hold>processor|self_attn)\.to_(?P<to>q|k|v|out)_lora\.(?P<way>down|up)\.weight"
@@ -245,7 +239,7 @@ def _config_scale(
     if config is None:
         return None
     alpha = _configured(container, config, "alpha_pattern", name, config.get("lora_alpha", config.get("alpha")))
-    if kind == "LoKr":  # whole factors do not show it
+    if NAMED[kind].hidden_rank:
         rank = _configured(container, config, "rank_pattern", name, config.get("r", rank))
     if alpha is None:
         return None
@@ -300,19 +294,16 @@ def _specs(
         wrong.append(f"{printable(parts['alpha'])}: not one number")
         return
     kind = kind_of(parts)
-    problem = incomplete(kind, parts) or mismatch(kind, shapes)
-    if problem is None and grown(kind, shapes):
-        problem = "its factors grow beyond reason when they are laid flat"
-    if problem is not None:
-        wrong.append(f"{said}: {problem}")
+    if found := problem(kind, parts, shapes):
+        wrong.append(f"{said}: {found}")
         return
-    shape, rank = shape_of(kind, shapes), rank_of(shapes)
+    shape, rank = kind.shape(shapes), kind.rank(shapes)
     if min(shape) < 1:
         wrong.append(f"{said}: of size zero")
         return
-    spec = Spec(where.modules[0], kind, parts, shape, rank, swapped=where.swapped)
+    spec = Spec(where.modules[0], kind.name, parts, shape, rank, swapped=where.swapped)
     if "alpha" not in parts:
-        spec = replace(spec, scale=_config_scale(container, where.modules[0], kind, rank, scales))
+        spec = replace(spec, scale=_config_scale(container, where.modules[0], kind.name, rank, scales))
     if of_pair is not None:  # of the layer B, so of its scale
         keys = {"diff": of_pair, **({"alpha": parts["alpha"]} if "alpha" in parts else {})}
         yield from _bias(container, Spec("", "bias", keys, (0, 1), rank, scale=spec.scale), where, wrong)
@@ -323,7 +314,7 @@ def _specs(
         yield spec
         return
     cuts = _cuts(where.widths, shape)
-    if cuts is None or kind == "DoRA":
+    if cuts is None or kind.relative:
         wrong.append(f"{said}: {shape[0]} × {shape[1]} is not the fused layer of {', '.join(where.modules)}")
         return
     for module, rows in zip(where.modules, cuts, strict=True):

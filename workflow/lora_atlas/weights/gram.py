@@ -33,6 +33,7 @@ from ..tables import replacing
 from .container import LoraFileError, digest
 from .factors import Factored, Update, expanded, inner
 from .files import LoraFile, open_lora
+from .kinds import NAMED
 from .names import block, component
 from .stack import Buffer, Stack, is_plain, of_updates, read_stack
 
@@ -295,7 +296,7 @@ def add_products(
 def _weight(file: LoraFile, module: str) -> tuple[int, int]:
     """Bytes and rank that a module of a file takes in a tile."""
     spec = file.layout.specs[module]
-    rank = spec.rank**2 if spec.kind in ("LoHa", "LoKr") else spec.rank
+    rank = spec.rank**2 if NAMED[spec.kind].squared else spec.rank
     return 4 * rank * sum(spec.shape), rank
 
 

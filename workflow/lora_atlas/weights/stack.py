@@ -16,6 +16,7 @@ from .container import LoraFileError
 from .factors import Update
 from .files import LoraFile
 from .formats import Spec
+from .kinds import NAMED
 
 _EXPONENT = 0x7C00  # of float16: infinite or NaN where all its bits are set
 
@@ -66,7 +67,7 @@ def of_updates(updates: Sequence[Update]) -> Stack:
 def is_plain(file: LoraFile, module: str) -> bool:
     """Whether a module of a file can be read straight into a stack."""
     spec = file.layout.specs[module]
-    return spec.kind == "LoRA" and spec.rows is None and not spec.swapped and not file.container.arrays
+    return NAMED[spec.kind].plain and spec.rows is None and not spec.swapped and not file.container.arrays
 
 
 def thin(file: LoraFile, module: str, descriptor: int | None, own: Buffer) -> tuple[np.ndarray, np.ndarray, float]:

@@ -28,9 +28,10 @@ findings: .venv/installed
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
 
-# Files of tests side by side, one thread each: the workflow's wait for processes most of the time.
+# Files of tests side by side, one thread each: the workflow's wait for processes most of the time. In the order of
+# testpaths: files of few tests that each take minutes would otherwise be left to one worker at the end.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 # What needs no Snakemake and no training: seconds to a few minutes, while you write.
 test-fast: .venv/installed

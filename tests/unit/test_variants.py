@@ -121,3 +121,11 @@ def test_the_committed_variants_are_sound(config, study):
     for variant in variants(merge(config, overlay)).values():
         check(variant, SCHEMA, ROOT)
         assert "pictures" in variant["shared"]["stages"] or "seed" in str(overlay["variants"])
+
+
+@pytest.mark.parametrize("study", ["findings", "sweep"])
+def test_every_variant_of_the_studies_that_come_with_the_project_is_sound(config, study):
+    overlay = yaml.safe_load((ROOT / f"workflow/studies/{study}.yaml").read_text())
+    found = variants(check(merge(config, overlay), SCHEMA, ROOT))
+    assert set(found) == set(overlay["variants"]) and len(found) > 5
+    assert all(each["shared"]["study"] == "demo" for each in found.values())

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_atlas.config import check, filled, resolve
+from lora_atlas.findings.about import sentences
 from lora_atlas.schema import read as read_schema
 from lora_atlas.study import StudyError
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
@@ -507,6 +508,15 @@ def test_what_lies_here_goes_before_what_the_project_has(tmp_path, monkeypatch):
     mine.symlink_to(ROOT / "workflow/resources/mini")
     monkeypatch.chdir(tmp_path)
     assert check(CONFIG, SCHEMA, ROOT)["base"]["model"] == CONFIG["base"]["model"]
+
+
+def test_a_model_that_only_the_working_directory_has_is_found_there(tmp_path, monkeypatch):
+    (tmp_path / "mine").symlink_to(ROOT / "workflow/resources/mini")
+    monkeypatch.chdir(tmp_path)
+    changes = {"base.model": "mine/base", "extractors.clip.model": "mine/clip", "extractors.dino.model": "mine/dino"}
+    found = check(overlaid(changes), SCHEMA, ROOT)
+    assert found["base"]["model"] == "mine/base" and found["extractors"]["dino"]["model"] == "mine/dino"
+    assert "manner of handling" in " ".join(sentences(found, Path()))  # what about.yaml says of the mini CLIP
 
 
 def test_keys_that_are_left_out_are_the_projects_and_a_variant_is_whole():

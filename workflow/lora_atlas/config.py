@@ -33,7 +33,7 @@ def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> d
     if not problems:  # what is said below takes keys and types for granted
         config = placed(config, root)
         trained = config["loras"]["source"] == "trained"
-        problems = [*(_model_problems(config, root) if trained else ()), *_weight_problems(config)]
+        problems = [*(_model_problems(config) if trained else ()), *_weight_problems(config)]
         problems += _picture_problems(config) if trained else _folder_problems(config["folder"])
     if not problems:
         problems += _variant_problems(config, schema, root)
@@ -140,19 +140,19 @@ def _near(name: str, known: Sequence[Any]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
 
 
-def _model_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
+def _model_problems(config: Mapping[str, Any]) -> Iterator[str]:
     base, revision = config["base"]["model"], config["base"]["revision"]
-    if not (root / base / "model_index.json").is_file() and ((root / base).is_dir() or not _is_hub_id(base)):
+    if not (Path(base) / "model_index.json").is_file() and (Path(base).is_dir() or not _is_hub_id(base)):
         yield (
             f"base.model: there is no diffusers model at {base!r}; expected a folder with model_index.json, unet/, "
             "vae/, text_encoder/, tokenizer/ and scheduler/, or a hub id such as 'owner/name' with base.revision"
         )
-    elif not (root / base).is_dir() and revision is None:
+    elif not Path(base).is_dir() and revision is None:
         yield (
             f"base.model: there is no folder {base!r} with a model_index.json here; if it is a hub id, name the commit "
             "to use in base.revision"
         )
-    elif not (root / base).is_dir() and not COMMIT.fullmatch(revision):
+    elif not Path(base).is_dir() and not COMMIT.fullmatch(revision):
         yield f"base.revision: {revision!r} is no commit of {base}; name its 40 characters, a branch moves"
     for name, extractor in config["extractors"].items():
         if not re.fullmatch(r"[a-z0-9_]+", name):
@@ -169,9 +169,9 @@ def _model_problems(config: Mapping[str, Any], root: Path) -> Iterator[str]:
                 )
         elif extractor["library"] in ("csd", "vgg_gram"):
             weights = extractor["pretrained"] or model
-            if not (root / weights).exists():
+            if not Path(weights).exists():
                 yield f"extractors.{name}: there is no {weights!r}; of a hub write 'hf-hub:owner/name'"
-        elif "/" in model and not model.startswith("hf-hub:") and not (root / model).is_dir():
+        elif "/" in model and not model.startswith("hf-hub:") and not Path(model).is_dir():
             yield f"extractors.{name}.model: there is no folder {model!r}; of a hub write 'hf-hub:owner/name'"
 
 

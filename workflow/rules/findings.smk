@@ -44,7 +44,8 @@ rule write_findings:
         replicates=REPLICATES,
         variants={name: changed for name, changed in overlays.differing(config).items() if name not in REPLICATES},
         evaluation=config["evaluation"],
-        about=about.sentences(config, ROOT),
+        # Models are placed: seen from here, or by their full names.
+        about=about.sentences(config, Path()),
         seed=config["seed"],
     script:
         "../scripts/write_findings.py"

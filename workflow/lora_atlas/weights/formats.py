@@ -26,7 +26,7 @@ from typing import Any
 
 from ..labels import printable
 from .container import Container, Entry, LoraFileError
-from .kinds import NAMED, SPELLINGS, kind_of, problem
+from .kinds import SPELLINGS, Kind, kind_of, problem
 from .names import Place, place, positional
 
 _END = {name: re.compile(rf"(?P<module>.+?)\.{pattern}") for name, pattern in {
@@ -231,7 +231,7 @@ def _scales(container: Container, config: Mapping[str, Any] | None) -> dict[str,
 
 
 def _config_scale(
-    container: Container, module: str, kind: str, rank: int, scales: Mapping[str, Mapping[str, Any]]
+    container: Container, module: str, kind: Kind, rank: int, scales: Mapping[str, Mapping[str, Any]]
 ) -> float | None:
     """s = α/r or α/√r as a PEFT configuration says; None where there is none for this model."""
     model, _, name = module.partition(".")
@@ -239,7 +239,7 @@ def _config_scale(
     if config is None:
         return None
     alpha = _configured(container, config, "alpha_pattern", name, config.get("lora_alpha", config.get("alpha")))
-    if NAMED[kind].hidden_rank:
+    if kind.hidden_rank:
         rank = _configured(container, config, "rank_pattern", name, config.get("r", rank))
     if alpha is None:
         return None
@@ -303,7 +303,7 @@ def _specs(
         return
     spec = Spec(where.modules[0], kind.name, parts, shape, rank, swapped=where.swapped)
     if "alpha" not in parts:
-        spec = replace(spec, scale=_config_scale(container, where.modules[0], kind.name, rank, scales))
+        spec = replace(spec, scale=_config_scale(container, where.modules[0], kind, rank, scales))
     if of_pair is not None:  # of the layer B, so of its scale
         keys = {"diff": of_pair, **({"alpha": parts["alpha"]} if "alpha" in parts else {})}
         yield from _bias(container, Spec("", "bias", keys, (0, 1), rank, scale=spec.scale), where, wrong)

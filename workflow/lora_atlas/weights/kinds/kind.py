@@ -20,10 +20,6 @@ Parts = Mapping[str, np.ndarray]
 Names = frozenset[str]
 
 
-def _never(*_: Any) -> bool:
-    return False
-
-
 def _always(*_: Any) -> bool:
     return True
 

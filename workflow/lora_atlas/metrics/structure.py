@@ -41,6 +41,7 @@ RSA_LEAST = 199
 TESTS = 1999  # permutations of artists and within artists: p-values that a correction for many claims can take
 SMALL = 1e-12
 ROUNDING = 1e-6  # a permutation that comes as near to the value as this has reached it: RSA is added up in float32
+CANCELLED = 1e-6  # of a sum, what may be left of it by subtraction with ten digits of it still right
 LEAST = 4  # LoRAs: the unbiased HSIC divides by n − 3
 LORAS, ARTISTS, WITHIN = "LoRAs", "artists", "within artists"
 LEVELS = (LORAS, ARTISTS, WITHIN)
@@ -113,31 +114,111 @@ def _rows(level_name: str, names, values, nulls, without, level: float) -> Itera
 
 
 class _Products:
-    """Gram matrices K (D, n, n) of the same n things, laid out for the debiased CKA of all pairs under permutations."""
+    """Gram matrices K (D, n, n) of the same n things, U-centred for the debiased CKA of all pairs: with any few of the
+    things left out, too."""
 
     def __init__(self, K: np.ndarray):
         n = K.shape[-1]
-        apart = 1 - np.eye(n)
-        off = K * apart
+        off = K.copy()
+        diagonal = np.arange(n)
+        off[:, diagonal, diagonal] = 0
         rows = off.sum(2) / (n - 2)
-        off = (off - rows[:, :, None] - rows[:, None] + rows.sum(1)[:, None, None] / (n - 1)) * apart
-        self.off = off.astype(np.float32)  # hundreds of permutations move them; ROUNDING is what that may cost
-        own = np.diag(self.hsic(np.arange(n)))
+        off -= rows[:, :, None]
+        off -= rows[:, None]
+        off += (rows.sum(1) / (n - 1))[:, None, None]
+        off[:, diagonal, diagonal] = 0
+        self.K, self.off = K, off
+        flat = off.reshape(len(K), -1)
+        self.whole = flat @ flat.T
+        own = np.diag(self.whole) / (n * (n - 3))
         self.own = np.where(own > np.square(SMALL * np.abs(K).max((1, 2))), own, 0.0)  # less is rounding
 
-    def hsic(self, p: np.ndarray) -> np.ndarray:
-        """Unbiased HSIC (D, D) of all pairs, the right side in the order `p` (n,) (Song et al. 2012, eq. 5), as the
-        product of U-centred matrices (Székely & Rizzo 2014): what all have in common is gone before it is rounded."""
-        n = len(p)
-        moved = self.off if (p == np.arange(n)).all() else self.off.take(p, 1).take(p, 2)
-        flat, other = self.off.reshape(len(moved), -1), moved.reshape(len(moved), -1)
-        return (flat @ other.T).astype(np.float64) / (n * (n - 3))
+    def cka(self, products: np.ndarray) -> np.ndarray:
+        """Debiased CKA (D, D) by the unbiased HSIC (Song et al. 2012, eq. 5), the mean product of U-centred matrices
+        (Székely & Rizzo 2014): what all have in common is gone before it is rounded. NaN where a side has no spread.
+        `products` (D, D): sums over all elements of the matrices of either side."""
+        n = self.off.shape[-1]
+        return _ratio(products, self.own * (n * (n - 3)))
 
-    def cka(self, p: np.ndarray) -> np.ndarray:
-        """Debiased CKA (D, D); NaN where a side has no spread."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found = self.hsic(p) / np.sqrt(np.outer(self.own, self.own))
-        return np.where(np.isfinite(found), found, np.nan)
+    def without(self, stays: np.ndarray) -> np.ndarray:
+        """Debiased CKA (D, D) of the things that stay (a mask of all).
+
+        U-centred with those that go, they are U-centred again by sums: rows of all add up to zero, so that those of
+        what stays follow from what goes, and nothing else is looked at. Where nearly all spread goes, too few digits
+        of the sums are left, and what stays is taken by itself.
+        """
+        m, gone = int(stays.sum()), self.off[:, ~stays]
+        flat, among = gone.reshape(len(gone), -1), gone[:, :, ~stays].reshape(len(gone), -1)
+        rows = gone[:, :, stays].sum(1)
+        total = rows.sum(1)
+        sums = self.whole - 2 * (flat @ flat.T) + among @ among.T
+        sums += np.outer(total, total) / ((m - 1) * (m - 2)) - 2 / (m - 2) * (rows @ rows.T)
+        if not (self.own > 0).all() or (np.diag(sums) < CANCELLED * np.diag(self.whole)).any():
+            kept = _Products(self.K[:, stays][:, :, stays])
+            return kept.cka(kept.whole)
+        return _ratio(sums, np.diag(sums))
+
+
+def _ratio(products: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Products (D, D) over the roots of each side's own (D,); NaN where a side has none."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = products / np.sqrt(np.outer(own, own))
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def _ratio(products: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Products (D, D) over the roots of each side's own (D,); NaN where a side has none."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = products / np.sqrt(np.outer(own, own))
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+class _Arrangements:
+    """CKA and RSA (D, D) of all pairs of D descriptors of the same n things, from Gram matrices K (D, n, n) and the
+    distances of all pairs of things (D, pairs): as they stand, permuted, and with some of the things left out."""
+
+    def __init__(self, K: np.ndarray, far: np.ndarray):
+        from scipy.stats import rankdata
+
+        D, n, _ = K.shape
+        self.products = _Products(K)
+        rounded = np.round(far / far.max(1, keepdims=True).clip(SMALL), 9)
+        ranks = rankdata(rounded, axis=1)
+        ranks -= ranks.mean(1, keepdims=True)
+        self.level = ~ranks.any(1)  # all are equally far from each other
+        ranks /= np.sqrt(np.square(ranks).sum(1, keepdims=True)).clip(SMALL)
+        # Equal distances have one number: after things are left out, ranks follow from it and nothing is sorted.
+        self.tied = [(row - 1).astype(np.int32) for row in rankdata(rounded, "dense", axis=1)]
+        rows, columns = self.pairs = np.triu_indices(n, 1)
+        both = np.zeros((n, n, 2 * D), np.float32)
+        both[..., :D] = np.moveaxis(self.products.off, 0, -1)
+        both[rows, columns, D:] = both[columns, rows, D:] = ranks.T
+        self.both, self.left = both.reshape(n * n, -1), both[rows, columns]
+
+    def measure(self, p: np.ndarray) -> dict[str, np.ndarray]:
+        """CKA and RSA, the right side's things in the order `p` (n,); NaN where a side has no spread.
+
+        Half of a symmetric matrix says everything, and a pair of things has the numbers of all descriptors side by
+        side: a permutation moves them in one go. float32 for the hundreds of them; ROUNDING is what that may cost.
+        """
+        D = len(self.level)
+        rows, columns = self.pairs
+        right = self.both.take(p[rows] * len(p) + p[columns], 0)
+        products, ranks = ((self.left[:, i].T @ right[:, i]).astype(float) for i in (slice(0, D), slice(D, None)))
+        return {"CKA": self.products.cka(2 * products), "RSA": _ratio(ranks, (~self.level).astype(float))}
+
+    def without(self, stays: np.ndarray) -> dict[str, np.ndarray]:
+        """CKA and RSA of the things that stay (a mask of all)."""
+        rows, columns = self.pairs
+        kept = np.flatnonzero(stays[rows] & stays[columns])
+        ranks = np.empty((len(self.tied), len(kept)), np.float32)
+        for row, every in zip(ranks, self.tied, strict=True):
+            numbers = every.take(kept)
+            counts = np.bincount(numbers)
+            middle = np.cumsum(counts) - (counts - 1) / 2 - (len(kept) + 1) / 2
+            (middle / max(len(kept), 1)).astype(np.float32).take(numbers, out=row)
+        products = (ranks @ ranks.T).astype(float)
+        return {"CKA": self.products.without(stays), "RSA": _ratio(products, np.diag(products))}
 
 
 def _level(
@@ -150,99 +231,44 @@ def _level(
 ):
     """Values, nulls and delete-one-artist values of CKA and RSA among artists' means, or within artists; None where
     there are too few to compare. `kernels` (D, n, n) of the LoRAs, `of` (m,) the artists of what is compared."""
-    count = artists.max() + 1
+    count, m = artists.max() + 1, len(of)
     member = (artists[:, None] == np.arange(count)[None]).astype(float)
     mean = member / member.sum(0)
     # Rows of means of artists, or of each LoRA less its artist's mean.
     project = mean.T if strata is None else np.eye(len(artists)) - member @ mean.T
     K = project @ kernels @ project.T
-    groups = np.zeros(len(of), int)
+    groups = np.zeros(m, int)
     if strata is not None:
         groups = np.unique(np.stack([of, strata], 1), axis=0, return_inverse=True)[1].ravel()
-    if len(of) < LEAST + 1 or not (np.bincount(groups) > 1).any():
+    if m < LEAST + 1 or not (np.bincount(groups) > 1).any():
         return None
     rng = np.random.Generator(np.random.PCG64(derive_seed("structure", name, seed)))
-    *spaces, tied = _ranked(K)
-    values = _both(spaces, np.arange(len(of)))
+    rows, columns = np.triu_indices(m, 1)
+    squares = np.diagonal(K, axis1=1, axis2=2)
+    far = np.sqrt((squares[:, rows] + squares[:, columns] - 2 * K[:, rows, columns]).clip(0))
+    arrangements = _Arrangements(K, far)
+    constant = (far.max(1) < SMALL) | arrangements.level
+
+    def measured(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for matrix in found.values():
+            matrix[constant] = matrix[:, constant] = np.nan
+        return found
+
+    values = measured(arrangements.measure(np.arange(m)))
     nulls: dict[str, list[np.ndarray]] = {metric: [] for metric in values}
-    order = np.lexsort((np.arange(len(of)), groups))
-    p = np.empty(len(of), int)
-    for _ in range(max(min(TESTS, RSA_WORK // max(K.size, 1)), RSA_LEAST)):
-        p[order] = np.lexsort((rng.random(len(of)), groups))
-        for metric, matrix in _both(spaces, p).items():
+    order = np.lexsort((np.arange(m), groups))
+    p = np.empty(m, int)
+    for _ in range(max(min(TESTS, RSA_WORK // max(2 * K.size, 1)), RSA_LEAST)):
+        p[order] = np.lexsort((rng.random(m), groups))
+        for metric, matrix in measured(arrangements.measure(p)).items():
             nulls[metric].append(matrix)
     without = []
     for a in range(count):
-        kept = np.flatnonzero(of != a)
-        if len(kept) < LEAST:
-            without.append({metric: np.full_like(matrix, np.nan) for metric, matrix in values.items()})
-            continue
-        ranks = _midranks(tied, *_pairs(len(of), of != a))
-        found = {
-            "CKA": _Products(K[:, kept][:, :, kept]).cka(np.arange(len(kept))),
-            "RSA": _correlations(ranks),
-        }
-        constant = spaces[2] | ~ranks.any(1)
-        for matrix in found.values():
-            matrix[constant] = matrix[:, constant] = np.nan
-        without.append(found)
+        stays = of != a
+        enough = stays.sum() >= LEAST
+        undefined = {metric: np.full_like(matrix, np.nan) for metric, matrix in values.items()}
+        without.append(measured(arrangements.without(stays)) if enough else undefined)
     return values, nulls, without
-
-
-def _pairs(n: int, stays: np.ndarray) -> tuple[np.ndarray, int]:
-    """Which pairs of n things have both sides among those that stay (a mask of the upper triangle), and how many."""
-    rows, columns = np.triu_indices(n, 1)
-    both = stays[rows] & stays[columns]
-    return both, int(both.sum())
-
-
-def _midranks(tied: Sequence[np.ndarray], both: np.ndarray, pairs: int) -> np.ndarray:
-    """Ranks (D, all pairs) of the distances of the pairs that stay among each other, centred, over their number; zero
-    for the others. `tied`: the order of all distances, in which equal ones have one number: nothing is sorted again."""
-    ranks = np.zeros((len(tied), len(both)), np.float32)
-    for row, numbers in zip(ranks, tied, strict=True):
-        counts = np.bincount(numbers[both], minlength=int(numbers.max()) + 1)
-        middle = np.cumsum(counts) - (counts - 1) / 2 - (pairs + 1) / 2
-        row[both] = (middle / max(pairs, 1)).astype(np.float32)[numbers[both]]
-    return ranks
-
-
-def _correlations(ranks: np.ndarray) -> np.ndarray:
-    """Rank correlations (D, D) of all pairs of descriptors; NaN where a side has no spread."""
-    products = (ranks @ ranks.T).astype(np.float64)
-    spread = np.sqrt(np.diag(products))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return products / np.outer(spread, spread)
-
-
-def _ranked(K: np.ndarray) -> tuple[_Products, np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Of Gram matrices (D, m, m): products, centred ranks of all distances at norm one (D, m, m), which are of one
-    place (D,), and the order of the distances, equal ones alike."""
-    from scipy.stats import rankdata
-
-    D, m, _ = K.shape
-    rows, columns = np.triu_indices(m, 1)
-    squares = np.diagonal(K, axis1=1, axis2=2)
-    far = np.sqrt((squares[:, :, None] + squares[:, None] - 2 * K).clip(0))[:, rows, columns]
-    rounded = np.round(far / far.max(1, keepdims=True).clip(SMALL), 9)
-    ranked = rankdata(rounded, axis=1)
-    tied = [(row - 1).astype(np.int32) for row in rankdata(rounded, "dense", axis=1)]
-    ranked -= ranked.mean(1, keepdims=True)
-    lengths = np.sqrt(2 * np.square(ranked).sum(1, keepdims=True)).clip(SMALL)
-    ranks = np.zeros((D, m, m), np.float32)
-    ranks[:, rows, columns] = ranks[:, columns, rows] = ranked / lengths
-    return _Products(K), ranks, far.max(1) < SMALL, tied
-
-
-def _both(spaces: Sequence[Any], p: np.ndarray) -> dict[str, np.ndarray]:
-    """Debiased CKA and RSA (D, D) of all pairs, the right side's rows in the order `p` (m,)."""
-    products, ranks, flat = spaces
-    left, right = ranks.reshape(len(ranks), -1), ranks.take(p, 1).take(p, 2).reshape(len(ranks), -1)
-    found = {"CKA": products.cka(p), "RSA": (left @ right.T).astype(np.float64)}
-    constant = flat | (np.square(left).sum(1) < 0.5)
-    for matrix in found.values():
-        matrix[constant] = matrix[:, constant] = np.nan
-    return found
 
 
 def _vectors(embeddings: Mapping[str, pa.Table], scenario: str) -> tuple[list[np.ndarray], list[str], np.ndarray]:
@@ -281,22 +307,17 @@ class _Spaces:
 
     def __init__(self, vectors: list[np.ndarray], components: list[np.ndarray], seed: int, largest: int):
         from scipy.spatial.distance import pdist, squareform
-        from scipy.stats import rankdata
 
         self.widths = [X.shape[1] for X in components]
         self.X = np.concatenate(components, 1)
         self.kernels = np.stack([X @ X.T for X in vectors])
-        self.products = _Products(self.kernels)
+        distances = np.stack([pdist(X) for X in vectors])
+        self.arrangements = _Arrangements(self.kernels, distances)
         n = len(self.X)
-        self.ranks = np.zeros((len(vectors), n, n), np.float32)
-        self.tied, self.nearest, self.next = [], [], []
+        self.nearest, self.next = [], []
         self.k = min(NEIGHBOURS, max(n // FEW, 1))
-        for number, X in enumerate(vectors):
-            D = pdist(X)
+        for number, D in enumerate(distances):
             D = np.round(D / max(D.max(), SMALL), 9)
-            ranked = rankdata(D)
-            self.tied.append((rankdata(D, "dense") - 1).astype(np.int32))  # equal distances have one number
-            self.ranks[number] = squareform(ranked / len(ranked) - (len(ranked) + 1) / 2 / len(ranked))
             # Of equally near LoRAs none is to be preferred for its place in the table, which is the artist's.
             rng = np.random.Generator(np.random.PCG64(derive_seed("structure", "ties", seed, number)))
             far = squareform(D)
@@ -304,64 +325,47 @@ class _Spaces:
             order = np.lexsort((rng.random((n, n)), far), axis=1)
             self.nearest.append(order[:, : self.k])
             self.next.append(order[:, : min(self.k + largest, n - 1)])
-        self.member = np.zeros((len(vectors), n, n), bool)
-        for of, near in zip(self.member, self.nearest, strict=True):
-            np.put_along_axis(of, near, True, 1)
-        flat = self.ranks.reshape(len(vectors), -1)
-        self.norms = np.sqrt(np.diag(flat @ flat.T).astype(np.float64))
+        self.member = np.zeros((n, n, len(vectors)), np.float32)
+        for number, near in enumerate(self.nearest):
+            np.put_along_axis(self.member[..., number], near, 1, 1)
         self.constant = np.array([np.ptp(X, axis=0).max() < SMALL for X in vectors])
 
     def measure(self, p: np.ndarray, metrics=METRICS) -> dict[str, np.ndarray]:
         """Metric → values (left, right) of all pairs, the right side's LoRAs in the order `p` (n,)."""
-        found = {"Procrustes": _procrustes(self.X, self.X[p], self.widths)}
+        found = {"Procrustes": _procrustes(self.X, self.X[p], self.widths), "mutual kNN": self._shared(p)}
         if "CKA" in metrics:
-            found["CKA"] = self.products.cka(p)
-        if "RSA" in metrics:
-            moved = self.ranks if (p == np.arange(len(p))).all() else self.ranks.take(p, 1).take(p, 2)
-            flat, other = self.ranks.reshape(len(self.ranks), -1), moved.reshape(len(moved), -1)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                found["RSA"] = (flat @ other.T).astype(np.float64) / np.outer(self.norms, self.norms)
-        found["mutual kNN"] = self._shared(p)
+            found |= self.arrangements.measure(p)
         for matrix in found.values():
             matrix[self.constant] = matrix[:, self.constant] = np.nan
         return {metric: found[metric] for metric in metrics}
 
     def _shared(self, p: np.ndarray) -> np.ndarray:
-        n = len(self.nearest[0])
+        n = len(p)
         inverse = np.empty(n, int)
         inverse[p] = np.arange(n)
         found = np.zeros((len(self.nearest),) * 2)
         for j, near in enumerate(self.nearest):
-            place = (np.arange(n)[:, None] * n + inverse[near[p]]).ravel()
-            for i in range(len(self.nearest)):
-                found[i, j] = self.member[i].reshape(-1)[place].mean()
+            places = (np.arange(n)[:, None] * n + inverse[near[p]]).ravel()
+            found[:, j] = self.member.reshape(n * n, -1).take(places, 0).sum(0) / len(places)
         return found
 
     def without(self, out: np.ndarray) -> dict[str, np.ndarray]:
         """The measures with the LoRAs `out` left out."""
-        n = len(self.X)
-        kept = np.setdiff1d(np.arange(n), out)
+        stays = np.ones(len(self.X), bool)
+        stays[out] = False
+        kept = np.flatnonzero(stays)
         if len(kept) < LEAST:
             return {metric: np.full((len(self.widths),) * 2, np.nan) for metric in METRICS}
         found = {"Procrustes": _procrustes(self.X[kept], self.X[kept], self.widths)}
-        found["CKA"] = _Products(self.kernels[:, kept][:, :, kept]).cka(np.arange(len(kept)))
-        found["RSA"] = self._rsa_without(kept)
-        found["mutual kNN"] = self._shared_without(kept)
+        found |= self.arrangements.without(stays) | {"mutual kNN": self._shared_without(kept, stays)}
         for matrix in found.values():
             matrix[self.constant] = matrix[:, self.constant] = np.nan
         return found
 
-    def _rsa_without(self, kept: np.ndarray) -> np.ndarray:
-        stays = np.zeros(len(self.X), bool)
-        stays[kept] = True
-        return _correlations(_midranks(self.tied, *_pairs(len(self.X), stays)))
-
-    def _shared_without(self, kept: np.ndarray) -> np.ndarray:
+    def _shared_without(self, kept: np.ndarray, stays: np.ndarray) -> np.ndarray:
         n, D = len(self.X), len(self.next)
         if len(kept) <= self.k:
             return np.full((D, D), np.nan)
-        stays = np.zeros(n, bool)
-        stays[kept] = True
         places = []
         for near in self.next:
             left = stays[near[kept]]

@@ -22,7 +22,7 @@ below RSA_LEAST; p is then of those. After an artist is left out, what stays is 
 the ranks and neighbours of all, intervals of real descriptors came out between 0.4 and 2 times as wide.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 

@@ -85,31 +85,32 @@ def read(paths):
 
 
 def _components(K):
-    from lora_atlas.weights.embed import normalise, together
+    from lora_atlas.embeddings.components import together
+    from lora_atlas.weights.products import normalise
 
     return together(normalise(K, "unit"), DIMENSIONS)
 
 
 def factors(paths):
     """Ours: Gram matrix of raw factors."""
-    from lora_atlas.weights.embed import combine
     from lora_atlas.weights.gram import gram
+    from lora_atlas.weights.products import combine
 
     return _components(combine(gram(paths, "factors")))
 
 
 def delta(paths):
     """Ours: exact Gram matrix of updates."""
-    from lora_atlas.weights.embed import combine
     from lora_atlas.weights.gram import gram
+    from lora_atlas.weights.products import combine
 
     return _components(combine(gram(paths, "delta")))
 
 
 def sketch(paths):
     """Ours: one sketch a file, written and read back."""
-    from lora_atlas.weights.embed import combine
     from lora_atlas.weights.engine import sketched
+    from lora_atlas.weights.products import combine
     from lora_atlas.weights.sketch import sketch_files_gram
 
     with tempfile.TemporaryDirectory(dir=Path(paths[0]).parent) as folder:
@@ -216,10 +217,11 @@ def two_sided(update, k):
 def losses(results: Path) -> list[dict]:
     """mAP of the embedded study's queries by sketches of several sizes: cross-fitted components, and whole updates."""
     from lora_atlas import tables
+    from lora_atlas.embeddings.components import embed
+    from lora_atlas.loras.files import read_lora
     from lora_atlas.metrics.ranking import average_precision
-    from lora_atlas.weights.embed import combine, embed, normalise
-    from lora_atlas.weights.files import read_lora
     from lora_atlas.weights.gram import gram
+    from lora_atlas.weights.products import combine, normalise
     from lora_atlas.weights.sketch import Hashes, project
 
     plan = tables.read(results / "plan.parquet", "plan").to_pylist()

@@ -48,7 +48,7 @@ STAGES = [rule for rule, (_, named) in RULES.items() if named]
 
 def test_transitive_imports_and_every_package_on_the_way_are_in_it():
     assert names("mini.loop") == ["__init__.py", "mini/__init__.py", "mini/loop.py", "seeds.py", "tables.py"]
-    assert {"weights/__init__.py", "weights/files.py", "tables.py"} <= set(names("weights.gram"))
+    assert {"weights/__init__.py", "loras/files.py", "tables.py"} <= set(names("weights.gram"))
 
 
 def test_imports_within_functions_are_in_it():
@@ -90,9 +90,10 @@ def test_unrelated_rooms_are_left_out():
         return {name.split("/")[0] for name in names(module) if "/" in name}
 
     assert rooms("metrics.retrieval") == rooms("metrics.clustering") == {"metrics"}
-    assert rooms("weights.gram") == {"weights"}
-    assert rooms("features") == rooms("pictures.synthetic") == {"pictures"}
-    assert rooms("embeddings") == {"weights"}
+    assert rooms("weights.gram") == {"weights", "loras"}
+    assert rooms("features.extract") == {"features", "pictures", "hub"}
+    assert rooms("pictures.synthetic") == {"pictures"}
+    assert rooms("embeddings.describe") == {"embeddings", "weights", "loras"}
     assert "study.py" not in names("diffusion.train") and "config.py" not in names("diffusion.train")
     # One stage's file must not rerun its neighbour.
     assert "diffusion/train.py" not in names("diffusion.generate")

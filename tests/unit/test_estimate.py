@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from lora_atlas import estimate as room
-from lora_atlas import lock as locks
 from lora_atlas.config import check
 from lora_atlas.estimate import estimate, text, write
+from lora_atlas.hub import lock as locks
 from lora_atlas.schema import read as read_schema
 
 ROOT = Path(__file__).parents[2]

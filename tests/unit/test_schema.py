@@ -7,7 +7,7 @@ import pytest
 
 from lora_atlas import schema
 from lora_atlas.diffusion import stacked
-from lora_atlas.embeddings import WEIGHT_CONTROLS
+from lora_atlas.embeddings.describe import WEIGHT_CONTROLS
 from lora_atlas.weights.gram import KERNELS
 
 

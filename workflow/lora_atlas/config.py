@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 
 from .descriptors import CONSENSUS, PLAIN, WEIGHTS, baseless, descriptors
-from .features import CONTROLS
-from .hub import COMMIT
+from .features.extract import CONTROLS
+from .hub.models import COMMIT
+from .loras.folder import find
 from .pictures import sources
 from .study import StudyError, too_few
 from .variants import merge, variants
-from .weights.folder import find
 
 
 def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> dict[str, Any]:

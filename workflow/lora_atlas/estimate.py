@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from . import lock as locks
+from .hub import lock as locks
 from .pictures import sources
 from .settings import settings
 from .study import lora_numbers

@@ -12,14 +12,14 @@ import yaml
 
 from .descriptors import SCALES, WEIGHTINGS
 from .diffusion.targets import TARGETS
-from .embeddings import WEIGHT_CONTROLS
-from .features import EXTRACTORS
+from .embeddings.components import CALIBRATIONS
+from .embeddings.describe import WEIGHT_CONTROLS
+from .features.extract import EXTRACTORS
+from .loras.names import BLOCKS, COMPONENTS
 from .metrics.ranking import DISTANCES
 from .pictures.sources import SOURCES
 from .views import BASES
-from .weights.embed import CALIBRATIONS
 from .weights.gram import KERNELS
-from .weights.names import BLOCKS, COMPONENTS
 
 PROJECT = Path(__file__).parents[2]
 SCHEMA = PROJECT / "workflow/schemas/config.schema.yaml"

@@ -18,7 +18,7 @@ rule embed_weights:
     """Vectors of all LoRAs by the descriptors of their weights."""
     input:
         **PRODUCTS,
-        code=code("embeddings", "weights.metric"),
+        code=code("embeddings.describe", "weights.metric"),
     output:
         embeddings_of(WEIGHT_DESCRIPTORS),
     log:
@@ -42,7 +42,7 @@ if CONTROL_DESCRIPTORS:
         input:
             loras=rules_of("loras"),
             plan=f"{HOME['plan']}/plan.parquet",
-            code=code("embeddings", "weights.spectrum"),
+            code=code("embeddings.describe", "weights.spectrum"),
         output:
             embeddings_of(CONTROL_DESCRIPTORS),
         log:
@@ -64,7 +64,7 @@ if PICTURE_DESCRIPTORS:
         input:
             features=rules_of("features"),
             plan=f"{HOME['plan']}/plan.parquet",
-            code=code("embeddings"),
+            code=code("embeddings.describe"),
         output:
             embeddings_of(PICTURE_DESCRIPTORS),
         log:

@@ -12,7 +12,7 @@ rule extract_features:
         training=rules_of("pictures"),
         generated=rules_of("generated"),
         model=lambda wildcards: model_files(config["extractors"][wildcards.extractor]["model"]),
-        code=code("features"),
+        code=code("features.extract"),
     output:
         features=expand(f"{RESULTS}/features/{{{{extractor}}}}/{{source}}.parquet", source=["training", *SETTINGS]),
         cost=f"{RESULTS}/cost/features/{{extractor}}.parquet",
@@ -41,7 +41,7 @@ rule extract_controls:
     """Controls that describe training pictures by what is no style."""
     input:
         training=rules_of("pictures"),
-        code=code("features"),
+        code=code("features.extract"),
     output:
         features=[f"{RESULTS}/features/{{extractor}}/training.parquet"],
         cost=f"{RESULTS}/cost/features/{{extractor}}.parquet",

@@ -11,7 +11,7 @@ Makes: results/{study}/tables/loras.parquet, and for each space of LoRAs with on
 checkpoint inventory:
     """Read a folder of LoRA files: what each is of, what is wrong with it, which are copies."""
     input:
-        code=code("weights.inventory"),
+        code=code("collection.inventory"),
     output:
         table=f"{RESULTS}/tables/loras.parquet",
         cost=f"{RESULTS}/cost/inventory/files.parquet",
@@ -64,7 +64,7 @@ rule space_neighbours:
         table=f"{RESULTS}/tables/loras.parquet",
         gram=f"{RESULTS}/spaces/{{space}}/weights/delta.safetensors",
         weighted=f"{RESULTS}/spaces/{{space}}/weights/weighted.safetensors",
-        code=code("weights.query", "embeddings"),
+        code=code("collection.query", "embeddings.describe"),
     output:
         neighbours=f"{RESULTS}/spaces/{{space}}/neighbours.parquet",
         embedding=f"{RESULTS}/spaces/{{space}}/embedding.parquet",

@@ -9,7 +9,7 @@ Makes: results/{study}/models/{model}.json, a receipt (commit, hashes) of what l
 rule fetch_model:
     """Fetch a model of the hub at its commit, and check it."""
     input:
-        code=code("hub"),
+        code=code("hub.models"),
     output:
         f"{RESULTS}/models/{{model}}.json",
     log:

@@ -9,7 +9,7 @@ rule query:
     """Ask which LoRAs a file, or a folder of them, is near: --config query=PATH."""
     input:
         known=known_loras,
-        code=code("weights.query"),
+        code=code("collection.query"),
     output:
         f"{RESULTS}/query/{QUERY}.parquet",
     log:

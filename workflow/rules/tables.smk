@@ -84,7 +84,7 @@ rule grid:
     input:
         **PRODUCTS,
         features=rules_of("features"),
-        code=code("metrics.grid", "embeddings", "weights.metric"),
+        code=code("metrics.grid", "embeddings.describe", "weights.metric"),
     output:
         f"{RESULTS}/tables/grid.parquet",
     log:

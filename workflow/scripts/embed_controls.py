@@ -4,7 +4,7 @@ from job import job
 
 with job(snakemake):
     from lora_atlas import tables
-    from lora_atlas.embeddings import embed_controls
+    from lora_atlas.embeddings.describe import embed_controls
     from lora_atlas.weights.spectrum import spectra
 
     p = snakemake.params

@@ -5,7 +5,7 @@ from job import job
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.descriptors import restored
-    from lora_atlas.embeddings import embed_pictures
+    from lora_atlas.embeddings.describe import embed_pictures
 
     p, given = snakemake.params, snakemake.input
     asked = list(restored(p.descriptors).values())

@@ -5,7 +5,7 @@ from job import job
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.descriptors import restored
-    from lora_atlas.embeddings import embed_weights
+    from lora_atlas.embeddings.describe import embed_weights
     from lora_atlas.weights.metric import read_metric
 
     p, given = snakemake.params, snakemake.input

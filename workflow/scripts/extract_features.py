@@ -3,7 +3,7 @@
 from job import job
 
 with job(snakemake) as cost:
-    from lora_atlas.features import extract
+    from lora_atlas.features.extract import extract
 
     p = snakemake.params
     sources = {"training": list(snakemake.input.training)}

@@ -5,7 +5,7 @@ import json
 from job import job
 
 with job(snakemake):
-    from lora_atlas.hub import fetch
+    from lora_atlas.hub.models import fetch
     from lora_atlas.tables import replacing
 
     p = snakemake.params

@@ -5,7 +5,7 @@ from job import job
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.descriptors import restored
-    from lora_atlas.embeddings import inner_products
+    from lora_atlas.embeddings.describe import inner_products
     from lora_atlas.metrics.grid import grid
     from lora_atlas.views import View
     from lora_atlas.weights.metric import read_metric

@@ -4,8 +4,8 @@ from job import job
 
 with job(snakemake) as cost:
     from lora_atlas import tables
-    from lora_atlas.weights.folder import find
-    from lora_atlas.weights.inventory import inventory, told
+    from lora_atlas.collection.inventory import inventory, told
+    from lora_atlas.loras.folder import find
 
     p = snakemake.params
     rows = inventory(

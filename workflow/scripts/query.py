@@ -6,8 +6,8 @@ with job(snakemake) as cost:
     from pathlib import Path
 
     from lora_atlas import tables
-    from lora_atlas.weights.known import collections
-    from lora_atlas.weights.query import query, told
+    from lora_atlas.collection.known import collections
+    from lora_atlas.collection.query import query, told
 
     p = snakemake.params
     options = {"pickles": p.options["pickles"] == "load", "base": p.options["base"]}

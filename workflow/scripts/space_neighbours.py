@@ -4,10 +4,10 @@ from job import job
 
 with job(snakemake):
     from lora_atlas import tables
-    from lora_atlas.embeddings import embed_collection
+    from lora_atlas.collection.known import Known, read_weighted
+    from lora_atlas.collection.query import neighbours
+    from lora_atlas.embeddings.describe import embed_collection
     from lora_atlas.weights.gram import read_gram
-    from lora_atlas.weights.known import Known, read_weighted
-    from lora_atlas.weights.query import neighbours
 
     p, space = snakemake.params, snakemake.wildcards.space
     rows = [row for row in tables.read(snakemake.input.table, "loras").to_pylist() if row["space"] == space]

@@ -17,9 +17,9 @@ from lora_atlas.diffusion import base as bases
 from lora_atlas.diffusion import stacked
 from lora_atlas.diffusion.base import BaseModelError, load
 from lora_atlas.diffusion.generate import generate, initial_noise, noise_seed
+from lora_atlas.loras.factors import Update
+from lora_atlas.loras.files import write_lora
 from lora_atlas.settings import Setting
-from lora_atlas.weights.factors import Update
-from lora_atlas.weights.files import write_lora
 
 KINDS = ["sd", "sd-v", "sdxl", "sdxl-v"]
 ALL = ["attention", "feed_forward", "projection", "convolution"]

@@ -10,9 +10,9 @@ from PIL import Image
 from lora_atlas import tables
 from lora_atlas.diffusion.base import load
 from lora_atlas.diffusion.generate import generate, initial_noise
+from lora_atlas.loras.factors import Update
+from lora_atlas.loras.files import write_lora
 from lora_atlas.settings import OWN, SHARED, Setting, settings
-from lora_atlas.weights.factors import Update
-from lora_atlas.weights.files import write_lora
 
 GENERATION = {
     "num_inference_steps": [3],

@@ -65,8 +65,8 @@ SCRIPT = """
 import sys
 import numpy as np
 from lora_atlas.diffusion.kohya import export
-from lora_atlas.weights.factors import Update
-from lora_atlas.weights.files import write_lora
+from lora_atlas.loras.factors import Update
+from lora_atlas.loras.files import write_lora
 
 rng = np.random.default_rng(0)
 names = {f"unet.down_blocks.0.attn1.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")}  # a set, on purpose

@@ -7,17 +7,7 @@ import numpy as np
 import pytest
 
 from lora_atlas import tables
-from lora_atlas.descriptors import (
-    ACROSS,
-    CONTROL,
-    GENERATED,
-    LEARNT,
-    TRAINING,
-    WEIGHTS,
-    Descriptor,
-    kinds,
-    stored,
-)
+from lora_atlas.descriptors import ACROSS, CONTROL, GENERATED, LEARNT, TRAINING, WEIGHTS, Descriptor, kinds, stored
 from lora_atlas.findings.claims import (
     FAILED,
     HELD,

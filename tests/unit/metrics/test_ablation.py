@@ -10,13 +10,13 @@ from sklearn.metrics import adjusted_rand_score, average_precision_score
 from sklearn.metrics.pairwise import euclidean_distances
 
 from lora_atlas import tables
+from lora_atlas.embeddings.components import embed, together
 from lora_atlas.metrics import ablation as module_of_ablation
 from lora_atlas.metrics import intervals
 from lora_atlas.metrics.ablation import FACTORS, ablation, matched, parts, singles
 from lora_atlas.metrics.ranking import chance
 from lora_atlas.seeds import derive_seed
 from lora_atlas.views import View
-from lora_atlas.weights.embed import embed, together
 
 EMBEDDING = {"dimensions": 5, "calibrations": ["none"], "calibration": "crossfit", "folds": 5}
 QUICK = {"subsets": 3, "level": 0.9, "seed": 7}

@@ -7,13 +7,13 @@ from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import cosine_distances, euclidean_distances
 
 from lora_atlas import tables
+from lora_atlas.embeddings.components import CALIBRATIONS, embed, whole
 from lora_atlas.metrics.grid import grid, steps, whiten
 from lora_atlas.metrics.ranking import DISTANCES, chance
 from lora_atlas.metrics.retrieval import retrieval
 from lora_atlas.seeds import derive_seed
 from lora_atlas.tables import KNOWN, WHOLE
 from lora_atlas.views import View
-from lora_atlas.weights.embed import CALIBRATIONS, embed, whole
 
 EMBEDDING = {"dimensions": 5, "calibrations": ["none", "rescale", "crossfit"], "calibration": "crossfit", "folds": 5}
 QUICK = {"level": 0.9, "seed": 7}

@@ -6,7 +6,8 @@ from sklearn.isotonic import IsotonicRegression
 
 from lora_atlas import tables
 from lora_atlas.descriptors import GENERATED, Descriptor
-from lora_atlas.embeddings import embed_pictures
+from lora_atlas.embeddings.components import embed, whole
+from lora_atlas.embeddings.describe import embed_pictures
 from lora_atlas.metrics import intervals
 from lora_atlas.metrics.ranking import chance
 from lora_atlas.metrics.retrieval import ask, queries
@@ -25,7 +26,6 @@ from lora_atlas.metrics.worth import (
 from lora_atlas.seeds import derive_seed
 from lora_atlas.tables import KNOWN, UNSEEN, WHOLE
 from lora_atlas.views import View
-from lora_atlas.weights.embed import embed, whole
 
 EMBEDDING = {"dimensions": 6, "calibrations": ["none", "crossfit"], "calibration": "crossfit", "folds": 3}
 OPTIONS = {"bootstrap": 400, "level": 0.9, "seed": 0}

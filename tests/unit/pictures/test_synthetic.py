@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_atlas.features import oklab
+from lora_atlas.features.extract import oklab
 from lora_atlas.pictures.handling import HANDLING
 from lora_atlas.pictures.scenes import ROLES, scene
 from lora_atlas.pictures.synthetic import ARTISTS, CONTENTS, GENRES, PALETTES, paint, random_style

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from lora_atlas.loras.container import Container, digest
+from lora_atlas.loras.factors import Update, expanded
+from lora_atlas.loras.files import LoraFileError, open_lora, read_lora, write_lora
 from lora_atlas.weights import gram as engine
-from lora_atlas.weights.container import Container, digest
-from lora_atlas.weights.embed import combine
-from lora_atlas.weights.factors import Update, expanded
-from lora_atlas.weights.files import LoraFileError, open_lora, read_lora, write_lora
 from lora_atlas.weights.gram import KERNELS, GramError, gram, last_row, read_gram, write_gram
 from lora_atlas.weights.modules import module_grams
+from lora_atlas.weights.products import combine
 
 ROOT = Path(__file__).parents[3]
 SIDES = {  # module: (in, out)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lora_atlas.weights.factors import HadamardUpdate, KroneckerUpdate, Update, expanded
+from lora_atlas.loras.factors import HadamardUpdate, KroneckerUpdate, Update, expanded
 from lora_atlas.weights.gram import delta
 from lora_atlas.weights.metric import MetricError, read_metric, warped
 from lora_atlas.weights.stack import of_updates

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lora_atlas.loras.container import Container
+from lora_atlas.loras.factors import Update
+from lora_atlas.loras.files import read_lora, write_lora
+from lora_atlas.loras.names import block, component
 from lora_atlas.weights import gram as engine
 from lora_atlas.weights import modules as room
-from lora_atlas.weights.container import Container
-from lora_atlas.weights.factors import Update
-from lora_atlas.weights.files import read_lora, write_lora
 from lora_atlas.weights.gram import GramError, gram
 from lora_atlas.weights.metric import read_metric
 from lora_atlas.weights.modules import module_grams, read_modules, write_modules
-from lora_atlas.weights.names import block, component
 
 SIDES = {  # module: (in, out)
     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (6, 5),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lora_atlas.weights.container import LoraFileError
-from lora_atlas.weights.factors import HadamardUpdate, KroneckerUpdate, Update, expanded
-from lora_atlas.weights.files import open_lora
+from lora_atlas.loras.container import LoraFileError
+from lora_atlas.loras.factors import HadamardUpdate, KroneckerUpdate, Update, expanded
+from lora_atlas.loras.files import open_lora
 from lora_atlas.weights.gram import gram
 from lora_atlas.weights.sketch import (
     LARGEST,
@@ -190,7 +190,7 @@ def test_a_sketch_depends_on_its_file_alone(paths, tmp_path):
 
 def test_the_bytes_of_a_sketch_do_not_depend_on_the_hash_seed_of_the_process(paths, tmp_path):
     code = (
-        "import sys; from lora_atlas.weights.files import open_lora; from lora_atlas.weights.sketch import *\n"
+        "import sys; from lora_atlas.loras.files import open_lora; from lora_atlas.weights.sketch import *\n"
         "write_sketch(sys.argv[2], sketch(open_lora(sys.argv[1]), numbers=6144))"
     )
     for seed in ("1", "2"):

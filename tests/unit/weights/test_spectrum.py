@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lora_atlas.weights.factors import Update
-from lora_atlas.weights.files import write_lora
+from lora_atlas.loras.factors import Update
+from lora_atlas.loras.files import write_lora
 from lora_atlas.weights.spectrum import spectra
 
 NAMES = [f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_{x}" for x in "qk"]

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from lora_atlas import tables
+from lora_atlas.loras.container import digest
+from lora_atlas.loras.files import open_lora
+from lora_atlas.loras.names import block, component, places
 from lora_atlas.weights import engine
-from lora_atlas.weights.container import digest
-from lora_atlas.weights.embed import normalise
-from lora_atlas.weights.files import open_lora
 from lora_atlas.weights.gram import gram, read_gram, read_header
 from lora_atlas.weights.modules import module_grams
-from lora_atlas.weights.names import block, component, places
+from lora_atlas.weights.products import normalise
 from lora_atlas.weights.sketch import sketch_files_gram
 from lora_atlas.weights.weighting import (
     WeightingError,

@@ -17,9 +17,9 @@ from PIL import Image
 from rich.progress import Progress
 
 from .. import tables
+from ..loras.files import read_lora
 from ..seeds import derive_seed
 from ..settings import Setting
-from ..weights.files import read_lora
 from . import base as bases
 from . import stacked
 

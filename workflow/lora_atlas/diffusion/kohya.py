@@ -11,8 +11,8 @@ from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ..loras.container import with_metadata
 from ..tables import replacing
-from ..weights.container import with_metadata
 
 
 class ExportError(ValueError):

@@ -18,8 +18,8 @@ import pyarrow as pa
 import torch
 
 from .. import __version__, tables
-from ..weights.factors import Update
-from ..weights.files import write_lora
+from ..loras.factors import Update
+from ..loras.files import write_lora
 from . import base as bases
 from . import examples, size, stacked, state
 from .objective import Target, TrainingError, target

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..embeddings.components import AlikeError, together
+from ..loras.names import BLOCKS, COMPONENTS, component, places
 from ..seeds import derive_seed
 from ..views import NO_BASIS, View
-from ..weights.embed import AlikeError, normalise, together
-from ..weights.names import BLOCKS, COMPONENTS, component, places
+from ..weights.products import normalise
 from . import intervals
 from .questions import Questions, questions, stored, under
 

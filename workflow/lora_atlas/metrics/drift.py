@@ -3,7 +3,7 @@
 Gallery and query LoRAs are of the same artists, so without drift their scores would spread alike: the ratio of root
 mean squares is one. Where a basis has been fitted on the gallery, its scores carry their own noise and the ratio falls
 below one (Lee, Zou & Wright 2010); a calibration is to bring it back. Beside it stand the ratio that leaving gallery
-LoRAs out measures, and its closed form, which needs eigenvalues alone (weights/embed.py).
+LoRAs out measures, and its closed form, which needs eigenvalues alone (embeddings/components.py).
 """
 
 from typing import Any

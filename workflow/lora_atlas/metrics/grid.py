@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..embeddings.components import AlikeError, ladder, widest
 from ..seeds import derive_seed
 from ..views import NO_BASIS, View
-from ..weights.embed import AlikeError, ladder, widest
 from . import intervals
 from .questions import Questions, questions, stored
 from .ranking import DISTANCES

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..embeddings.components import check_gallery, ladder
 from ..seeds import derive_seed
 from ..views import NO_BASIS, View
-from ..weights.embed import check_gallery, ladder
 from .ranking import DISTANCES, chance, from_products, scale_of, score
 
 

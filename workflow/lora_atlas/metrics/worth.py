@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ..embeddings.components import AlikeError
 from ..seeds import derive_seed
 from ..views import View
-from ..weights.embed import AlikeError
 from . import intervals
 from .questions import questions, under
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import lock as locks
+from ..hub import lock as locks
 from ..tables import replacing
 from .fetch import Client
 from .sources.listing import SourceError

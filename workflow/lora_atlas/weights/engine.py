@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..descriptors import CONSENSUS, PLAIN
+from ..loras.container import digest
+from ..loras.files import open_lora
+from ..loras.names import wanted
 from ..seeds import derive_seed
-from .container import digest
-from .files import open_lora
 from .gram import gram, read_gram, read_header, write_gram
 from .modules import module_grams
-from .names import wanted
 from .sketch import NUMBERS, Hashes, Sketch, sketch_files_gram, sketch_path, sketches, write_sketch
 from .weighting import LEAST, WeightingError, consensus, weighted_sum
 

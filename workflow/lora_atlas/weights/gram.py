@@ -29,12 +29,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..loras.container import LoraFileError, digest
+from ..loras.factors import Factored, Update, expanded, inner
+from ..loras.files import LoraFile, open_lora
+from ..loras.kinds import NAMED
+from ..loras.names import block, component
 from ..tables import replacing
-from .container import LoraFileError, digest
-from .factors import Factored, Update, expanded, inner
-from .files import LoraFile, open_lora
-from .kinds import NAMED
-from .names import block, component
 from .stack import Buffer, Stack, is_plain, of_updates, read_stack
 
 Grams = dict[tuple[str, str], np.ndarray]

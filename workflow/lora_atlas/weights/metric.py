@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from .factors import expanded
+from ..loras.factors import expanded
 from .gram import Group
 from .stack import Stack, of_updates
 

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..descriptors import KFAC
+from ..loras.files import LoraFile, open_lora
 from ..tables import replacing
-from .files import LoraFile, open_lora
 from .gram import KERNELS, GramError, add_products, check_one_base, reading
 from .metric import Metric, warped
 

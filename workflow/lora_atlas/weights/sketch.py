@@ -31,12 +31,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix
 
+from ..loras.container import LoraFileError, open_container, opened
+from ..loras.factors import Factored
+from ..loras.files import LoraFile
+from ..loras.names import block, component
 from ..tables import replacing
-from .container import LoraFileError, open_container, opened
-from .factors import Factored
-from .files import LoraFile
 from .gram import delta
-from .names import block, component
 from .stack import Buffer, is_plain, thin
 
 NUMBERS = 600_000  # of a sketch: 1024 for each of the 560 attention layers of an SDXL

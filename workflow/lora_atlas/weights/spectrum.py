@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .factors import expanded
-from .files import open_lora
+from ..loras.factors import expanded
+from ..loras.files import open_lora
 
 
 def spectra(

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .container import LoraFileError
-from .factors import Update
-from .files import LoraFile
-from .formats import Spec
-from .kinds import NAMED
+from ..loras.container import LoraFileError
+from ..loras.factors import Update
+from ..loras.files import LoraFile
+from ..loras.formats import Spec
+from ..loras.kinds import NAMED
 
 _EXPONENT = 0x7C00  # of float16: infinite or NaN where all its bits are set
 

@@ -24,11 +24,11 @@ import numpy as np
 import pyarrow as pa
 
 from ..descriptors import CONSENSUS, GRADIENT, KFAC, PLAIN, SUPERVISED, UNIT, WEIGHTINGS
+from ..loras.names import block, component, places
 from ..seeds import derive_seed
-from .embed import normalise
 from .gram import GramError
 from .modules import of_kernel
-from .names import block, component, places
+from .products import normalise
 
 ModuleGram = Mapping[str, np.ndarray]  # module → (N, N)
 PERMUTATIONS = 19  # that modules' agreement must exceed

@@ -10,19 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...labels import printable
-from .listing import (
-    Source,
-    SourceError,
-    at_most,
-    choose,
-    chosen_order,
-    gathered,
-    names_of,
-    row,
-    slug,
-    unknown,
-    wanted,
-)
+from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, names_of, row, slug, unknown, wanted
 from .manifest import read_columns
 
 REQUIRED = ("name", "artist", "label")

@@ -12,18 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...labels import printable
-from .listing import (
-    Source,
-    SourceError,
-    at_most,
-    choose,
-    chosen_order,
-    gathered,
-    names_of,
-    row,
-    slug,
-    unknown,
-)
+from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, names_of, row, slug, unknown
 from .manifest import read_columns
 
 # Files under other names (captions, tables, a README) are not candidates. Files under these names are, whatever

@@ -16,18 +16,7 @@ from typing import Any
 from ... import tables
 from ...labels import printable
 from .. import store as stores
-from .listing import (
-    Source,
-    SourceError,
-    at_most,
-    choose,
-    chosen_order,
-    gathered,
-    names_of,
-    row,
-    slug,
-    unknown,
-)
+from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, names_of, row, slug, unknown
 
 REQUIRED = ("artist", "url")
 OPTIONAL = ("genre", "sha256", "sha1", "title", "author", "licence")

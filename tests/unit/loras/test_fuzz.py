@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from lora_atlas.weights.container import LoraFileError
-from lora_atlas.weights.factors import finite
-from lora_atlas.weights.files import Lora, open_lora, read_lora
+from lora_atlas.loras.container import LoraFileError
+from lora_atlas.loras.factors import finite
+from lora_atlas.loras.files import Lora, open_lora, read_lora
 from lora_atlas.weights.gram import gram
 
 MUTANTS = 20_000

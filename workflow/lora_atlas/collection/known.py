@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..descriptors import CONSENSUS, GRADIENT, PLAIN
+from ..loras.container import LoraFileError, digest
+from ..loras.files import LoraFile, open_lora
 from ..tables import TableError, read
-from .container import LoraFileError, digest
-from .files import LoraFile, open_lora
-from .gram import GramError, Grams, read_gram, read_header
-from .metric import read_metric
-from .modules import read_modules
-from .sketch import sketch_path
-from .weighting import module_weights, weighted_sum
+from ..weights.gram import GramError, Grams, read_gram, read_header
+from ..weights.metric import read_metric
+from ..weights.modules import read_modules
+from ..weights.sketch import sketch_path
+from ..weights.weighting import module_weights, weighted_sum
 
 Shapes = dict[str, tuple[int, int]]
 

@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from . import tables
-from .descriptors import KFAC, PICTURES, PLAIN, Descriptor, compared
-from .seeds import derive_seed
-from .tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
-from .weights.embed import AlikeError, combine, embed, halves, normalise, together, unseen, whole
-from .weights.gram import GramError, read_gram
-from .weights.modules import ModuleGrams, of_kernel, read_modules
-from .weights.names import wanted
-from .weights.weighting import Product, WeightingError, fixed, product
+from .. import tables
+from ..descriptors import KFAC, PICTURES, PLAIN, Descriptor, compared
+from ..loras.names import wanted
+from ..seeds import derive_seed
+from ..tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
+from ..weights.gram import GramError, read_gram
+from ..weights.modules import ModuleGrams, of_kernel, read_modules
+from ..weights.products import combine, normalise
+from ..weights.weighting import Product, WeightingError, fixed, product
+from .components import AlikeError, embed, halves, together, unseen, whole
 
 # Controls that need no picture: name → rows (N, d) of the singular values (N, modules, r) and the plan.
 WEIGHT_CONTROLS: dict[str, Callable[[np.ndarray, pa.Table], np.ndarray]] = {

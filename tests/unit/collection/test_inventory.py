@@ -12,11 +12,11 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file as save_torch
 
 from lora_atlas import tables
-from lora_atlas.weights import inventory as room
-from lora_atlas.weights.container import Container, LoraFileError, digest
-from lora_atlas.weights.folder import FolderError, Found, find
+from lora_atlas.collection import inventory as room
+from lora_atlas.collection.inventory import inventory
+from lora_atlas.loras.container import Container, LoraFileError, digest
+from lora_atlas.loras.folder import FolderError, Found, find
 from lora_atlas.weights.gram import gram
-from lora_atlas.weights.inventory import inventory
 from lora_atlas.weights.sketch import sketch_path
 
 NUMBERS = 24 * 256

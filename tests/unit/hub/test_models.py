@@ -8,8 +8,8 @@ import pytest
 import yaml
 from museum import serving
 
-from lora_atlas import lock as locks
-from lora_atlas.hub import HubError, commit, fetch, folder
+from lora_atlas.hub import lock as locks
+from lora_atlas.hub.models import HubError, commit, fetch, folder
 
 FILES = {
     "config.json": b'{"architecture": "x"}',

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from lora_atlas import tables
-from lora_atlas.features import BATCH, CONTROLS, EXTRACTORS, FeatureError, extract, load, oklab
+from lora_atlas.features.extract import BATCH, CONTROLS, EXTRACTORS, FeatureError, extract, load, oklab
 from lora_atlas.pictures.decode import decode, encode_png
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ART = ROOT / "../shared/data/art"
 SIDE = 32
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -269,7 +269,7 @@ def test_colour_moments_begin_with_the_mean_and_tell_contrast():
 def test_a_control_needs_no_heavy_library(tmp_path):
     write_pictures(tmp_path / "monet.parquet", "monet", [0, 1])
     code = (
-        "import sys; from lora_atlas.features import extract\n"
+        "import sys; from lora_atlas.features.extract import extract\n"
         f"n = extract({CONTROL!r}, {{'training': [{str(tmp_path / 'monet.parquet')!r}]}}, device='cpu', "
         f"outputs={{'training': {str(tmp_path / 'out.parquet')!r}}})\n"
         "print(n, [m for m in ('torch', 'timm', 'open_clip', 'sklearn', 'scipy') if m in sys.modules])"

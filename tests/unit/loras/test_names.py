@@ -14,10 +14,10 @@ from diffusers.loaders.lora_conversion_utils import (
 )
 from safetensors.numpy import load_file
 
-from lora_atlas.weights.factors import expanded
-from lora_atlas.weights.families import family
-from lora_atlas.weights.files import LoraFileError, open_lora, read_lora
-from lora_atlas.weights.names import block, component, place, places
+from lora_atlas.loras.factors import expanded
+from lora_atlas.loras.families import family
+from lora_atlas.loras.files import LoraFileError, open_lora, read_lora
+from lora_atlas.loras.names import block, component, place, places
 
 UNETS = {  # what the published models' config.json say
     "SD1.x": {"cross_attention_dim": 768, "attention_head_dim": 8},

@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 
 from ..labels import printable
-from .container import LoraFileError, digest
-from .embed import combine, normalise
-from .families import family
-from .files import LoraFile, open_lora
-from .folder import find
-from .gram import last_row
+from ..loras.container import LoraFileError, digest
+from ..loras.families import family
+from ..loras.files import LoraFile, open_lora
+from ..loras.folder import find
+from ..loras.names import wanted
+from ..weights.gram import last_row
+from ..weights.products import combine, normalise
+from ..weights.sketch import NUMBERS, Sketch, folded, read_sketch, sketch
 from .inventory import fits, parallel
 from .known import Known
-from .names import wanted
-from .sketch import NUMBERS, Sketch, folded, read_sketch, sketch
 
 VOTERS = 5  # nearest LoRAs that vote on artist and genre
 NEAREST = 10

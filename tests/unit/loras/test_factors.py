@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lora_atlas.loras.factors import HadamardUpdate, KroneckerUpdate, Update, expanded, finite, inner, of_dense
 from lora_atlas.weights import gram as engine
-from lora_atlas.weights.factors import HadamardUpdate, KroneckerUpdate, Update, expanded, finite, inner, of_dense
 from lora_atlas.weights.gram import delta
 
 M = "unet.conv_in"

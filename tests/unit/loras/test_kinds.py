@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from lora_atlas.weights import kinds
-from lora_atlas.weights.kinds import KINDS, NAMED, SPELLINGS, kind_of, problem
-from lora_atlas.weights.kinds.full import FULL
+from lora_atlas.loras import kinds
+from lora_atlas.loras.kinds import KINDS, NAMED, SPELLINGS, kind_of, problem
+from lora_atlas.loras.kinds.full import FULL
 
 
 def test_each_part_is_spelt_by_one_kind():

@@ -9,21 +9,20 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import cosine_similarity, euclidean_distances
 
-from lora_atlas.weights import embed as room
-from lora_atlas.weights.embed import (
+from lora_atlas.embeddings import components as room
+from lora_atlas.embeddings.components import (
     CALIBRATIONS,
     AlikeError,
     check_gallery,
-    combine,
     embed,
     halves,
     ladder,
-    normalise,
     together,
     unseen,
     whole,
     widest,
 )
+from lora_atlas.weights.products import combine, normalise
 
 ALL = tuple(CALIBRATIONS)
 

@@ -14,8 +14,8 @@ from peft.tuners.lokr.layer import make_kron, make_weight_cp
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from lora_atlas.weights.factors import HadamardUpdate, KroneckerUpdate, expanded
-from lora_atlas.weights.files import LoraFileError, open_lora, read_lora
+from lora_atlas.loras.factors import HadamardUpdate, KroneckerUpdate, expanded
+from lora_atlas.loras.files import LoraFileError, open_lora, read_lora
 
 Q = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 CONV = "unet.down_blocks.0.resnets.0.conv1"

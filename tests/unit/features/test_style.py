@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lora_atlas.features import FeatureError, load
-from lora_atlas.style import SKETCH, csd, read, vgg_gram
+from lora_atlas.features.extract import FeatureError, load
+from lora_atlas.features.style import SKETCH, csd, read, vgg_gram
 
 
 def picture(seed: int = 0, side: int = 64) -> Image.Image:
@@ -139,7 +139,7 @@ def test_absent_weights_say_what_to_put_where(tmp_path):
 
 
 def test_a_hash_of_the_config_is_checked_before_anything_loads(tmp_path):
-    from lora_atlas.lock import sha256_of
+    from lora_atlas.hub.lock import sha256_of
 
     save_file(vgg_tensors(), tmp_path / "vgg.safetensors")
     extractor = {"library": "vgg_gram", "model": "vgg19", "pretrained": str(tmp_path / "vgg.safetensors")}

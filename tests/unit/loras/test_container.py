@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from lora_atlas.weights.container import MAX_HEADER, MAX_TENSORS, NotFiniteError, open_container
-from lora_atlas.weights.factors import Update, expanded
-from lora_atlas.weights.files import LoraFileError, open_lora, read_lora, write_lora
+from lora_atlas.loras.container import MAX_HEADER, MAX_TENSORS, NotFiniteError, open_container
+from lora_atlas.loras.factors import Update, expanded
+from lora_atlas.loras.files import LoraFileError, open_lora, read_lora, write_lora
 from lora_atlas.weights.gram import gram
 
 ROOT = Path(__file__).parents[3]
@@ -199,8 +199,8 @@ def test_a_folded_scale_survives_writing_and_reading(tmp_path):
 def test_bytes_depend_on_the_input_alone(tmp_path):
     """Not on the hash seed of the process, and not on the order in which modules and metadata come."""
     code = (
-        "import sys; import numpy as np; from lora_atlas.weights.factors import Update\n"
-        "from lora_atlas.weights.files import write_lora\n"
+        "import sys; import numpy as np; from lora_atlas.loras.factors import Update\n"
+        "from lora_atlas.loras.files import write_lora\n"
         "names = {'unet.' + c for c in 'abcdefgh'}; keys = {'k' + c for c in 'abcdefgh'}\n"
         "write_lora(sys.argv[1], {n: Update(n, np.ones((1, 3)), np.ones((2, 1))) for n in names}, {k: k for k in keys})"
     )

@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import hub, tables
+from .. import tables
+from ..hub import models as hub
+from ..hub.lock import sha256_of
+from ..pictures.decode import PictureError, crop_square, decode, to_array
 from .controls import CONTROLS, oklab
-from .lock import sha256_of
-from .pictures.decode import PictureError, crop_square, decode, to_array
 
 BATCH = 32  # fixed: float sums depend on it, results should not depend on a setting of the machine
 CONTROL_SIDE = 64  # pixels

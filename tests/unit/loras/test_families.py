@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lora_atlas.weights.families import FAMILIES, claimed, family
-from lora_atlas.weights.files import open_lora
-from lora_atlas.weights.inventory import Found, inventory
+from lora_atlas.collection.inventory import Found, inventory
+from lora_atlas.loras.families import FAMILIES, claimed, family
+from lora_atlas.loras.files import open_lora
 
 UNET = "unet.{}.attentions.0.transformer_blocks.{}.{}"
 

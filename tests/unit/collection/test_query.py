@@ -10,11 +10,11 @@ from safetensors.numpy import load_file
 from scipy.stats import kstest
 
 from lora_atlas import tables
-from lora_atlas.weights.files import open_lora
+from lora_atlas.collection.known import Known
+from lora_atlas.collection.query import distances, neighbours, p_values, query
+from lora_atlas.loras.files import open_lora
 from lora_atlas.weights.gram import gram
-from lora_atlas.weights.known import Known
 from lora_atlas.weights.modules import module_grams
-from lora_atlas.weights.query import distances, neighbours, p_values, query
 from lora_atlas.weights.sketch import read_sketch, sketch, sketch_gram, write_sketch
 from lora_atlas.weights.weighting import weighted_sum
 

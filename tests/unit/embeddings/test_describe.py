@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 
 from lora_atlas import tables
 from lora_atlas.descriptors import KINDS, Descriptor, compared, descriptors, kinds
-from lora_atlas.embeddings import (
+from lora_atlas.embeddings.describe import (
     DescriptorError,
     embed_collection,
     embed_controls,
@@ -19,9 +19,9 @@ from lora_atlas.embeddings import (
     inner_products,
     lora_means,
 )
+from lora_atlas.loras.factors import Update
+from lora_atlas.loras.files import read_lora, write_lora
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
-from lora_atlas.weights.factors import Update
-from lora_atlas.weights.files import read_lora, write_lora
 from lora_atlas.weights.gram import gram, read_gram, write_gram
 from lora_atlas.weights.modules import module_grams, read_modules, write_modules
 from lora_atlas.weights.weighting import product

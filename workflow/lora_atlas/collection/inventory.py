@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from ..labels import printable
-from .container import LoraFileError, digest
-from .families import claimed, family
-from .files import LoraFile, open_lora
-from .folder import Found
-from .names import component
-from .sketch import NUMBERS, Hashes, Sketch, folded, read_sketch, sketch_path, sketches, write_sketch
+from ..loras.container import LoraFileError, digest
+from ..loras.families import claimed, family
+from ..loras.files import LoraFile, open_lora
+from ..loras.folder import Found
+from ..loras.names import component
+from ..weights.sketch import NUMBERS, Hashes, Sketch, folded, read_sketch, sketch_path, sketches, write_sketch
 
 PARALLEL = 1e-5  # 1 − |cos| of two updates that are one: rounding to bfloat16 alone makes some 10⁻⁶
 ALIKE = 5e-3  # of the norms of two such updates, before one is called rescaled

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from .tables import replacing
+from ..tables import replacing
 
 
 class LockError(ValueError):

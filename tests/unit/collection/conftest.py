@@ -1,0 +1,3 @@
+from lora_files import make, real
+
+__all__ = ["make", "real"]

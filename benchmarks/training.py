@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +40,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lora_atlas.diffusion import base as bases
 from lora_atlas.diffusion import pack, stacked
-from lora_atlas.diffusion.objective import learning_rate, target
+from lora_atlas.diffusion.denoisers import Conditioning
+from lora_atlas.diffusion.denoisers.unet import UNet
+from lora_atlas.diffusion.objectives import Objective, objective_of
+from lora_atlas.diffusion.schedule import learning_rate
 from lora_atlas.diffusion.streams import draw, initial_seeds
 
 BATCH = 4
@@ -50,14 +54,14 @@ PICTURES = 10
 class Bench:
     """A base and pictures, encoded and not."""
 
-    unet: UNet2DConditionModel
+    denoiser: UNet
     vae: Any
     encoders: list[torch.nn.Module]
     tokens: torch.Tensor
     pixels: torch.Tensor
     latents: torch.Tensor
-    text: bases.Conditioning
-    goal: Any
+    text: Conditioning
+    objective: Objective
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -97,11 +101,12 @@ def prepare(args: argparse.Namespace) -> Bench:
     training = {"loss": "epsilon", "min_snr_gamma": None}
     if args.base == "mini":
         pipeline = bases.load(str(ROOT / "workflow/resources/mini/base"), None, device=device)
-        text = bases.encode_text(pipeline, ["a painting"], (side, side))
+        denoiser = UNet(pipeline)
+        text = denoiser.encode_text(pipeline, ["a painting"], (side, side))
         tokens = pipeline.tokenizer("a painting", padding="max_length", return_tensors="pt").input_ids.to(device)
         latents = bases.encode_pictures(pipeline, pixels)
-        goal = target(pipeline.scheduler, training, device)
-        return Bench(pipeline.unet, pipeline.vae, [pipeline.text_encoder], tokens, pixels, latents, text, goal)
+        objective = objective_of(pipeline.scheduler, training, device)
+        return Bench(denoiser, pipeline.vae, [pipeline.text_encoder], tokens, pixels, latents, text, objective)
     dtype = bases.DTYPES[device]
     shape = architecture(args.base, args.reduced)
     unet = UNet2DConditionModel(sample_size=side // 8, **shape).to(device, dtype).requires_grad_(False)
@@ -127,15 +132,16 @@ def prepare(args: argparse.Namespace) -> Bench:
         for w, n in widths
     ]
     tokens = torch.randint(0, 1000, (1, 77), device=device)
-    embeds = torch.randn(1, 77, shape["cross_attention_dim"], device=device, dtype=dtype)
-    pooled = ids = None
+    text = {"embeds": torch.randn(1, 77, shape["cross_attention_dim"], device=device, dtype=dtype)}
     if args.base == "sdxl":
-        pooled = torch.randn(1, 1280, device=device, dtype=dtype)
-        ids = torch.tensor([[side, side, 0, 0, side, side]], device=device, dtype=dtype)
+        text["pooled"] = torch.randn(1, 1280, device=device, dtype=dtype)
+        text["time_ids"] = torch.tensor([[side, side, 0, 0, side, side]], device=device, dtype=dtype)
     latents = torch.randn(PICTURES, 4, side // 8, side // 8, device=device)
-    goal = target(DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"), training, device)
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    objective = objective_of(scheduler, training, device)
     vae = vae.to(device, dtype).requires_grad_(False)
-    return Bench(unet, vae, encoders, tokens, pixels, latents, bases.Conditioning(embeds, pooled, ids), goal)
+    denoiser = UNet(SimpleNamespace(unet=unet, vae_scale_factor=8))
+    return Bench(denoiser, vae, encoders, tokens, pixels, latents, Conditioning(text), objective)
 
 
 def recipe(args: argparse.Namespace, steps: int) -> dict[str, Any]:
@@ -164,9 +170,9 @@ def cast(args: argparse.Namespace) -> torch.autocast:
 
 def sequential(bench: Bench, training: dict[str, Any], lora: int, cached: bool, args: argparse.Namespace):
     """Arms (a) and (b): one LoRA by PEFT; seconds and loss of each step, and the processor's seconds in all."""
-    unet, b, device = bench.unet, training["batch"], args.device
+    unet, b, device = bench.denoiser.module, training["batch"], args.device
     torch.manual_seed(lora)
-    modules = stacked.targeted(unet, training["targets"])
+    modules = stacked.targeted(unet, training["targets"], UNet.targets)
     unet.add_adapter(LoraConfig(r=training["rank"], lora_alpha=training["rank"], target_modules=modules))
     params = [p for p in unet.parameters() if p.requires_grad]
     for p in params:
@@ -177,18 +183,18 @@ def sequential(bench: Bench, training: dict[str, Any], lora: int, cached: bool, 
     for step in range(training["steps"]):
         wait(device)
         start = time.perf_counter()
-        d = draw(lora, lora, step, pictures, b, bench.latents.shape[1], len(bench.goal.alphas))
+        d = draw(lora, lora, step, pictures, b, bench.latents.shape[1])
         index = torch.tensor(d.pictures)
         if not cached:
             with torch.no_grad():
                 bench.vae.encode(bench.pixels[index.to(device)].to(bench.vae.dtype))
                 for encoder in bench.encoders:
                     encoder(bench.tokens.expand(b, -1))
-        x, epsilon, t = bench.latents[index.to(device)], d.epsilon.to(device), d.t.to(device)
-        prompt = bench.text.take(torch.zeros(b, dtype=torch.long, device=device))
+        x, epsilon = bench.latents[index.to(device)], d.epsilon.to(device)
+        t = bench.objective.times(d.u).to(device)
         with cast(args):
-            guess = unet(bench.goal.noisy(x, epsilon, t).to(unet.dtype), t, **prompt.arguments()).sample
-        loss = (guess.float() - epsilon).square().mean()
+            guess = bench.denoiser.predict(bench.objective.noisy(x, epsilon, t), t, bench.text.first(b))
+        loss = (guess - epsilon).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, training["max_grad_norm"])
         for group in optimizer.param_groups:
@@ -204,8 +210,10 @@ def sequential(bench: Bench, training: dict[str, Any], lora: int, cached: bool, 
 
 def packed(bench: Bench, training: dict[str, Any], K: int, args: argparse.Namespace, whole: bool = True):
     """Arm (c): K LoRAs by the pack loop, saving state as it does; seconds, rows of the log, the processor's seconds."""
-    modules = stacked.targeted(bench.unet, training["targets"])
-    layers = stacked.stack(bench.unet, modules, K, training["rank"], 1.0)
+    unet, texts = bench.denoiser.module, {bench.shape: bench.text}
+    modules = stacked.targeted(unet, training["targets"], UNet.targets)
+    material = pack.Material(bench.denoiser, bench.objective, {bench.shape: bench.latents}, texts, modules)
+    layers = stacked.stack(unet, modules, K, training["rank"], 1.0)
     names = [f"bench/{k:02d}" for k in range(K)]
     stacked.initialise(layers, initial_seeds(modules, names, 0, "own"))
     pictures = {bench.shape: [(i, str(i)) for i in range(PICTURES)]}
@@ -217,12 +225,9 @@ def packed(bench: Bench, training: dict[str, Any], K: int, args: argparse.Namesp
             # On a GPU the trainer needs no autocast: its base is bfloat16.
             with cast(args) if args.device == "cpu" else nullcontext():
                 done = pack.run(
-                    bench.unet,
+                    material,
                     layers,
                     adapters,
-                    {bench.shape: bench.latents},
-                    {bench.shape: bench.text},
-                    bench.goal,
                     training,
                     Path(folder) / "pack.pt",
                     pack.Limits(checkpoint_every=50 if whole else 10**9),
@@ -230,7 +235,7 @@ def packed(bench: Bench, training: dict[str, Any], K: int, args: argparse.Namesp
             wait(args.device)
             return time.perf_counter() - start, done.history, time.process_time() - work
     finally:
-        stacked.unstack(bench.unet, layers)
+        stacked.unstack(unet, layers)
 
 
 def alone(args: argparse.Namespace, lora: int) -> dict[str, Any]:
@@ -247,10 +252,9 @@ def alone(args: argparse.Namespace, lora: int) -> dict[str, Any]:
 
 def flops(bench: Bench, device: str) -> float:
     """Of a step of one sample, forward and backward, in the base alone."""
-    x = bench.latents[:1].to(bench.unet.dtype).requires_grad_()
+    x, t = bench.latents[:1].clone().requires_grad_(), torch.zeros(1, dtype=torch.long, device=device)
     with FlopCounterMode(display=False) as counter:
-        prompt = bench.text.take(torch.zeros(1, dtype=torch.long, device=device))
-        bench.unet(x, torch.zeros(1, dtype=torch.long, device=device), **prompt.arguments()).sample.sum().backward()
+        bench.denoiser.predict(x, t, bench.text).sum().backward()
     return counter.get_total_flops()
 
 

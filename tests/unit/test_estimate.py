@@ -127,6 +127,7 @@ def test_the_size_of_a_lora_is_that_of_the_file():
     import torch
     from diffusers import UNet2DConditionModel
 
+    from lora_atlas.diffusion.denoisers.unet import UNet
     from lora_atlas.diffusion.stacked import targeted
 
     config = json.loads((ROOT / "workflow/resources/mini/base/unet/config.json").read_text())
@@ -134,7 +135,7 @@ def test_the_size_of_a_lora_is_that_of_the_file():
 
     modules = dict(unet.named_modules())
     for target in ("attention", "feed_forward"):
-        layers = [modules[name] for name in targeted(unet, [target])]
+        layers = [modules[name] for name in targeted(unet, [target], UNet.targets)]
         assert all(isinstance(layer, torch.nn.Linear) for layer in layers)
         counted = sum(layer.in_features + layer.out_features for layer in layers)
         assert counted == RATES["bases"]["workflow/resources/mini/base"][target]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_atlas import schema
-from lora_atlas.diffusion import stacked
+from lora_atlas.diffusion.targets import TARGETS
 from lora_atlas.embeddings.describe import WEIGHT_CONTROLS
 from lora_atlas.weights.gram import KERNELS
 
@@ -27,7 +27,7 @@ def test_names_are_those_of_the_registries():
     weights = found["weights"]["properties"]
     assert weights["kernels"]["items"]["enum"] == list(KERNELS)
     assert weights["controls"]["items"]["enum"] == list(WEIGHT_CONTROLS)
-    assert found["training"]["properties"]["targets"]["items"]["enum"] == list(stacked.TARGETS)
+    assert found["training"]["properties"]["targets"]["items"]["enum"] == list(TARGETS)
     assert found["evaluation"]["properties"]["distance"]["enum"] == ["L2", "cosine", "CSLS"]
 
 

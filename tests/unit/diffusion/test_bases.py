@@ -13,9 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lora_atlas import tables
-from lora_atlas.diffusion import base as bases
 from lora_atlas.diffusion import stacked
-from lora_atlas.diffusion.base import BaseModelError, load
+from lora_atlas.diffusion.base import load
+from lora_atlas.diffusion.denoisers import denoiser_of
+from lora_atlas.diffusion.denoisers.unet import UNet
+from lora_atlas.diffusion.errors import BaseModelError
 from lora_atlas.diffusion.generate import generate, initial_noise, noise_seed
 from lora_atlas.loras.factors import Update
 from lora_atlas.loras.files import write_lora
@@ -26,9 +28,10 @@ ALL = ["attention", "feed_forward", "projection", "convolution"]
 
 
 def _parts(pipeline, size=(32, 32)):
-    text = bases.encode_text(pipeline, ["a painting"], size)
+    denoiser = denoiser_of(pipeline)
+    text = denoiser.encode_text(pipeline, ["a painting"], size)
     torch.manual_seed(5)
-    return torch.randn(2, 4, 16, 16), torch.tensor([3, 700]), text.take(torch.zeros(2, dtype=torch.long)).arguments()
+    return torch.randn(2, 4, 16, 16), torch.tensor([3, 700]), text.first(2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,19 +43,20 @@ def test_a_trained_file_gives_stock_diffusers_the_outputs_it_had_in_training(
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     modules = sorted({key.rsplit(".lora_", 1)[0].removeprefix("unet.") for key in tensors})
     pipeline = load(tiny_bases[kind], None, device="cpu")
-    x, t, arguments = _parts(pipeline)
-    plain = pipeline.unet(x, t, **arguments).sample
+    x, t, text = _parts(pipeline)
+    denoiser = denoiser_of(pipeline)
+    plain = denoiser.predict(x, t, text)
     layers = stacked.stack(pipeline.unet, modules, 1, 2, 1.0)
     A_B = {m: tuple(tensors[f"unet.{m}.lora_{f}.weight"].flatten(1) for f in "AB") for m in modules}
     stacked.put(layers, 0, A_B)
-    ours = pipeline.unet(x, t, **arguments).sample
+    ours = denoiser.predict(x, t, text)
     stacked.unstack(pipeline.unet, layers)
-    assert modules == stacked.targeted(pipeline.unet, ALL)
+    assert modules == stacked.targeted(pipeline.unet, ALL, UNet.targets)
 
     pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
     loaded = {n.split(".lora_A.")[0] for n, _ in pipeline.unet.named_modules() if ".lora_A." in n}
     assert loaded == set(modules)  # several formats load nothing, and say nothing
-    stock = pipeline.unet(x, t, **arguments).sample
+    stock = denoiser.predict(x, t, text)
     assert (stock - plain).abs().max() > 1e-3  # it learnt something
     torch.testing.assert_close(ours, stock, atol=1e-5, rtol=1e-4)
 
@@ -76,7 +80,7 @@ def test_sdxl_paints_what_stock_diffusers_paints(tmp_path, tiny_bases, kind, gui
     unet, rng, paths = load(str(folder), None, device="cpu").unet, np.random.default_rng(3), {}
     for number in range(2):
         updates = {}
-        for name in stacked.targeted(unet, ["attention", "feed_forward", "projection"]):
+        for name in stacked.targeted(unet, ["attention", "feed_forward", "projection"], UNet.targets):
             out, width = unet.get_submodule(name).weight.shape
             A, B = (rng.normal(0, 0.3, shape).astype(np.float32) for shape in ((2, width), (out, 2)))
             updates[f"unet.{name}"] = Update(f"unet.{name}", A, B)
@@ -111,7 +115,7 @@ def test_sdxl_paints_what_stock_diffusers_paints(tmp_path, tiny_bases, kind, gui
 
 def test_size_conditioning_is_that_of_stock_diffusers(tiny_bases):
     pipeline = load(tiny_bases["sdxl"], None, device="cpu")
-    ids = bases.encode_text(pipeline, ["a painting"], (24, 40)).time_ids
+    ids = denoiser_of(pipeline).encode_text(pipeline, ["a painting"], (24, 40)).tensors["time_ids"]
     stock = pipeline._get_add_time_ids((24, 40), (0, 0), (24, 40), torch.float32, text_encoder_projection_dim=8)
     assert torch.equal(ids, stock)
 

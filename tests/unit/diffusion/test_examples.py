@@ -9,7 +9,8 @@ from PIL import Image
 
 from lora_atlas.diffusion import base as bases
 from lora_atlas.diffusion import examples
-from lora_atlas.diffusion.objective import TrainingError
+from lora_atlas.diffusion.denoisers import denoiser_of
+from lora_atlas.diffusion.errors import TrainingError
 
 
 def test_buckets_of_512_are_the_familiar_ones():
@@ -55,7 +56,7 @@ def test_latents_are_those_of_each_picture_in_its_bucket(tiny_base, wide_and_tal
     pipeline = bases.load(tiny_base, None, device="cpu")
     wanted = sorted(p for own in plan["pictures"].to_pylist() for p in own)
     training = {**recipe, "aspect_ratio_buckets": True}
-    latents, places, sizes = examples.encode(pipeline, pictures, wanted, training)
+    latents, places, sizes = examples.encode(pipeline, denoiser_of(pipeline), pictures, wanted, training)
     assert len(latents) >= 3
     for picture in wanted:
         shape, i = places[picture]

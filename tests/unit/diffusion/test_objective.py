@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from lora_atlas.diffusion.objective import Target, learning_rate
+from lora_atlas.diffusion.objectives.noise import Noise
+from lora_atlas.diffusion.schedule import learning_rate
 
 
 def test_targets_invert_the_forward_process():
@@ -13,7 +14,7 @@ def test_targets_invert_the_forward_process():
     x, epsilon = torch.randn(8, 2, 3, 3), torch.randn(8, 2, 3, 3)
     t = torch.randint(50, (8,))
     a = alphas[t].view(-1, 1, 1, 1)
-    v = Target(alphas, "v_prediction", None)
+    v = Noise(alphas, "v_prediction", None)
     noisy, value = v.noisy(x, epsilon, t), v.value(x, epsilon, t)
     torch.testing.assert_close(a.sqrt() * noisy - (1 - a).sqrt() * value, x)
     torch.testing.assert_close((1 - a).sqrt() * noisy + a.sqrt() * value, epsilon)
@@ -22,8 +23,8 @@ def test_targets_invert_the_forward_process():
 def test_min_snr_weights():
     alphas = torch.tensor([0.99, 0.5, 0.1])  # SNR 99, 1, 1/9
     t = torch.arange(3)
-    torch.testing.assert_close(Target(alphas, "epsilon", 5.0).weight(t), torch.tensor([5 / 99, 1.0, 1.0]))
-    torch.testing.assert_close(Target(alphas, "v_prediction", 5.0).weight(t), torch.tensor([0.05, 0.5, 0.1]))
+    torch.testing.assert_close(Noise(alphas, "epsilon", 5.0).weight(t), torch.tensor([5 / 99, 1.0, 1.0]))
+    torch.testing.assert_close(Noise(alphas, "v_prediction", 5.0).weight(t), torch.tensor([0.05, 0.5, 0.1]))
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("cosine", 0.0)])

@@ -12,7 +12,7 @@ import torch
 
 from lora_atlas import tables
 from lora_atlas.diffusion import pack, state
-from lora_atlas.diffusion.objective import TrainingError
+from lora_atlas.diffusion.errors import TrainingError
 from lora_atlas.diffusion.pack import TimeBudgetSpent
 from lora_atlas.diffusion.train import Resources
 
@@ -100,11 +100,11 @@ def test_a_halved_batch_is_remembered(tmp_path, tiny_base, material, make, inter
     """Else a job that goes on would add its gradients up in another order."""
     through, sizes = pack._batch, []
 
-    def short(unet, layers, draws, latents, text, goal, errors, shape, chosen, begin, end, b):
-        sizes.append(len(chosen))
-        if len(chosen) > 1:
+    def short(step, draws, part, errors):
+        sizes.append(len(part.adapters))
+        if len(part.adapters) > 1:
             raise torch.OutOfMemoryError("no room")
-        through(unet, layers, draws, latents, text, goal, errors, shape, chosen, begin, end, b)
+        through(step, draws, part, errors)
 
     monkeypatch.setattr(pack, "_batch", short)
     whole = make(tmp_path / "whole", tiny_base, material, TWO)

@@ -14,8 +14,9 @@ from scipy.stats import spearmanr
 from lora_atlas.diffusion import sensitivity as room
 from lora_atlas.diffusion import stacked
 from lora_atlas.diffusion.base import load
+from lora_atlas.diffusion.denoisers.unet import UNet
+from lora_atlas.diffusion.errors import TrainingError
 from lora_atlas.diffusion.generate import initial_noise
-from lora_atlas.diffusion.objective import TrainingError
 from lora_atlas.diffusion.sensitivity import Sensitivity, cached, measure, write
 from lora_atlas.weights.metric import read_metric
 
@@ -237,7 +238,7 @@ def test_timesteps_are_stratified_and_prompts_take_turns(questions, tiny_base):
 def test_every_targeted_layer_has_a_weight(tiny_bases, kind):
     targets = [*TARGETS, "projection"]
     found = run(tiny_bases[kind], targets=targets, samples=2)
-    names = stacked.targeted(load(tiny_bases[kind], None, device="cpu").unet, targets)
+    names = stacked.targeted(load(tiny_bases[kind], None, device="cpu").unet, targets, UNet.targets)
     assert set(found.weights) == set(found.inputs) == {f"unet.{name}" for name in names}
     assert any("attn2.to_k" in name for name in names) and any("attn2.to_v" in name for name in names)
     for values in (found.weights, found.inputs):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lora_atlas.diffusion import stacked
+from lora_atlas.diffusion.denoisers.unet import UNet
 
 
 class _Net(torch.nn.Module):
@@ -30,7 +31,7 @@ K, B = 3, 4
 
 def _stacked(scale: float = 0.5):
     net = _Net().requires_grad_(False)
-    layers = stacked.stack(net, stacked.targeted(net, ["attention", "feed_forward"]), K, 2, scale)
+    layers = stacked.stack(net, stacked.targeted(net, ["attention", "feed_forward"], UNet.targets), K, 2, scale)
     torch.manual_seed(2)
     with torch.no_grad():
         for p in stacked.parameters(layers):
@@ -116,7 +117,7 @@ def test_initial_A_is_shared_or_own_and_B_is_zero():
 @pytest.mark.parametrize("target", ["attentoin", "projection"])
 def test_a_target_that_is_unknown_or_matches_nothing_is_named(target):
     with pytest.raises(ValueError, match=target):
-        stacked.targeted(_Net(), [target])
+        stacked.targeted(_Net(), [target], UNet.targets)
 
 
 # --- convolutions
@@ -140,7 +141,7 @@ def test_convolutions_equal_one_merged_model_each_and_gradients_see_no_neighbour
     holder = torch.nn.Module()
     holder.net = _Conv().requires_grad_(False)
     names = ["net.downsamplers.0.conv", "net.resnets.0.conv1"]
-    assert set(names) <= set(stacked.targeted(holder, ["convolution"]))
+    assert set(names) <= set(stacked.targeted(holder, ["convolution"], UNet.targets))
     layers = stacked.stack(holder, names, K, 2, 0.5)
     torch.manual_seed(2)
     with torch.no_grad():

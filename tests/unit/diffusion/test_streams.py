@@ -7,13 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lora_atlas.diffusion.objectives.noise import Noise
 from lora_atlas.diffusion.streams import draw
 
 SQUARE = (2, 2)
 
 
-def drawn(stream, order, step, pictures, batch, timesteps=10):
-    return draw(stream, order, step, pictures, batch, 1, timesteps)
+def drawn(stream, order, step, pictures, batch):
+    return draw(stream, order, step, pictures, batch, 1)
 
 
 def test_draws_see_every_picture_equally_often_and_depend_on_nothing_else():
@@ -39,7 +40,8 @@ def test_pictures_of_all_shapes_are_seen_equally_often(counts, batch, order):
 
 
 def test_timesteps_are_stratified_and_uniform():
-    found = torch.stack([drawn(1, 2, step, {(1, 1): [0]}, 4, 1000).t for step in range(2000)])
+    noise = Noise(torch.linspace(0.99, 0.01, 1000), "epsilon", None)
+    found = torch.stack([noise.times(drawn(1, 2, step, {(1, 1): [0]}, 4).u) for step in range(2000)])
     assert torch.equal(found // 250, torch.arange(4).expand(2000, -1))
     share = torch.bincount(found.flatten() // 100, minlength=10) / found.numel()
     torch.testing.assert_close(share, torch.full((10,), 0.1), atol=0.01, rtol=0)

@@ -8,8 +8,8 @@ from safetensors import safe_open
 from lora_atlas import tables
 from lora_atlas.diffusion import pack
 from lora_atlas.diffusion import train as trainer
-from lora_atlas.diffusion.base import BaseModelError, load
-from lora_atlas.diffusion.objective import TrainingError
+from lora_atlas.diffusion.base import load
+from lora_atlas.diffusion.errors import BaseModelError, TrainingError
 from lora_atlas.diffusion.train import Resources
 
 THREE = ["ada/00", "ada/01", "ada/02"]
@@ -86,9 +86,10 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_result(tmp_path, tiny_base
     whole = make(tmp_path / "whole", tiny_base, material, THREE)
     through = pack._batch
 
-    def short(unet, layers, draws, latents, text, goal, errors, shape, chosen, begin, end, b):
-        through(unet, layers, draws, latents, text, goal, errors, shape, chosen, begin, end, b)
-        if len(chosen) * (end - begin) > 1:  # after the backward pass: its gradients must not stay
+    def short(step, draws, part, errors):
+        through(step, draws, part, errors)
+        # After the backward pass: its gradients must not stay.
+        if len(part.adapters) * (part.pictures.stop - part.pictures.start) > 1:
             raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(pack, "_batch", short)
@@ -108,9 +109,9 @@ def test_packs_are_as_large_as_memory_allows_and_the_size_is_remembered(
     whole = make(tmp_path / "whole", tiny_base, material, THREE)
     tried, step = [], trainer.trial_step
 
-    def trial(unet, modules, K, *rest):
+    def trial(material, K, training):
         tried.append(K)
-        step(unet, modules, K, *rest)
+        step(material, K, training)
         if room < K:
             raise torch.OutOfMemoryError("no room")
 

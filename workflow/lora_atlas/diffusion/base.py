@@ -1,54 +1,21 @@
 """The frozen base model: any latent diffusion pipeline of diffusers, from a folder or a pinned hub revision.
 
-Nothing here asks which model it is. What differs between families (a second text encoder, pooled embeddings, time
-ids, the prediction type) is read off the pipeline itself. Weights are read from safetensors only: a pickle that
-happens to lie beside them is never a fallback.
+Nothing here asks which model it is. What differs between architectures is behind denoisers/ and objectives/. Weights
+are read from safetensors only: a pickle that happens to lie beside them is never a fallback.
 """
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline
+
+from .denoisers import DENOISERS, denoiser_of
+from .errors import BaseModelError
 
 # Local folders say what they are by content, hub models by id and revision.
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
-
-
-class BaseModelError(ValueError):
-    """The base model cannot be used; the message says what to put where."""
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """Text conditioning of n prompts: `embeds` (n, tokens, d); `pooled` (n, p) and `time_ids` (n, 6) for SDXL."""
-
-    embeds: torch.Tensor
-    pooled: torch.Tensor | None = None
-    time_ids: torch.Tensor | None = None
-
-    def take(self, index: torch.Tensor) -> "Conditioning":
-        return Conditioning(*(None if t is None else t[index] for t in (self.embeds, self.pooled, self.time_ids)))
-
-    def join(self, other: "Conditioning") -> "Conditioning":
-        """These prompts, then the other's."""
-        pairs = zip(
-            (self.embeds, self.pooled, self.time_ids), (other.embeds, other.pooled, other.time_ids), strict=True
-        )
-        return Conditioning(*(None if a is None else torch.cat([a, b]) for a, b in pairs))
-
-    def float(self) -> "Conditioning":
-        """The same in float32."""
-        return Conditioning(*(None if t is None else t.float() for t in (self.embeds, self.pooled, self.time_ids)))
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the UNet."""
-        extra = {"text_embeds": self.pooled, "time_ids": self.time_ids} if self.pooled is not None else None
-        return {"encoder_hidden_states": self.embeds, "added_cond_kwargs": extra}
 
 
 def pick_device(device: str) -> str:
@@ -80,11 +47,7 @@ def load(model: str, revision: str | None, variant: str | None = None, *, device
         raise BaseModelError(
             f"base.model: cannot load {model!r} (revision {revision}, variant {variant}) from safetensors: {error}"
         ) from error
-    if not isinstance(getattr(pipeline, "unet", None), UNet2DConditionModel):
-        raise BaseModelError(
-            f"base.model: {model!r} is a {type(pipeline).__name__}; expected a latent diffusion pipeline with a UNet, "
-            "such as StableDiffusionPipeline or StableDiffusionXLPipeline"
-        )
+    denoiser = denoiser_of(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
@@ -92,45 +55,23 @@ def load(model: str, revision: str | None, variant: str | None = None, *, device
     if getattr(pipeline.vae.config, "force_upcast", False):
         pipeline.vae.float()  # SDXL's overflows in half precision, and loses colour in bfloat16
     if device == "cpu":
-        pipeline.unet.to(memory_format=torch.channels_last)  # oneDNN's own order: no copies between convolutions
+        denoiser.module.to(memory_format=torch.channels_last)  # oneDNN's own order: no copies between convolutions
     return pipeline
 
 
 def identity(model: str, revision: str | None, variant: str | None = None) -> str:
-    """What a LoRA's header says of its base: hub id and revision, or a folder's name and the hash of its UNet."""
+    """What a LoRA's header says of its base: hub id and revision, or a folder's name and the hash of its network."""
     folder = Path(model)
     if not folder.is_dir():
         return f"{model}@{revision}" + (f" {variant}" if variant else "")
     digest = hashlib.sha256()
-    for file in sorted((folder / "unet").glob("*")):
+    files = [file for kind in DENOISERS for file in sorted((folder / kind.component).glob("*"))]
+    for file in files:
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     return f"{folder.name}@sha256:{digest.hexdigest()}"
-
-
-@torch.no_grad()
-def encode_text(pipeline: DiffusionPipeline, prompts: Sequence[str], size: tuple[int, int]) -> Conditioning:
-    """Text conditioning of each prompt by the pipeline's own encoders, for pictures of `size` (height, width, px)."""
-    device = pipeline.unet.device
-    if getattr(pipeline, "text_encoder_2", None) is None:
-        embeds, _ = pipeline.encode_prompt(list(prompts), device, 1, False)
-        return Conditioning(embeds)
-    embeds, _, pooled, _ = pipeline.encode_prompt(
-        list(prompts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
-    )
-    # Original size, crop corner and target size (SDXL, Podell et al. 2023, §2.2): as if never resized nor cropped.
-    ids = torch.tensor([[*size, 0, 0, *size]], device=device, dtype=embeds.dtype)
-    return Conditioning(embeds, pooled, ids.expand(len(prompts), -1))
-
-
-def unconditional(pipeline: DiffusionPipeline, size: tuple[int, int]) -> Conditioning:
-    """Conditioning (1, …) without a prompt, for guidance: that of the empty prompt, or zeros if the base says so."""
-    empty = encode_text(pipeline, [""], size)
-    if not pipeline.config.get("force_zeros_for_empty_prompt", False):
-        return empty
-    return Conditioning(torch.zeros_like(empty.embeds), torch.zeros_like(empty.pooled), empty.time_ids)
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from PIL import Image
 
 from ..pictures.decode import PictureError, crop_square, decode, to_array
 from . import base as bases
-from .objective import TrainingError
+from .denoisers import Denoiser
+from .errors import TrainingError
 from .streams import Shape
 
 WIDEST = 2.0  # aspect ratio of the widest bucket; beyond it, a picture is cropped
@@ -78,18 +79,17 @@ def arrays(
     return cropped
 
 
-def sizes_for(pipeline: Any, training: Mapping[str, Any]) -> list[tuple[int, int]]:
+def sizes_for(denoiser: Denoiser, training: Mapping[str, Any]) -> list[tuple[int, int]]:
     """The buckets that a base can work on: one square, or aspect-ratio buckets if training asks for them."""
     resolution = training["resolution"]
-    step = pipeline.vae_scale_factor * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
-    return bucket_sizes(resolution, step) if training["aspect_ratio_buckets"] else [(resolution, resolution)]
+    return bucket_sizes(resolution, denoiser.step) if training["aspect_ratio_buckets"] else [(resolution, resolution)]
 
 
 def encode(
-    pipeline: Any, pictures: pa.Table, wanted: Sequence[str], training: Mapping[str, Any]
+    pipeline: Any, denoiser: Denoiser, pictures: pa.Table, wanted: Sequence[str], training: Mapping[str, Any]
 ) -> tuple[dict[Shape, torch.Tensor], dict[str, tuple[Shape, int]], dict[Shape, tuple[int, int]]]:
     """Latents by their shape; picture → its shape and its place there; shape → its size in pixels."""
-    cropped = arrays(pictures, wanted, sizes_for(pipeline, training))
+    cropped = arrays(pictures, wanted, sizes_for(denoiser, training))
     latents, places, sizes = {}, {}, {}
     for size in sorted({size for size, _ in cropped.values()}):
         names = [picture for picture in wanted if cropped[picture][0] == size]

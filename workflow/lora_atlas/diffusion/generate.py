@@ -22,6 +22,7 @@ from ..seeds import derive_seed
 from ..settings import Setting
 from . import base as bases
 from . import stacked
+from .denoisers import Conditioning, denoiser_of
 
 
 def generate(
@@ -43,21 +44,22 @@ def generate(
     bases.set_threads()
     device = bases.pick_device(device)
     pipeline = bases.load(**base, device=device)
-    updates = {lora: _unet_factors(path) for lora, path in loras.items()}
+    denoiser = denoiser_of(pipeline)
+    updates = {lora: _factors(path, denoiser.prefix) for lora, path in loras.items()}
     prompts = list(dict.fromkeys(prompt for setting in wanted for prompt in setting.prompts))
     side = (resolution, resolution)
-    text = bases.encode_text(pipeline, prompts, side).join(bases.unconditional(pipeline, side))
+    text = denoiser.encode_text(pipeline, prompts, side).join(denoiser.unconditional(pipeline, side))
     K = min(len(loras), batch)
     each = max(1, batch // K)
     names = list(loras)
-    shape = latent_shape(pipeline, resolution)
+    shape = denoiser.latent_shape(resolution)
     count = 0
     with Progress(disable=None, transient=True) as progress:
         bar = progress.add_task("generating", total=len(names) * sum(setting.count for setting in wanted))
         rows: dict[str, list[dict[str, Any]]] = {setting.name: [] for setting in wanted}
         for first in range(0, len(names), K):
             group = names[first : first + K]
-            layers = _stack(pipeline.unet, [updates[lora] for lora in group])
+            layers = _stack(denoiser.module, [updates[lora] for lora in group])
             for setting in wanted:
                 tasks = [setting.tasks(lora) for lora in group]
                 for begin in range(0, setting.count, each):
@@ -74,7 +76,7 @@ def generate(
                     ]
                     count += len(flat)
                     progress.advance(bar, len(flat))
-            stacked.unstack(pipeline.unet, layers)
+            stacked.unstack(denoiser.module, layers)
     for name, path in outputs.items():
         order = {lora: i for i, lora in enumerate(names)}
         tables.write(path, "generated", sorted(rows[name], key=lambda row: order[row["lora"]]))
@@ -97,7 +99,7 @@ def sample(
     adapters: int,
     noise: torch.Tensor,
     seeds: Sequence[int],
-    text: bases.Conditioning,
+    text: Conditioning,
     index: Sequence[int],
     empty: int,
     setting: Setting,
@@ -113,7 +115,7 @@ def denoise(
     adapters: int,
     noise: torch.Tensor,
     seeds: Sequence[int],
-    text: bases.Conditioning,
+    text: Conditioning,
     index: Sequence[int],
     empty: int,
     setting: Setting,
@@ -125,13 +127,14 @@ def denoise(
     ``guidance > 1``, with the base's own scheduler. Schedulers that add noise draw it from a generator of each
     picture's own, seeded by `seeds` (K·n) and past its first noise: as stock pipelines do with ``generator=[…]``.
     """
-    unet, n = pipeline.unet, len(noise) // adapters
+    denoiser, n = denoiser_of(pipeline), len(noise) // adapters
+    device = denoiser.device
     scheduler = deepcopy(pipeline.scheduler)
-    scheduler.set_timesteps(setting.steps, device=unet.device)
-    x = noise.to(unet.device) * scheduler.init_noise_sigma
-    own = torch.tensor(index, device=unet.device).view(adapters, n)
+    scheduler.set_timesteps(setting.steps, device=device)
+    x = noise.to(device) * scheduler.init_noise_sigma
+    own = torch.tensor(index, device=device).view(adapters, n)
     picked = torch.cat([torch.full_like(own, empty), own], 1) if setting.guided else own
-    arguments = text.take(picked.flatten()).arguments()
+    text = text.take(picked.flatten())
     extra = {}
     if "generator" in inspect.signature(scheduler.step).parameters:
         extra["generator"] = [_past_first(number, noise.shape[1:]) for number in seeds]
@@ -139,7 +142,7 @@ def denoise(
         inputs = scheduler.scale_model_input(x, t).view(adapters, n, *x.shape[1:])
         if setting.guided:
             inputs = torch.cat([inputs, inputs], 1)  # adapter-major: each adapter's empty prompts, then its own
-        guess = unet(inputs.flatten(0, 1).to(unet.dtype), t, **arguments).sample.float()
+        guess = denoiser.predict(inputs.flatten(0, 1), t, text)
         if setting.guided:
             unconditional, conditional = guess.view(adapters, 2, n, *x.shape[1:]).unbind(1)
             guess = (unconditional + setting.guidance * (conditional - unconditional)).flatten(0, 1)
@@ -153,25 +156,20 @@ def _past_first(seed: int, shape: Sequence[int]) -> torch.Generator:
     return generator
 
 
-def _unet_factors(path: str | Path) -> dict[str, stacked.Factors]:
+def _factors(path: str | Path, prefix: str) -> dict[str, stacked.Factors]:
     return {
-        name.removeprefix("unet."): (torch.from_numpy(update.A), torch.from_numpy(update.B))
+        name.removeprefix(prefix): (torch.from_numpy(update.A), torch.from_numpy(update.B))
         for name, update in read_lora(path).updates.items()
-        if name.startswith("unet.")
+        if name.startswith(prefix)
     }
 
 
-def _stack(unet: torch.nn.Module, updates: Sequence[Mapping[str, stacked.Factors]]) -> dict[str, stacked.Stacked]:
+def _stack(module: torch.nn.Module, updates: Sequence[Mapping[str, stacked.Factors]]) -> dict[str, stacked.Stacked]:
     rank = max(A.shape[0] for update in updates for A, _ in update.values())
-    layers = stacked.stack(unet, sorted(set().union(*updates)), len(updates), rank, 1.0)
+    layers = stacked.stack(module, sorted(set().union(*updates)), len(updates), rank, 1.0)
     for k, update in enumerate(updates):
         stacked.put(layers, k, update)
     return layers
-
-
-def latent_shape(pipeline: Any, resolution: int) -> tuple[int, int, int]:
-    side = resolution // pipeline.vae_scale_factor
-    return pipeline.unet.config.in_channels, side, side
 
 
 def _png(image: torch.Tensor) -> dict[str, Any]:

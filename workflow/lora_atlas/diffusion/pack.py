@@ -4,9 +4,9 @@ Nothing in a step waits for the device: losses, norms and the first step that wa
 when a line of the log is written. An adapter that is not finite touches no other (no sum of a step mixes adapters but
 that of the losses, whose gradient is one), and is left out from then on.
 
-A step goes through the UNet in one batch, unless pictures differ in shape or memory is short: then in several, each of
-some adapters or, for a single adapter, of some of its pictures, whose gradients are added up. Out of memory halves the
-batch, and the step begins anew with the same draws.
+A step goes through the network in one batch, unless pictures differ in shape or memory is short: then in several, each
+of some adapters or, for a single adapter, of some of its pictures, whose gradients are added up. Out of memory halves
+the batch, and the step is repeated with the same draws.
 """
 
 import time
@@ -19,8 +19,10 @@ import torch
 from rich.progress import Progress
 
 from . import stacked, state
-from .base import Conditioning
-from .objective import Target, TrainingError, learning_rate
+from .denoisers import Conditioning, Denoiser
+from .errors import TrainingError
+from .objectives import Objective
+from .schedule import learning_rate
 from .streams import Draw, Shape, draw
 
 LOG_EVERY = 10
@@ -28,6 +30,17 @@ LOG_EVERY = 10
 
 class TimeBudgetSpent(TrainingError):
     """The job has stopped in time, and goes on when it is run again."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all packs of a job share: latents and text (of one prompt) by shape, names of the layers to train."""
+
+    denoiser: Denoiser
+    objective: Objective
+    latents: Mapping[Shape, torch.Tensor]
+    text: Mapping[Shape, Conditioning]
+    modules: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class Progression:
     """What changes while a pack is trained, beside factors and moments: all of it is saved."""
 
     step: int
-    adapters: int  # in one batch of the UNet
+    adapters: int  # in one batch of the network
     pictures: int  # of one adapter in one batch
     losses: torch.Tensor  # (K,) sums since the last line of the log
     norms: torch.Tensor  # (K,)
@@ -66,20 +79,17 @@ class Progression:
 
 
 def run(
-    unet: torch.nn.Module,
+    material: Material,
     layers: Mapping[str, stacked.Stacked],
     adapters: Sequence[Adapter],
-    latents: Mapping[Shape, torch.Tensor],
-    text: Mapping[Shape, Conditioning],
-    goal: Target,
     training: Mapping[str, Any],
     file: Path,
     limits: Limits,
 ) -> Progression:
     """Train a pack to its end; the factors are then in `layers`. Returns log and failures.
 
-    `latents` and `text` (of one prompt) are by shape; `file` is the pack's state. Raises TimeBudgetSpent after saving
-    the state, and TrainingError where not even one picture fits into memory.
+    `file` is the pack's state. Raises TimeBudgetSpent after saving the state, and TrainingError where not even one
+    picture fits into memory.
     """
     flat = stacked.flatten(layers)
     K, b, device = len(adapters), training["batch"], flat.values.device
@@ -112,18 +122,19 @@ def run(
         kept = {"loras": names, "values": flat.values, "optimizer": optimizer.state_dict(), "progression": progression}
         state.save(file, kept)
 
+    step = _Step(material, layers, flat, b)
     clock = time.perf_counter()
     with Progress(disable=None, transient=True) as progress:
         task = progress.add_task("training", total=training["steps"], completed=at.step)
         while at.step < training["steps"]:
             draws = {
-                k: draw(a.stream, a.order, at.step, a.pictures, b, _channels(latents), len(goal.alphas))
+                k: draw(a.stream, a.order, at.step, a.pictures, b, material.denoiser.channels)
                 for k, a in enumerate(adapters)
                 if a.lora not in at.failures
             }
             if not draws:
                 break
-            error = _gradients(unet, layers, draws, latents, text, goal, flat, at, b)
+            error = _gradients(step, draws, at)
             loss = error.mean(1)
             norm = stacked.clip_gradients(flat.gradients, training["max_grad_norm"])
             for group in optimizer.param_groups:
@@ -134,7 +145,7 @@ def run(
             progress.advance(task)
             last = at.step == training["steps"]
             if at.step % LOG_EVERY == 0 or last:
-                clock = _log(at, adapters, b, clock, training, _channels(latents), len(goal.alphas))
+                clock = _log(at, adapters, step, clock, training)
             late = limits.deadline is not None and time.monotonic() > limits.deadline
             if last or late or at.step % limits.checkpoint_every == 0:
                 save()
@@ -146,22 +157,29 @@ def run(
     return at
 
 
-def _channels(latents: Mapping[Shape, torch.Tensor]) -> int:
-    return next(iter(latents.values())).shape[1]
+@dataclass(frozen=True)
+class _Step:
+    """What every step of a pack goes through: b pictures of each adapter."""
+
+    material: Material
+    layers: Mapping[str, stacked.Stacked]
+    flat: stacked.Flat
+    b: int
 
 
-def _gradients(unet, layers, draws: Mapping[int, Draw], latents, text, goal, flat, at: Progression, b: int):
+def _gradients(step: _Step, draws: Mapping[int, Draw], at: Progression) -> torch.Tensor:
     """Gradients of a step, in `flat`; returns the weighted squared error of each sample (K, b), NaN of left-out ones.
 
     Where memory is short, `at` is changed to smaller batches and the step is done anew.
     """
+    flat, b = step.flat, step.b
     while True:
         flat.clear()
         errors = torch.zeros(len(flat.rows), b, device=flat.values.device)
         short = False
         try:
-            for shape, chosen, begin, end in batches(draws, at.adapters, at.pictures, b):
-                _batch(unet, layers, draws, latents, text, goal, errors, shape, chosen, begin, end, b)
+            for part in batches(draws, at.adapters, at.pictures, b):
+                _batch(step, draws, part, errors)
         except torch.OutOfMemoryError:
             # Only said here: while the error is handled, its traceback still holds the graph.
             short = True
@@ -186,33 +204,41 @@ def _gradients(unet, layers, draws: Mapping[int, Draw], latents, text, goal, fla
         )
 
 
-def batches(
-    draws: Mapping[int, Draw], adapters: int, pictures: int, b: int
-) -> Iterator[tuple[Shape, list[int], int, int]]:
-    """Batches of a step: shape, adapters, and which of their b pictures (begin, end); each sample in exactly one."""
+@dataclass(frozen=True)
+class Part:
+    """One batch of a step: adapters whose pictures have one shape, and which of their b pictures."""
+
+    shape: Shape
+    adapters: list[int]
+    pictures: slice
+
+
+def batches(draws: Mapping[int, Draw], adapters: int, pictures: int, b: int) -> Iterator[Part]:
+    """Batches of a step, of at most so many adapters and pictures of each; each sample is in exactly one."""
     for shape in sorted({d.shape for d in draws.values()}):
         same = [k for k, d in draws.items() if d.shape == shape]
         for first in range(0, len(same), adapters):
             for begin in range(0, b, pictures):
-                yield shape, same[first : first + adapters], begin, min(begin + pictures, b)
+                yield Part(shape, same[first : first + adapters], slice(begin, min(begin + pictures, b)))
 
 
-def _batch(unet, layers, draws, latents, text, goal, errors, shape, chosen, begin, end, b) -> None:
-    device = errors.device
-    part = [draws[k] for k in chosen]
-    index = torch.tensor([i for d in part for i, _ in d.pictures[begin:end]])
-    x = latents[shape][_moved(index, device)]
-    epsilon = _moved(torch.cat([d.epsilon[begin:end] for d in part]), device)
-    t = _moved(torch.cat([d.t[begin:end] for d in part]), device)
+def _batch(step: _Step, draws: Mapping[int, Draw], part: Part, errors: torch.Tensor) -> None:
+    """Adds a batch's gradients up, and sets the errors (K, b) of its samples."""
+    material, device = step.material, errors.device
+    chosen = [draws[k] for k in part.adapters]
+    index = torch.tensor([i for d in chosen for i, _ in d.pictures[part.pictures]])
+    x = material.latents[part.shape][_moved(index, device)]
+    epsilon = _moved(torch.cat([d.epsilon[part.pictures] for d in chosen]), device)
+    t = _moved(material.objective.times(torch.cat([d.u[part.pictures] for d in chosen])), device)
     everyone = len(chosen) == len(errors)
-    picked = None if everyone else _moved(torch.tensor(chosen), device)
-    stacked.select(layers, picked)
-    prompt = text[shape].take(torch.zeros(len(t), dtype=torch.long, device=device))
-    guess = unet(goal.noisy(x, epsilon, t).to(unet.dtype), t, **prompt.arguments()).sample.float()
-    error = (guess - goal.value(x, epsilon, t)).square().mean(dim=(1, 2, 3)) * goal.weight(t)
-    error = error.view(len(chosen), end - begin)
-    (error.sum() / b).backward()
-    errors[slice(None) if everyone else picked, begin:end] = error.detach()
+    picked = None if everyone else _moved(torch.tensor(part.adapters), device)
+    stacked.select(step.layers, picked)
+    noisy = material.objective.noisy(x, epsilon, t)
+    guess = material.denoiser.predict(noisy, t, material.text[part.shape].first(len(t)))
+    error = (guess - material.objective.value(x, epsilon, t)).square().mean(dim=(1, 2, 3))
+    error = (error * material.objective.weight(t)).view(len(chosen), -1)
+    (error.sum() / step.b).backward()
+    errors[slice(None) if everyone else picked, part.pictures] = error.detach()
 
 
 def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -229,7 +255,7 @@ def _watch(at: Progression, error: torch.Tensor, loss: torch.Tensor, norm: torch
     at.bad_samples = torch.where(new[:, None], ~error.isfinite(), at.bad_samples)
 
 
-def _log(at: Progression, adapters: Sequence[Adapter], b: int, clock: float, training, channels, timesteps) -> float:
+def _log(at: Progression, adapters: Sequence[Adapter], step: _Step, clock: float, training: Mapping[str, Any]) -> float:
     """A line of the log for each adapter that is still trained; the only place where the host waits for the device."""
     now, done = time.perf_counter(), at.step - at.since
     losses, norms, bad = at.losses.tolist(), at.norms.tolist(), at.bad_step.tolist()
@@ -237,7 +263,8 @@ def _log(at: Progression, adapters: Sequence[Adapter], b: int, clock: float, tra
     for k in alive:
         adapter = adapters[k]
         if bad[k] >= 0:
-            seen = draw(adapter.stream, adapter.order, bad[k], adapter.pictures, b, channels, timesteps)
+            channels = step.material.denoiser.channels
+            seen = draw(adapter.stream, adapter.order, bad[k], adapter.pictures, step.b, channels)
             named = [name for (_, name), wrong in zip(seen.pictures, at.bad_samples[k].tolist(), strict=True) if wrong]
             where = (
                 f"picture {', '.join(sorted(set(named)))}"

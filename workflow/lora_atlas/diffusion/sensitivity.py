@@ -32,8 +32,9 @@ from ..settings import Setting
 from ..tables import replacing
 from . import base as bases
 from . import stacked
-from .generate import denoise, initial_noise, latent_shape, noise_seed
-from .objective import target
+from .denoisers import Conditioning, denoiser_of
+from .generate import denoise, initial_noise, noise_seed
+from .objectives import objective_of
 
 WIDEST = 8192  # a wider side has no second moment: its matrix would be larger than the layer
 
@@ -95,51 +96,53 @@ def measure(
 ) -> Sensitivity:
     """The sensitivity of the base's targeted layers, by `probe`: samples, num_inference_steps, batch, prompts, seed.
 
-    Names are those of LoRA files ("unet." and the layer). Raises TrainingError for a base that is no diffusion.
+    Names are those of LoRA files (as "unet." and the layer). Raises TrainingError for a base that is no diffusion.
     """
-    unet = pipeline.unet.float()
+    denoiser = denoiser_of(pipeline)
+    module, device, prefix = denoiser.module.float(), denoiser.device, denoiser.prefix
     count, each = probe["samples"], probe["batch"]
     setting = Setting(probe["num_inference_steps"], 1.0, tuple(probe["prompts"]), (0,))
     side = (resolution, resolution)
     # In float32: squares of gradients underflow in less.
-    text = bases.encode_text(pipeline, probe["prompts"], side).float()
+    text = denoiser.encode_text(pipeline, probe["prompts"], side).float()
     latents = _samples(pipeline, text, setting, probe, resolution)
-    goal = target(pipeline.scheduler, {"loss": "epsilon", "min_snr_gamma": None}, str(unet.device))
+    objective = objective_of(pipeline.scheduler, {"loss": "epsilon", "min_snr_gamma": None}, str(device))
     generator = torch.Generator().manual_seed(derive_seed("sensitivity", probe["seed"]))
     # Stratified: every part of the schedule is asked alike often, in an order that no prompt shares.
-    T = len(goal.alphas)
-    times = ((torch.arange(count) + torch.rand(count, generator=generator)) * T / count).long().clamp(max=T - 1)
-    times = times[torch.randperm(count, generator=generator)].to(unet.device)
-    noise = torch.randn(latents.shape, generator=generator).to(unet.device)
-    layers = {name: _Layer(unet.get_submodule(name), moments) for name in stacked.targeted(unet, targets)}
+    u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    times = objective.times(u)[torch.randperm(count, generator=generator)].to(device)
+    noise = torch.randn(latents.shape, generator=generator).to(device)
+    names = stacked.targeted(module, targets, denoiser.targets)
+    layers = {name: _Layer(module.get_submodule(name), moments) for name in names}
     hooks = [layer.module.register_forward_hook(layer.seen) for layer in layers.values()]
     try:
         for start in range(0, count, each):
             part = slice(start, min(start + each, count))
             t, epsilon, x = times[part], noise[part], latents[part]
-            index = torch.arange(part.start, part.stop, device=unet.device) % len(probe["prompts"])
-            arguments = text.take(index).arguments()
+            index = torch.arange(part.start, part.stop, device=device) % len(probe["prompts"])
+            given = text.take(index)
             # Parameters are frozen: gradients flow back to what the network is given, and pass all layers on the way.
-            arguments["encoder_hidden_states"].requires_grad_()
-            noisy = goal.noisy(x, epsilon, t).requires_grad_()
-            error = unet(noisy, t, **arguments).sample.float() - goal.value(x, epsilon, t)
+            for tensor in given.tensors.values():
+                tensor.requires_grad_(tensor.is_floating_point())
+            noisy = objective.noisy(x, epsilon, t).requires_grad_()
+            error = denoiser.predict(noisy, t, given) - objective.value(x, epsilon, t)
             error.square().sum().backward()
     finally:
         for hook in hooks:
             hook.remove()
     return Sensitivity(
-        {f"unet.{name}": layer.squares / count for name, layer in layers.items()},
-        {f"unet.{name}": layer.inputs / max(layer.tokens, 1) for name, layer in layers.items()},
-        {f"unet.{name}": layer.sigma / layer.tokens for name, layer in layers.items() if layer.sigma is not None},
-        {f"unet.{name}": layer.G / count for name, layer in layers.items() if layer.G is not None},
+        {prefix + name: layer.squares / count for name, layer in layers.items()},
+        {prefix + name: layer.inputs / max(layer.tokens, 1) for name, layer in layers.items()},
+        {prefix + name: layer.sigma / layer.tokens for name, layer in layers.items() if layer.sigma is not None},
+        {prefix + name: layer.G / count for name, layer in layers.items() if layer.G is not None},
     )
 
 
 def _samples(
-    pipeline: Any, text: bases.Conditioning, setting: Setting, probe: Mapping[str, Any], resolution: int
+    pipeline: Any, text: Conditioning, setting: Setting, probe: Mapping[str, Any], resolution: int
 ) -> torch.Tensor:
     """Latents (n, c, h, w) that the base generates by itself, prompts in turn, by its own scheduler."""
-    prompts, shape = probe["prompts"], latent_shape(pipeline, resolution)
+    prompts, shape = probe["prompts"], denoiser_of(pipeline).latent_shape(resolution)
     tasks = [(prompts[i % len(prompts)], i) for i in range(probe["samples"])]
     found = []
     for start in range(0, len(tasks), probe["batch"]):

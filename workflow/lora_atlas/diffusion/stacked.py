@@ -22,8 +22,6 @@ from dataclasses import dataclass
 
 import torch
 
-from .targets import TARGETS
-
 KINDS = (torch.nn.Linear, torch.nn.Conv2d)
 
 Factors = tuple[torch.Tensor, torch.Tensor]
@@ -84,17 +82,17 @@ class StackedConv(Stacked):
         return c(x) + self.scale * up
 
 
-def targeted(model: torch.nn.Module, targets: Sequence[str]) -> list[str]:
-    """Names of the layers that the targets mean, sorted.
+def targeted(model: torch.nn.Module, targets: Sequence[str], patterns: Mapping[str, str]) -> list[str]:
+    """Names of the layers that the targets mean, sorted; `patterns`: target → pattern of layers' names.
 
     Raises ValueError for an unknown target, and where a target matches nothing.
     """
-    unknown = sorted(set(targets) - set(TARGETS))
+    unknown = sorted(set(targets) - set(patterns))
     if unknown:
-        raise ValueError(f"training.targets: {unknown} unknown; there are {sorted(TARGETS)}")
+        raise ValueError(f"training.targets: {unknown} unknown; of {type(model).__name__} there are {sorted(patterns)}")
     found = set()
     for target in targets:
-        pattern = re.compile(TARGETS[target])
+        pattern = re.compile(patterns[target])
         names = [n for n, m in model.named_modules() if pattern.search(n) and isinstance(m, KINDS)]
         if not names:
             raise ValueError(f"training.targets: {target!r} matches no layer of {type(model).__name__}")

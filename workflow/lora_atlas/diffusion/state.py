@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from .. import code, tables
-from .objective import TrainingError
+from .errors import TrainingError
 
 
 def code_digest() -> str:

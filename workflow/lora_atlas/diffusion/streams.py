@@ -18,12 +18,13 @@ Shape = tuple[int, int]  # of latents: height, width
 
 @dataclass(frozen=True)
 class Draw:
-    """One LoRA at one step: b pictures of one shape, their noise (b, c, h, w) and timesteps (b,)."""
+    """One LoRA at one step: b pictures of one shape, their noise (b, c, h, w), and what their timesteps are made of: b
+    numbers uniform in [0, 1)."""
 
     shape: Shape
     pictures: list[Any]
     epsilon: torch.Tensor
-    t: torch.Tensor
+    u: torch.Tensor
 
 
 def draw(
@@ -33,7 +34,6 @@ def draw(
     pictures: Mapping[Shape, Sequence[Any]],
     batch: int,
     channels: int,
-    timesteps: int,
 ) -> Draw:
     """What a LoRA sees at a step; `pictures` are its own, by shape.
 
@@ -52,7 +52,7 @@ def draw(
     generator.manual_seed(derive_seed("noise", stream, step))
     epsilon = torch.randn(batch, channels, *shape, generator=generator)
     strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    return Draw(shape, picked, epsilon, (strata * timesteps).long().clamp(max=timesteps - 1))
+    return Draw(shape, picked, epsilon, strata)
 
 
 def _shape_of(

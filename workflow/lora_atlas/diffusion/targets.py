@@ -1,8 +1,5 @@
-"""Kinds of layers that LoRAs are trained on: name in `training.targets` → pattern of the layers' names."""
+"""Names of the kinds of layers that LoRAs are trained on (`training.targets`); each denoiser has their patterns.
 
-TARGETS = {
-    "attention": r"\.attn[12]\.to_(q|k|v|out\.0)$",
-    "feed_forward": r"\.ff\.net\.(0\.proj|2)$",
-    "projection": r"\.proj_(in|out)$",
-    "convolution": r"\.(resnets\.\d+\.conv[12]|(down|up)samplers\.\d+\.conv)$",
-}
+Without torch, since the configuration's schema takes them from here."""
+
+TARGETS = ("attention", "feed_forward", "projection", "convolution")

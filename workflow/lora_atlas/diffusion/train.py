@@ -9,7 +9,7 @@ killed goes on from its last state (state.py) to the very same weights.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from ..loras.factors import Update
 from ..loras.files import write_lora
 from . import base as bases
 from . import examples, size, stacked, state
-from .objective import Target, TrainingError, target
-from .pack import Adapter, Limits, run
+from .denoisers import denoiser_of
+from .errors import TrainingError
+from .objectives import objective_of
+from .pack import Adapter, Limits, Material, run
 from .streams import Shape, hash_factors, initial_seeds
 
 
@@ -37,17 +39,6 @@ class Resources:
     time_budget: float | None = None  # minutes; None: no end
     gradient_checkpointing: bool = False
     compile: bool = False
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What all packs of a job share."""
-
-    unet: torch.nn.Module
-    latents: Mapping[Shape, torch.Tensor]
-    text: Mapping[Shape, bases.Conditioning]
-    goal: Target
-    modules: Sequence[str]
 
 
 def train(
@@ -93,22 +84,19 @@ def train(
     finished = {lora: folder / "finished" / f"{lora}.safetensors" for lora in outputs}
     row_of = {row["lora"]: row for row in rows}
     for number, loras in enumerate(packs):
-        layers = stacked.stack(
-            material.unet, material.modules, len(loras), training["rank"], training["alpha"] / training["rank"]
-        )
+        scale = training["alpha"] / training["rank"]
+        layers = stacked.stack(material.denoiser.module, material.modules, len(loras), training["rank"], scale)
         stacked.initialise(layers, initial_seeds(layers, loras, seed, training["init"]))
         beginnings = [hash_factors(stacked.factors(layers, k)) for k in range(len(loras))]
         adapters = [_adapter(row_of[lora], places, training, seed) for lora in loras]
         file = folder / f"pack-{number:02d}.pt"
-        done = run(
-            material.unet, layers, adapters, material.latents, material.text, material.goal, training, file, limits
-        )
+        done = run(material, layers, adapters, training, file, limits)
         history += done.history
         failures |= done.failures
         for k, lora in enumerate(loras):
             if lora not in failures:
-                _write(finished[lora], layers, k, beginnings[k], recipe)
-        stacked.unstack(material.unet, layers)
+                _write(finished[lora], layers, k, beginnings[k], recipe, material.denoiser.prefix)
+        stacked.unstack(material.denoiser.module, layers)
     if failures:
         raise TrainingError(
             f"{len(failures)} of {len(rows)} LoRAs failed: "
@@ -129,20 +117,22 @@ def train(
 def _prepare(rows, pictures, base, training, resources: Resources, device: str):
     """Everything that packs share, encoded once; and picture → its shape and place."""
     pipeline = bases.load(**base, device=device)
+    denoiser = denoiser_of(pipeline)
     wanted = sorted({picture for row in rows for picture in row["pictures"]})
-    latents, places, sizes = examples.encode(pipeline, pictures, wanted, training)
-    text = {shape: bases.encode_text(pipeline, [training["caption"]], pixels) for shape, pixels in sizes.items()}
-    goal = target(pipeline.scheduler, training, device)
-    unet = pipeline.unet
+    latents, places, sizes = examples.encode(pipeline, denoiser, pictures, wanted, training)
+    caption = [training["caption"]]
+    text = {shape: denoiser.encode_text(pipeline, caption, pixels) for shape, pixels in sizes.items()}
+    objective = objective_of(pipeline.scheduler, training, device)
     if resources.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+        denoiser.module.enable_gradient_checkpointing()
     if resources.compile:
-        unet.compile()
+        denoiser.module.compile()
     del pipeline  # autoencoder and text encoders with it
     if device == "cuda":
         torch.cuda.empty_cache()
     latents = {shape: z.to(device) for shape, z in latents.items()}
-    return _Material(unet, latents, text, goal, stacked.targeted(unet, training["targets"])), places
+    modules = stacked.targeted(denoiser.module, training["targets"], denoiser.targets)
+    return Material(denoiser, objective, latents, text, modules), places
 
 
 def _adapter(row: Mapping[str, Any], places: Mapping[str, tuple[Shape, int]], training, seed: int) -> Adapter:
@@ -176,7 +166,7 @@ def memory_of(device: torch.device) -> Memory | None:
     return Memory(torch.cuda.get_device_name(device), total, reset, lambda: torch.cuda.max_memory_allocated(device))
 
 
-def _pack_size(material: _Material, count: int, training, resources: Resources, recipe, folder: Path) -> int:
+def _pack_size(material: Material, count: int, training, resources: Resources, recipe, folder: Path) -> int:
     if resources.loras_per_pack != "auto":
         return min(count, int(resources.loras_per_pack))
     memory = memory_of(next(iter(material.latents.values())).device)
@@ -193,7 +183,7 @@ def _pack_size(material: _Material, count: int, training, resources: Resources, 
 
     def trial(K: int) -> int:
         memory.reset()
-        trial_step(material.unet, material.modules, K, material.latents, material.text, training)
+        trial_step(material, K, training)
         return memory.peak()
 
     # Beside the jobs' own folders, which are removed: the next job on such a device need not search again.
@@ -203,26 +193,27 @@ def _pack_size(material: _Material, count: int, training, resources: Resources, 
     return chosen
 
 
-def trial_step(unet, modules, K: int, latents, text, training) -> None:
+def trial_step(material: Material, K: int, training: Mapping[str, Any]) -> None:
     """One step of K adapters on the largest shape, with moments of the optimizer; nothing of it is kept."""
-    layers = stacked.stack(unet, modules, K, training["rank"], 1.0)
+    denoiser, latents = material.denoiser, material.latents
+    layers = stacked.stack(denoiser.module, material.modules, K, training["rank"], 1.0)
     try:
         flat = stacked.flatten(layers)
         moments = torch.zeros(2, *flat.values.shape, device=flat.values.device)
         shape = max(latents, key=lambda s: s[0] * s[1])
         n = K * training["batch"]
-        x = torch.zeros(n, *latents[shape].shape[1:], device=moments.device, dtype=unet.dtype)
-        prompt = text[shape].take(torch.zeros(n, dtype=torch.long, device=moments.device))
-        unet(x, torch.zeros(n, dtype=torch.long, device=moments.device), **prompt.arguments()).sample.sum().backward()
+        x = torch.zeros(n, *latents[shape].shape[1:], device=moments.device)
+        t = material.objective.times(torch.zeros(n, device=moments.device))
+        denoiser.predict(x, t, material.text[shape].first(n)).sum().backward()
     finally:
-        stacked.unstack(unet, layers)
+        stacked.unstack(denoiser.module, layers)
 
 
-def _write(path: Path, layers: Mapping[str, stacked.Stacked], k: int, beginning: str, recipe) -> None:
+def _write(path: Path, layers: Mapping[str, stacked.Stacked], k: int, beginning: str, recipe, prefix: str) -> None:
     updates = {}
     for name, (A, B) in stacked.factors(layers, k).items():
         A, B = stacked.as_stored(layers[name], A, B)
-        updates[f"unet.{name}"] = Update(f"unet.{name}", A.numpy(), B.numpy())
+        updates[prefix + name] = Update(prefix + name, A.numpy(), B.numpy())
     # No caption, no artist: whoever learns from the file must learn from the weights.
     metadata = {
         "format": "pt",

@@ -1,0 +1,25 @@
+"""Objectives of training, a file each. A new one is its file, and its class in OBJECTIVES."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import TrainingError
+from .noise import PREDICTIONS, Noise
+from .objective import Objective
+
+__all__ = ["OBJECTIVES", "Objective", "objective_of"]
+
+OBJECTIVES: tuple[type[Objective], ...] = (Noise,)
+
+
+def objective_of(scheduler: Any, training: Mapping[str, Any], device: str) -> Objective:
+    """The objective that a base's own noise schedule asks for; raises TrainingError for one that is not here."""
+    for kind in OBJECTIVES:
+        found = kind.of(scheduler, training, device)
+        if found is not None:
+            return found
+    raise TrainingError(
+        f"base.model: its scheduler ({type(scheduler).__name__}, prediction_type "
+        f"{scheduler.config.get('prediction_type', 'epsilon')!r}) is not a diffusion of type "
+        f"{' or '.join(PREDICTIONS)}; the trainer knows these two"
+    )

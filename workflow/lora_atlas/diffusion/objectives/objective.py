@@ -1,0 +1,33 @@
+"""What a step of training aims at: how a latent is noised, what the network should predict there, and the weight of its
+error."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+class Objective(ABC):
+    """x₀ and ε are latents (n, c, h, w); timesteps (n,) are what `times` makes of uniform numbers, and what the network
+    is given."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, scheduler: Any, training: Mapping[str, Any], device: str) -> "Objective | None":
+        """The objective that a base's own noise schedule asks for; None if it is of another kind."""
+
+    @abstractmethod
+    def times(self, u: torch.Tensor) -> torch.Tensor:
+        """Timesteps (n,) of numbers (n,) uniform in [0, 1)."""
+
+    @abstractmethod
+    def noisy(self, x: torch.Tensor, epsilon: torch.Tensor, t: torch.Tensor) -> torch.Tensor: ...
+
+    @abstractmethod
+    def value(self, x: torch.Tensor, epsilon: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """What the network should predict."""
+
+    @abstractmethod
+    def weight(self, t: torch.Tensor) -> torch.Tensor:
+        """Weight (n,) of the squared error."""

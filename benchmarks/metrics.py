@@ -70,13 +70,13 @@ def retrieval_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
     from lora_atlas.metrics import drift, margins, retrieval
 
     asked = {name: list(retrieval.ask(table, name, seed=0)) for name, table in embeddings.items()}
-    rows = [row for name in embeddings for row in retrieval.rows(asked[name], name, level=0.95)]
+    rows = [row for name in embeddings for row in retrieval.rows(asked[name], name, confidence=0.95)]
     tables.table("retrieval", rows)
     queries = [row for name in embeddings for row in retrieval.queries(asked[name], name)]
-    margins.differences(tables.table("queries", queries), kinds, VIEW, level=0.95)
-    margins.permuted(embeddings, VIEW, permutations=200, level=0.95, seed=0)
+    margins.differences(tables.table("queries", queries), kinds, VIEW, confidence=0.95)
+    margins.permuted(embeddings, VIEW, permutations=200, confidence=0.95, seed=0)
     for name, table in embeddings.items():
-        drift.drift(table, name, level=0.95)
+        drift.drift(table, name, confidence=0.95)
 
 
 def clustering_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
@@ -88,7 +88,7 @@ def clustering_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
         calibration="crossfit",
         restarts=20,
         permutations=200,
-        level=0.95,
+        confidence=0.95,
         seed=0,
     )
 
@@ -97,7 +97,7 @@ def structure_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
     from lora_atlas.metrics.structure import structure
 
     sizes = dict.fromkeys(next(iter(embeddings.values()))["lora"].to_pylist(), 10)
-    structure(embeddings, sizes, scenario=VIEW.together, permutations=1000, level=0.95, seed=0)
+    structure(embeddings, sizes, scenario=VIEW.together, permutations=1000, confidence=0.95, seed=0)
 
 
 def grid_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
@@ -105,7 +105,7 @@ def grid_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
 
     plan, grams = planned(embeddings)
     embedding = {"dimensions": 16, "calibrations": list(CALIBRATIONS), "calibration": "crossfit", "folds": 5}
-    grid(grams, plan, embedding, view=VIEW, level=0.95, seed=0)
+    grid(grams, plan, embedding, view=VIEW, confidence=0.95, seed=0)
 
 
 def worth_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
@@ -128,7 +128,7 @@ def worth_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
         features[f"clip_s{number}_g1"] = tables.pa.table(columns, schema=schema)
     embedding = {"dimensions": 16, "calibration": "crossfit", "folds": 5}
     rows = tables.table("worth_queries", worth.worth_queries(features, plan, embedding, view=VIEW, draws=16, seed=0))
-    worth.curves(rows, {}, level=0.95)
+    worth.curves(rows, {}, confidence=0.95)
 
 
 def planned(embeddings: Tables) -> tuple[tables.pa.Table, dict[str, np.ndarray]]:

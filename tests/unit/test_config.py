@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_atlas.config import check, filled, resolve
+from lora_atlas.config import check, filled, outdated, resolve
 from lora_atlas.findings.about import sentences
 from lora_atlas.schema import read as read_schema
 from lora_atlas.study import StudyError
@@ -120,7 +120,7 @@ def test_nested_text_of_the_command_line_is_typed():
         "training={rank: 8, alpha: 0.5, caption: 3 boats, targets: [attention]}",
         "plan={gallery: [4, 2], query: [2]}",
         "pictures={per_artist: null, artists: [maren, odile]}",
-        "evaluation={level: 0.9}",
+        "evaluation={confidence: 0.9}",
         "extractors={clip: null}",
         "base={revision: null}",
         "folder=null",
@@ -138,7 +138,7 @@ def test_nested_text_of_the_command_line_is_typed():
         "plan.query": [2],
         "pictures.per_artist": None,
         "pictures.artists": ["maren", "odile"],
-        "evaluation.level": 0.9,
+        "evaluation.confidence": 0.9,
         "seed": 3,
     }
     wanted = overlaid(expected)
@@ -250,7 +250,7 @@ def test_an_unknown_choice_names_the_known_ones(changes, words):
         ({"training.rank": 0}, "training.rank: 0 is less than the minimum of 1"),
         ({"training.resolution": 60}, "training.resolution: 60 is not a multiple of 8"),
         ({"training.rank": True}, "training.rank: True is not of type 'integer'"),
-        ({"evaluation.level": 1}, "evaluation.level: 1 "),
+        ({"evaluation.confidence": 1}, "evaluation.confidence: 1 "),
         ({"plan.gallery": []}, "plan.gallery: []"),
         ({"generation.seeds": [0, 0]}, "generation.seeds: [0, 0] has non-unique elements"),
         ({"resources": None}, "resources: None is not of type 'object'"),
@@ -525,3 +525,17 @@ def test_keys_that_are_left_out_are_the_projects_and_a_variant_is_whole():
     # An extractor that the study has switched off does not come back in its variants.
     variant = {"shared": {"study": "demo", "stages": []}, "extractors": {}}
     assert filled(variant, CONFIG) == variant
+
+
+def test_an_old_name_of_a_key_is_accepted_with_a_warning_and_wins_over_the_default():
+    old = {"seed": 3, "evaluation": {"level": 0.9}, "variants": {"wide": {"evaluation": {"level": 0.5}}}}
+    found = filled(old, CONFIG)
+    assert found["evaluation"] == CONFIG["evaluation"] | {"confidence": 0.9}
+    assert found["variants"] == {"wide": {"evaluation": {"confidence": 0.5}}}
+    # As Snakemake merges files of configuration.
+    merged = CONFIG | {"evaluation": CONFIG["evaluation"] | {"level": 0.8}}
+    assert filled(merged)["evaluation"]["confidence"] == 0.8
+    said = list(outdated(old))
+    assert [line.split(" is called ")[0] for line in said] == ["evaluation.level", "variants.wide.evaluation.level"]
+    assert "evaluation.confidence" in said[0] and list(outdated(CONFIG)) == []
+    assert old["evaluation"] == {"level": 0.9}

@@ -21,6 +21,9 @@ from .pictures import sources
 from .study import StudyError, too_few
 from .variants import merge, variants
 
+# Keys that had another name, section by section: old → new. Accepted, with a warning, until the next release.
+RENAMED = {"evaluation": {"level": "confidence"}}
+
 
 def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """The resolved configuration; raises StudyError with all that is wrong.
@@ -87,8 +90,40 @@ def filled(config: Mapping[str, Any], *defaults: Mapping[str, Any]) -> dict[str,
         return dict(config)
     found: dict[str, Any] = {}
     for layer in (*defaults, config):
-        found = merge(found, layer)
+        found = merge(found, renamed(layer))
     return found
+
+
+def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with its keys under their present names, those of variants too.
+
+    An old name wins over the new one: over the defaults it is what a person wrote.
+    """
+    found = dict(config)
+    for section, names in RENAMED.items():
+        if isinstance(found.get(section), Mapping):
+            own = dict(found[section])
+            found[section] = own
+            for old, new in names.items():
+                if old in own:
+                    own[new] = own.pop(old)
+    if isinstance(found.get("variants"), Mapping):
+        found["variants"] = {
+            name: renamed(each) if isinstance(each, Mapping) else each for name, each in found["variants"].items()
+        }
+    return found
+
+
+def outdated(config: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    """A warning for every key that has another name now."""
+    for section, names in RENAMED.items():
+        for old, new in names.items():
+            if isinstance(config.get(section), Mapping) and old in config[section]:
+                yield f"{place}{section}.{old} is called {section}.{new} now; the next release drops the old name"
+    if isinstance(config.get("variants"), Mapping):
+        for name, each in config["variants"].items():
+            if isinstance(each, Mapping):
+                yield from outdated(each, f"variants.{name}.")
 
 
 def _typed(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:

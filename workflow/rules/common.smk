@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 # The project's folder, wherever the working directory is: code, models and rates are there, data and results here.
 ROOT = Path(str(workflow.current_basedir)).parents[1]
@@ -32,6 +33,9 @@ from lora_atlas.findings import about
 from lora_atlas.pictures import sources as picture_sources
 from lora_atlas.seeds import derive_seed
 
+if workflow.is_main_process:
+    for outdated in configuration.outdated(config):
+        logger.warning(f"the configuration: {outdated}")
 try:
     config = configuration.check(
         # A module may be given the keys alone that differ.

@@ -17,7 +17,7 @@ with job(snakemake):
         p.embedding,
         view=View(**p.view),
         subsets=p.evaluation["subsets"],
-        level=p.evaluation["level"],
+        confidence=p.evaluation["confidence"],
         seed=p.seed,
     )
     tables.write(snakemake.output[0], "ablation", rows)

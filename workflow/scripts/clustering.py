@@ -11,7 +11,7 @@ with job(snakemake):
         descriptor: tables.read(path, "embeddings")
         for descriptor, path in zip(p.descriptors, snakemake.input.embeddings, strict=True)
     }
-    options = {key: p.evaluation[key] for key in ("level", "restarts", "permutations")}
+    options = {key: p.evaluation[key] for key in ("confidence", "restarts", "permutations")}
     calibration = p.told["view"]["calibration"]
     rows, differences = clusterings(embeddings, p.told["kinds"], calibration=calibration, seed=p.seed, **options)
     tables.write(snakemake.output.clustering, "clustering", rows)

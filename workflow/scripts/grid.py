@@ -22,5 +22,5 @@ with job(snakemake):
         p.weights,
         p.extractors,
     )
-    rows = grid(products, plan, p.embedding, view=View(**p.view), level=p.evaluation["level"], seed=p.seed)
+    rows = grid(products, plan, p.embedding, view=View(**p.view), confidence=p.evaluation["confidence"], seed=p.seed)
     tables.write(snakemake.output[0], "grid", rows)

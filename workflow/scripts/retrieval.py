@@ -8,23 +8,23 @@ with job(snakemake):
     from lora_atlas.views import View
 
     p, out = snakemake.params, snakemake.output
-    level, view = p.evaluation["level"], View(**p.told["view"])
+    confidence, view = p.evaluation["confidence"], View(**p.told["view"])
     found = {"retrieval": [], "queries": [], "drift": []}
     described = {}
     for descriptor, path in zip(p.descriptors, snakemake.input.embeddings, strict=True):
         embeddings = described[descriptor] = tables.read(path, "embeddings")
         asked = list(retrieval.ask(embeddings, descriptor, seed=p.seed))
-        found["retrieval"] += retrieval.rows(asked, descriptor, level=level)
+        found["retrieval"] += retrieval.rows(asked, descriptor, confidence=confidence)
         found["queries"] += retrieval.queries(asked, descriptor)
-        found["drift"] += drift.drift(embeddings, descriptor, level=level)
+        found["drift"] += drift.drift(embeddings, descriptor, confidence=confidence)
     kinds = p.told["kinds"]
     queries = tables.table("queries", found["queries"])
-    found["differences"] = margins.differences(queries, kinds, view, level=level)
+    found["differences"] = margins.differences(queries, kinds, view, confidence=confidence)
     found["controls"] = margins.permuted(
         {descriptor: described[descriptor] for descriptor in kinds},
         view,
         permutations=p.evaluation["permutations"],
-        level=level,
+        confidence=confidence,
         seed=p.seed,
     )
     # What a reader of the tables needs to know of their descriptors and of the headline goes with them.

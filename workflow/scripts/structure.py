@@ -18,7 +18,7 @@ with job(snakemake):
         {row["lora"]: len(row["pictures"]) for row in plan},
         scenario=View(**p.view).together,
         permutations=p.evaluation["permutations"],
-        level=p.evaluation["level"],
+        confidence=p.evaluation["confidence"],
         seed=p.seed,
     )
     tables.write(snakemake.output[0], "structure", rows)

@@ -22,7 +22,7 @@ with job(snakemake):
     tables.write(out.queries, "worth_queries", rows)
     cost = tables.read(given.cost, "cost")
     queries, seconds = tables.read(out.queries, "worth_queries"), seconds_per_picture(cost, described)
-    tables.write(out.worth, "worth", worth.curves(queries, seconds, level=p.evaluation["level"]), p.told)
+    tables.write(out.worth, "worth", worth.curves(queries, seconds, confidence=p.evaluation["confidence"]), p.told)
     weights = of_weights(described)
     crossings = worth.crossings(
         queries,
@@ -30,7 +30,7 @@ with job(snakemake):
         seconds,
         {name: value for name, value in seconds_per_lora(cost, described).items() if name in weights},
         bootstrap=p.evaluation["bootstrap"],
-        level=p.evaluation["level"],
+        confidence=p.evaluation["confidence"],
         seed=p.seed,
     )
     tables.write(out.crossings, "crossings", crossings)

@@ -28,7 +28,7 @@ from lora_atlas.metrics import BEST_CONTROL, clustering, drift, grid, intervals,
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 from lora_atlas.views import View
 
-EVALUATION = {"bootstrap": 200, "level": 0.9}
+EVALUATION = {"bootstrap": 200, "confidence": 0.9}
 EMBEDDING = {"dimensions": 3, "calibrations": ["none", "crossfit"], "calibration": "crossfit", "folds": 3}
 VIEW = View("whole", "crossfit", "cosine")
 ARTISTS, EACH = 8, 5
@@ -105,7 +105,7 @@ def lay(folder, seed: int, apart=PLANTED, *, found=tuple(EVERY), view: View = VI
     spaces = {name: embedded(name, seed, apart[name]) for name in names}
     asked = {name: list(retrieval.ask(table, name, seed=seed)) for name, table in spaces.items()}
     every = {
-        "retrieval": [row for n in names for row in retrieval.rows(asked[n], n, level=EVALUATION["level"])],
+        "retrieval": [row for n in names for row in retrieval.rows(asked[n], n, confidence=EVALUATION["confidence"])],
         "queries": [row for n in names for row in retrieval.queries(asked[n], n)],
     }
     if whole:
@@ -115,9 +115,9 @@ def lay(folder, seed: int, apart=PLANTED, *, found=tuple(EVERY), view: View = VI
 
 
 def others(found, spaces, seed, apart, view, options, told):
-    level = EVALUATION["level"]
+    confidence = EVALUATION["confidence"]
     compared = {name: spaces[name] for name in told["kinds"]}
-    quick = {"restarts": 1, "permutations": 5, "level": level, "seed": seed}
+    quick = {"restarts": 1, "permutations": 5, "confidence": confidence, "seed": seed}
     clusters, _ = clustering.clusterings(compared, told["kinds"], calibration="crossfit", **quick)
     plan = planned()
     grams = {name: (lambda X: X @ X.T)(vectors(name, seed, apart[name]).reshape(-1, 4)) for name in compared}
@@ -168,11 +168,13 @@ def others(found, spaces, seed, apart, view, options, told):
         ]
     ]
     every = {
-        "drift": [row for n, t in spaces.items() for row in drift.drift(t, n, level=level)],
+        "drift": [row for n, t in spaces.items() for row in drift.drift(t, n, confidence=confidence)],
         "clustering": clusters,
-        "structure": structure.structure(compared, {}, scenario=view.together, permutations=9, level=level, seed=seed),
-        "grid": grid.grid(grams, plan, EMBEDDING, view=view, level=level, seed=seed),
-        "controls": margins.permuted(compared, view, permutations=20, level=level, seed=seed),
+        "structure": structure.structure(
+            compared, {}, scenario=view.together, permutations=9, confidence=confidence, seed=seed
+        ),
+        "grid": grid.grid(grams, plan, EMBEDDING, view=view, confidence=confidence, seed=seed),
+        "controls": margins.permuted(compared, view, permutations=20, confidence=confidence, seed=seed),
         "ablation": parts,
         "module_weights": weighed,
         "cost": cost,

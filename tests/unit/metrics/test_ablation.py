@@ -19,7 +19,7 @@ from lora_atlas.seeds import derive_seed
 from lora_atlas.views import View
 
 EMBEDDING = {"dimensions": 5, "calibrations": ["none"], "calibration": "crossfit", "folds": 5}
-QUICK = {"subsets": 3, "level": 0.9, "seed": 7}
+QUICK = {"subsets": 3, "confidence": 0.9, "seed": 7}
 CROSSFIT, DIRECT = View("components", "crossfit", "L2"), View("whole", "none", "cosine")
 LEAVES = {
     "attn1.to_q": "self_attention",
@@ -329,7 +329,7 @@ def test_random_parts_take_every_module_alike():
 def test_the_whole_is_matched_by_nothing_and_parts_by_their_random_peers():
     loras = plan()
     grams, parameters, _ = planted(loras, lambda kernel, component, block: 1.0 * (block == "up"), kernels=("delta",))
-    found = run(grams, parameters, loras, subsets=6, level=0.5)
+    found = run(grams, parameters, loras, subsets=6, confidence=0.5)
     spreads = 0
     for (component, block, _, _), row in found.items():
         null = [row[key] for key in ("matched_low", "matched", "matched_high")]

@@ -15,7 +15,7 @@ from lora_atlas.metrics.partitions import METRICS
 from lora_atlas.seeds import derive_seed
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 
-QUICK = {"level": 0.9, "restarts": 2, "permutations": 5, "seed": 0}
+QUICK = {"confidence": 0.9, "restarts": 2, "permutations": 5, "seed": 0}
 REFERENCE = {
     "ARI": reference.adjusted_rand_score,
     "AMI": reference.adjusted_mutual_info_score,
@@ -350,7 +350,7 @@ def test_intervals_of_the_true_groups_hold_their_value(apart):
 def test_a_higher_level_gives_a_wider_interval():
     vectors, artists = painters(8, 4, apart=1)
     found = embeddings(vectors, artists)
-    wide, narrow = (scores(found, level=level) for level in (0.95, 0.5))
+    wide, narrow = (scores(found, confidence=level) for level in (0.95, 0.5))
     for key, row in narrow.items():
         if key[2] == "K":
             continue
@@ -371,7 +371,7 @@ def test_intervals_hold_their_value(apart, metric):
     held = []
     for seed in range(12):
         vectors, artists = painters(12, 6, apart, seed)
-        for row in clustering(embeddings(vectors, artists), "d", level=0.95, restarts=1, permutations=2, seed=0):
+        for row in clustering(embeddings(vectors, artists), "d", confidence=0.95, restarts=1, permutations=2, seed=0):
             if row["metric"] == metric:
                 held.append(row["low"] <= row["value"] <= row["high"])
     assert np.mean(held) > 0.9
@@ -385,7 +385,7 @@ def test_genres_drawn_by_lot_score_at_chance(row):
         genres = [f"genre-{int(a[-2:]) % 4}" for a in artists]
         for found in clustering(
             embeddings(vectors, artists, genres), "d",
-            level=0.9, restarts=1, permutations=100, seed=seed,
+            confidence=0.9, restarts=1, permutations=100, seed=seed,
         ):  # fmt: skip
             if (found["level"], found["algorithm"], found["metric"]) == ("genre", *row):
                 values.append((found["value"], found["chance"]))
@@ -556,7 +556,7 @@ KINDS = {"delta": "weights", "clip": "training pictures", "norm": "control", "co
 def several():
     apart = {"delta": 1.5, "clip": 1.2, "norm": 0.3, "colour": 0.5}
     tables_of = {name: embeddings(*painters(8, 5, a, seed=i)) for i, (name, a) in enumerate(apart.items())}
-    rows, differences = clusterings(tables_of, KINDS, **QUICK | {"level": 0.9})
+    rows, differences = clusterings(tables_of, KINDS, **QUICK | {"confidence": 0.9})
     tables.table("clustering", rows)
     tables.table("differences", differences)
     return tables_of, rows, {(r["algorithm"], r["metric"], r["left"], r["right"]): r for r in differences}
@@ -675,5 +675,5 @@ def test_every_pair_is_compared_once_and_others_with_the_best_control(several):
 
 def test_the_rows_of_all_are_the_rows_of_each(several):
     tables_of, rows, _ = several
-    alone = clustering(tables_of["clip"], "clip", **QUICK | {"level": 0.9})
+    alone = clustering(tables_of["clip"], "clip", **QUICK | {"confidence": 0.9})
     assert [row for row in rows if row["descriptor"] == "clip"] == alone

@@ -35,7 +35,7 @@ def written(tmp_path, shrink: dict[str, np.ndarray], artists: int = 200, zero: b
 
 def test_the_ratio_of_spreads_is_found_and_its_interval_holds_it(tmp_path):
     table = written(tmp_path, {"none": np.array([0.5, 0.25]), "rescale": np.array([1.0, 1.0])})
-    rows = drift(table, "delta", level=0.99)
+    rows = drift(table, "delta", confidence=0.99)
     tables.table("drift", rows)
     assert [(row["calibration"], row["component"]) for row in rows] == [
         ("none", 1),
@@ -52,7 +52,7 @@ def test_the_ratio_of_spreads_is_found_and_its_interval_holds_it(tmp_path):
 
 def test_a_component_without_spread_has_no_ratio(tmp_path):
     table = written(tmp_path, {"none": np.array([0.5, 0.5])}, artists=5, zero=True)
-    first, second = drift(table, "delta", level=0.9)
+    first, second = drift(table, "delta", confidence=0.9)
     assert first["value"] is not None and second["value"] is None
     assert second["low"] is second["high"] is None
 
@@ -71,7 +71,7 @@ def test_intervals_leave_out_one_artist_at_a_time_on_the_logarithm_of_the_ratio(
     value = ratio(who != "")
     without = np.log([ratio(who != artist) for artist in sorted(set(who))])
     error = np.sqrt(6 / 7 * np.square(without - without.mean(0)).sum(0))
-    rows = drift(table, "delta", level=0.9)
+    rows = drift(table, "delta", confidence=0.9)
     for row, one, half in zip(rows, value, t.ppf(0.95, 6) * error, strict=True):
         expected = (one, one * np.exp(-half), one * np.exp(half))
         assert (row["value"], row["low"], row["high"]) == pytest.approx(expected)
@@ -80,13 +80,15 @@ def test_intervals_leave_out_one_artist_at_a_time_on_the_logarithm_of_the_ratio(
 def test_intervals_cover_the_ratio_as_often_as_they_say(tmp_path):
     covered = []
     for seed in range(60):
-        for row in drift(written(tmp_path, {"none": np.array([0.5, 0.25])}, artists=12, seed=seed), "d", level=0.9):
+        for row in drift(
+            written(tmp_path, {"none": np.array([0.5, 0.25])}, artists=12, seed=seed), "d", confidence=0.9
+        ):
             covered.append(row["low"] <= (0.5, 0.25)[row["component"] - 1] <= row["high"])
     assert 0.82 <= np.mean(covered) <= 0.97
 
 
 def test_one_artist_has_a_ratio_and_no_interval(tmp_path):
-    for row in drift(written(tmp_path, {"none": np.array([0.5, 0.5])}, artists=1), "delta", level=0.9):
+    for row in drift(written(tmp_path, {"none": np.array([0.5, 0.5])}, artists=1), "delta", confidence=0.9):
         assert row["value"] > 0 and row["low"] is row["high"] is None
 
 
@@ -98,6 +100,6 @@ def test_an_artist_that_holds_all_of_a_component_leaves_no_interval(tmp_path):
         if row["artist"] != "a0":
             row["vector"] = [row["vector"][0], 0.0]
     found = tables.table("embeddings", rows).replace_schema_metadata(table.schema.metadata)
-    first, second = drift(found, "delta", level=0.9)
+    first, second = drift(found, "delta", confidence=0.9)
     assert first["low"] < first["value"] < first["high"]
     assert second["value"] is not None and second["low"] is second["high"] is None

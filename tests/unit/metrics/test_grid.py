@@ -16,7 +16,7 @@ from lora_atlas.tables import KNOWN, WHOLE
 from lora_atlas.views import View
 
 EMBEDDING = {"dimensions": 5, "calibrations": ["none", "rescale", "crossfit"], "calibration": "crossfit", "folds": 5}
-QUICK = {"level": 0.9, "seed": 7}
+QUICK = {"confidence": 0.9, "seed": 7}
 CROSSFIT, DIRECT = View("components", "crossfit", "L2"), View("whole", "none", "cosine")
 
 

@@ -56,7 +56,7 @@ def keyed(rows: list[dict]) -> dict[tuple[str, str], dict]:
 
 
 def compared(table: tables.pa.Table, view: View = CROSSFIT, level: float = LEVEL) -> dict[tuple[str, str], dict]:
-    return keyed(differences(table, KINDS, view, level=level))
+    return keyed(differences(table, KINDS, view, confidence=level))
 
 
 def estimate(scores: dict[str, np.ndarray], artists: list[str], left: str, right: str) -> intervals.Estimate:
@@ -132,7 +132,7 @@ def test_a_view_looks_at_known_and_unseen_artists_under_one_basis_and_distance(v
     seen = frame[["scenario", "calibration", "distance"]].drop_duplicates().itertuples(index=False)
     assert {tuple(row) for row in seen} == {(*known, view.distance), (*unseen, view.distance)}
     assert len(frame) == 2 * len(KINDS) * 20
-    found = differences(table, KINDS, view, level=LEVEL)
+    found = differences(table, KINDS, view, confidence=LEVEL)
     assert len(found) == 2 * 8
     for scenario, calibration in (known, unseen):
         scores = every[scenario, calibration, view.distance]
@@ -157,7 +157,7 @@ def test_descriptors_that_were_asked_other_queries_are_named():
     table = asked(scores, artists)
     with pytest.raises(ValueError, match="norm"):
         differences(
-            table.slice(0, 45), {k: KINDS[k] for k in ("delta", "clip_training", "norm")}, CROSSFIT, level=LEVEL
+            table.slice(0, 45), {k: KINDS[k] for k in ("delta", "clip_training", "norm")}, CROSSFIT, confidence=LEVEL
         )
 
 
@@ -192,7 +192,7 @@ def embedded(
 
 def test_permuted_labels_are_at_chance_and_true_ones_are_not():
     table = embedded(4.0)
-    (found,) = permuted({"delta": table}, CROSSFIT, permutations=400, level=0.95, seed=0)
+    (found,) = permuted({"delta": table}, CROSSFIT, permutations=400, confidence=0.95, seed=0)
     tables.table("controls", [found])
     assert found["value"] == pytest.approx(found["expected"], abs=0.01)
     assert found["low"] < found["expected"] < found["high"] < found["observed"]
@@ -201,7 +201,7 @@ def test_permuted_labels_are_at_chance_and_true_ones_are_not():
 
 def test_the_score_of_true_labels_is_that_of_the_retrieval_table():
     table = embedded(1.0, 3)
-    (found,) = permuted({"delta": table}, CROSSFIT, permutations=2, level=0.95, seed=0)
+    (found,) = permuted({"delta": table}, CROSSFIT, permutations=2, confidence=0.95, seed=0)
     one = [row["value"] for row in queries(list(ask(table, "delta", seed=0)), "delta")
            if (row["distance"], row["metric"], row["level"]) == ("L2", "mAP", "artist")]  # fmt: skip
     assert found["observed"] == pytest.approx(np.mean(one))
@@ -211,14 +211,14 @@ def test_p_is_uniform_where_labels_mean_nothing():
     from scipy.stats import kstest
 
     p = [
-        permuted({"x": embedded(0.0, seed, 5)}, CROSSFIT, permutations=39, level=0.95, seed=seed)[0]["p"]
+        permuted({"x": embedded(0.0, seed, 5)}, CROSSFIT, permutations=39, confidence=0.95, seed=seed)[0]["p"]
         for seed in range(120)
     ]
     assert kstest(np.array(p) - np.random.default_rng(0).uniform(0, 1 / 40, 120), "uniform").pvalue > 0.01
 
 
 def test_a_descriptor_that_cannot_tell_loras_apart_is_at_chance():
-    (found,) = permuted({"set_size": embedded(0, constant=True)}, CROSSFIT, permutations=50, level=0.9, seed=0)
+    (found,) = permuted({"set_size": embedded(0, constant=True)}, CROSSFIT, permutations=50, confidence=0.9, seed=0)
     assert found["observed"] == pytest.approx(found["expected"], abs=0.12)
 
 
@@ -226,7 +226,7 @@ def test_labels_are_permuted_under_the_view_of_known_artists():
     parts = {space: embedded(1.0, seed, space=space) for seed, space in enumerate(
         [(KNOWN, "none"), (KNOWN, "crossfit"), (WHOLE, "none"), (WHOLE_UNSEEN, "none"), (UNSEEN, "none")]
     )}  # fmt: skip
-    options = {"permutations": 20, "level": 0.9, "seed": 0}
+    options = {"permutations": 20, "confidence": 0.9, "seed": 0}
     for view in (CROSSFIT, DIRECT, View("whole", "none", "CSLS")):
         (found,) = permuted({"delta": tables.pa.concat_tables(list(parts.values()))}, view, **options)
         assert permuted({"delta": parts[view.known]}, view, **options) == [found]

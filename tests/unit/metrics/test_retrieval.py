@@ -18,7 +18,7 @@ from lora_atlas.metrics.retrieval import KEPT, ask, queries, retrieval
 from lora_atlas.metrics.retrieval import rows as told
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 
-QUICK = {"level": 0.9, "seed": 0}
+QUICK = {"confidence": 0.9, "seed": 0}
 
 
 def entry(lora: str, split: str, vector, genre: str | None = None, fold: int = 0, **changes) -> dict:
@@ -385,7 +385,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 
 def test_intervals_hold_their_value_and_widen_with_the_level():
     rows = noisy(10, 3, 2, noise=0.9)
-    wide, narrow = (scores(rows, level=level) for level in (0.95, 0.5))
+    wide, narrow = (scores(rows, confidence=level) for level in (0.95, 0.5))
     for key, row in narrow.items():
         assert wide[key]["low"] <= row["low"] <= row["high"] <= wide[key]["high"]
         assert wide[key]["low"] <= row["value"] <= wide[key]["high"]
@@ -434,7 +434,7 @@ def test_queries_of_every_scenario_calibration_and_distance_are_kept_and_rows_ar
         for pair in ((KNOWN, "none"), (KNOWN, "crossfit"), (WHOLE, "none"), (UNSEEN, "none"))
         for distance in DISTANCES
     }
-    assert told(asked, "delta", level=0.9) == retrieval(found, "delta", **QUICK)
+    assert told(asked, "delta", confidence=0.9) == retrieval(found, "delta", **QUICK)
     compared = 0
     for row in retrieval(found, "delta", **QUICK):
         if row["metric"] in KEPT:

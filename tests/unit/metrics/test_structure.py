@@ -14,7 +14,7 @@ from lora_atlas.metrics.intervals import jackknife
 from lora_atlas.metrics.structure import ARTISTS, LEVELS, LORAS, METRICS, WITHIN, structure
 from lora_atlas.tables import KNOWN, TOGETHER, WHOLE
 
-OPTIONS = {"scenario": TOGETHER, "permutations": 49, "level": 0.95, "seed": 0}
+OPTIONS = {"scenario": TOGETHER, "permutations": 49, "confidence": 0.95, "seed": 0}
 BOUNDS = (-1.0, 1.0)
 
 

@@ -28,7 +28,7 @@ from lora_atlas.tables import KNOWN, UNSEEN, WHOLE
 from lora_atlas.views import View
 
 EMBEDDING = {"dimensions": 6, "calibrations": ["none", "crossfit"], "calibration": "crossfit", "folds": 3}
-OPTIONS = {"bootstrap": 400, "level": 0.9, "seed": 0}
+OPTIONS = {"bootstrap": 400, "confidence": 0.9, "seed": 0}
 CROSSFIT, DIRECT = View("components", "crossfit", "L2"), View("whole", "none", "cosine")
 ARTISTS = [f"artist{n}" for n in range(6)]
 
@@ -159,7 +159,7 @@ def test_pictures_of_one_draw_are_the_first_of_one_order_and_a_score_is_the_mean
 
 def test_more_pictures_find_more(plan):
     rows = worth_queries({"clip": painted(plan, 4.0, 16)}, plan, EMBEDDING, view=CROSSFIT, draws=8, seed=0)
-    found = curves(tables.table("worth_queries", rows), {"clip": 0.5}, level=0.9)
+    found = curves(tables.table("worth_queries", rows), {"clip": 0.5}, confidence=0.9)
     tables.table("worth", found)
     mAP = {row["pictures"]: row["value"] for row in found if row["metric"] == "mAP"}
     assert list(mAP) == [1, 2, 4, 8, 16] and mAP[16] > mAP[4] > mAP[1]
@@ -181,7 +181,7 @@ def test_features_of_other_loras_are_refused(plan):
 def test_points_of_the_curve_are_means_over_queries_with_intervals_over_artists(plan):
     series = {"clip": painted(plan, 3.0), "dino": painted(plan, 5.0)}
     rows = worth_queries(series, plan, EMBEDDING, view=DIRECT, draws=2, seed=0)
-    found = curves(tables.table("worth_queries", rows), {"clip": 0.5}, level=0.8)
+    found = curves(tables.table("worth_queries", rows), {"clip": 0.5}, confidence=0.8)
     tables.table("worth", found)
     assert len(found) == 2 * 4 * 2
     for point in found:

@@ -52,7 +52,7 @@ def at_chance(sentence: str, pool: Pooled, descriptor: str) -> Claim:
     return Claim(sentence, max(below, above), outside, numbers, score.n)
 
 
-def judged(found: list[Claim], level: float) -> list[Claim]:
+def judged(found: list[Claim], confidence: float) -> list[Claim]:
     """The claims with their verdicts: two-sided p-values adjusted for all of them together."""
     if not found:
         return []
@@ -61,7 +61,7 @@ def judged(found: list[Claim], level: float) -> list[Claim]:
         replace(
             claim,
             adjusted=float(each),
-            verdict=OPEN if each > 1 - level else HELD if claim.holds < claim.fails else FAILED,
+            verdict=OPEN if each > 1 - confidence else HELD if claim.holds < claim.fails else FAILED,
         )
         for claim, each in zip(found, p, strict=True)
     ]
@@ -79,7 +79,7 @@ def claims(evidence: Evidence) -> list[Claim]:
             found += section(evidence, unseen, unseen=True)
     for more in (_calibration, _structure, _initialisation, _mixtures):
         found += more(evidence)
-    return judged(found, evidence.level)
+    return judged(found, evidence.confidence)
 
 
 def speakers(evidence: Evidence, pool: Pooled) -> list[str]:

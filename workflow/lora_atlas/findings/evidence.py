@@ -80,7 +80,7 @@ class Evidence:
     replicates: Sequence[Study]
     variants: Mapping[str, tuple[Mapping[str, Any], Study]]
     bootstrap: int
-    level: float
+    confidence: float
     seed: int
     _pooled: dict[Any, "Pooled"] = field(default_factory=dict, compare=False, repr=False)
 
@@ -126,7 +126,7 @@ def gather(
         [Study(folder / "variants" / name) for name in replicates],
         {name: (changed, Study(folder / "variants" / name)) for name, changed in variants.items()},
         evaluation["bootstrap"],
-        evaluation["level"],
+        evaluation["confidence"],
         seed,
     )
 
@@ -138,7 +138,7 @@ class Pooled:
     descriptors: list[str]
     cube: np.ndarray
     chances: np.ndarray
-    level: float
+    confidence: float
     controls: list[str]
 
     @property
@@ -154,14 +154,14 @@ class Pooled:
 
     def scored(self, estimate: Estimate, chance: float | None = None) -> Score:
         """An estimate as a score; its p-values are against `chance`, or against zero."""
-        low, high = estimate.interval(self.level)
+        low, high = estimate.interval(self.confidence)
         return Score(estimate.value, low, high, chance, self.seeds, *estimate.p(chance or 0.0))
 
     def difference(self, left: str, right: str, other: "Pooled | None" = None) -> Score:
         """left − right on the same seeds and artists; `right` may be "best control", and of another view, `other`."""
         if right == BEST_CONTROL:
             each = [self._difference(self.of(left) - self.of(control)) for control in self.controls]
-            value, low, high, larger, smaller = intervals.against_best(each, self.level)
+            value, low, high, larger, smaller = intervals.against_best(each, self.confidence)
             return Score(value, low, high, None, self.seeds, larger, smaller)
         return self.scored(self._difference(self.of(left) - (other or self).of(right)))
 
@@ -210,7 +210,7 @@ def _pooled(evidence: Evidence, studies: Sequence[Study], unseen: bool, level: s
         descriptors,
         cube,
         chances.loc[descriptors].to_numpy(float),
-        evidence.level,
+        evidence.confidence,
         [descriptor for descriptor in descriptors if evidence.kinds.get(descriptor) == CONTROL],
     )
 

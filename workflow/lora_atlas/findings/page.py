@@ -51,12 +51,12 @@ def _head(study: str, evidence: Evidence, about: Sequence[str]) -> Iterator[str]
         yield (
             f"Settings called best were chosen on the study's own seed; every verdict and number below comes from "
             f"{seeds} other {'seeds' if seeds > 1 else 'seed'}, each with other pictures and other LoRAs of the same "
-            f"artists. {evidence.level:.0%} intervals, of scores of queries over seeds and artists as crossed factors, "
-            "of all else from the lowest to the highest of the seeds' own."
+            f"artists. {evidence.confidence:.0%} intervals, of scores of queries over seeds and artists as crossed "
+            "factors, of all else from the lowest to the highest of the seeds' own."
         )
     else:
         yield (
-            f"**One seed only**, {evidence.level:.0%} intervals over artists. They know nothing of how another "
+            f"**One seed only**, {evidence.confidence:.0%} intervals over artists. They know nothing of how another "
             "training would have come out, and settings called best were chosen on these very queries; for other seeds "
             "run the study with variants, as workflow/studies/findings.yaml does for the embedded study."
         )
@@ -100,7 +100,7 @@ def _claims(evidence: Evidence) -> Iterator[str]:
     )
     yield (
         f"A claim held, or did not hold, where its two-sided p-value, corrected for all {len(found)} claims of this "
-        f"page together (Holm), is at most {1 - evidence.level:.2g}; it is undecided otherwise. Intervals are not "
+        f"page together (Holm), is at most {1 - evidence.confidence:.2g}; it is undecided otherwise. Intervals are not "
         "corrected. A margin over the best control is above nothing where the difference to every control is. At "
         "chance means nearer to it than the margin that is named, by two one-sided tests."
     )
@@ -125,7 +125,7 @@ def _worth(evidence: Evidence) -> Iterator[str]:
         seconds_per_picture(cost, described),
         reading,
         bootstrap=evidence.bootstrap,
-        level=evidence.level,
+        confidence=evidence.confidence,
         seed=evidence.seed,
     )
     shown = set(speakers(evidence, pooled(evidence)))

@@ -44,7 +44,7 @@ def ablation(
     *,
     view: View,
     subsets: int,
-    level: float,
+    confidence: float,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Rows of the table "ablation": every component × block that has modules, and every module, × factor, × metric.
@@ -78,9 +78,11 @@ def ablation(
                 for K in np.tensordot(np.array([chosen, *others], float), stack, 1)
             )
             for metric in METRICS:
-                value, low, high = _interval(metric, part, asked, artists, level)
+                value, low, high = _interval(metric, part, asked, artists, confidence)
                 null = [_value(metric, one, artists) for one in random if metric in one]
-                spread = np.quantile(null, [(1 - level) / 2, (1 + level) / 2]).tolist() if null else [None, None]
+                spread = (
+                    np.quantile(null, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist() if null else [None, None]
+                )
                 found.append(
                     {
                         "component": name,
@@ -164,16 +166,16 @@ def _interval(
     seen: Mapping[str, np.ndarray],
     asked: Questions,
     artists: np.ndarray,
-    level: float,
+    confidence: float,
 ) -> tuple[float | None, float | None, float | None]:
     if metric not in seen:
         return None, None, None
     if metric == "mAP":
         estimate = intervals.mean(seen[metric], asked.artists)
-        return estimate.value, *estimate.interval(level)
+        return estimate.value, *estimate.interval(confidence)
     without = [_agreement(artists[artists != a], seen[metric][artists != a]) for a in range(artists.max() + 1)]
     estimate = intervals.jackknife(_value(metric, seen, artists), np.array(without), intervals.DIFFERENCE)
-    return estimate.value, *estimate.interval(level)
+    return estimate.value, *estimate.interval(confidence)
 
 
 def _clusters(K: np.ndarray, artists: np.ndarray, dimensions: int | None) -> np.ndarray:

@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class _Setting:
-    level: float
+    confidence: float
     restarts: int
     permutations: int
     seed: int
@@ -85,7 +85,7 @@ def clustering(
     embeddings: pa.Table,
     descriptor: str,
     *,
-    level: float,
+    confidence: float,
     restarts: int,
     permutations: int,
     seed: int,
@@ -96,7 +96,7 @@ def clustering(
     `calibration`: of the vectors that the probe for artists is asked about; None, or none of them: those of all
     together. Raises ValueError where the table has no rows of the scenario together.
     """
-    setting = _Setting(level, restarts, permutations, seed, calibration)
+    setting = _Setting(confidence, restarts, permutations, seed, calibration)
     return [row.told(descriptor) for row in _measure(embeddings, descriptor, setting)]
 
 
@@ -104,7 +104,7 @@ def clusterings(
     embeddings: Mapping[str, pa.Table],
     kinds: Mapping[str, str],
     *,
-    level: float,
+    confidence: float,
     restarts: int,
     permutations: int,
     seed: int,
@@ -115,10 +115,10 @@ def clusterings(
     Raises ValueError for descriptors of `kinds` that have no embeddings, or other artists than the first has.
     """
     _check_paired(embeddings, kinds)
-    setting = _Setting(level, restarts, permutations, seed, calibration)
+    setting = _Setting(confidence, restarts, permutations, seed, calibration)
     measured = {name: list(_measure(table, name, setting)) for name, table in embeddings.items()}
     rows = [row.told(name) for name, found in measured.items() for row in found]
-    return rows, list(_differences({name: measured[name] for name in kinds}, kinds, level))
+    return rows, list(_differences({name: measured[name] for name in kinds}, kinds, confidence))
 
 
 def _check_paired(embeddings: Mapping[str, pa.Table], kinds: Mapping[str, str]) -> None:
@@ -139,7 +139,7 @@ def _check_paired(embeddings: Mapping[str, pa.Table], kinds: Mapping[str, str]) 
             )
 
 
-def _differences(measured: Mapping[str, Sequence[Row]], kinds: Mapping[str, str], level: float) -> Iterator[dict]:
+def _differences(measured: Mapping[str, Sequence[Row]], kinds: Mapping[str, str], confidence: float) -> Iterator[dict]:
     found: dict[tuple[str, str, str], dict[str, Row]] = {}
     for name, rows in measured.items():
         for row in rows:
@@ -157,11 +157,11 @@ def _differences(measured: Mapping[str, Sequence[Row]], kinds: Mapping[str, str]
         for i, left in enumerate(names):
             for right in names[i + 1 :]:
                 estimate = difference(left, right)
-                low, high = estimate.interval(level)
+                low, high = estimate.interval(confidence)
                 yield row | {"left": left, "right": right, "value": estimate.value, "low": low, "high": high}
         for left in names:
             if controls and left not in controls:
-                value, low, high, *_ = intervals.against_best([difference(left, name) for name in controls], level)
+                value, low, high, *_ = intervals.against_best([difference(left, name) for name in controls], confidence)
                 yield row | {"left": left, "right": BEST_CONTROL, "value": value, "low": low, "high": high}
 
 
@@ -253,7 +253,9 @@ def _agreement(
         deleted = np.concatenate(without[metric])
         estimate = intervals.jackknife(function(whole[None])[0], deleted, intervals.DIFFERENCE)
         chance = np.concatenate(chances[metric]).mean()
-        yield Row(name, algorithm, metric, estimate.value, *estimate.interval(setting.level), chance, without=deleted)
+        yield Row(
+            name, algorithm, metric, estimate.value, *estimate.interval(setting.confidence), chance, without=deleted
+        )
     yield _mean(name, algorithm, "silhouette", silhouette(space.D, clusters), None, space, setting)
     if algorithm.endswith("estimated") or algorithm == "HDBSCAN":
         yield Row(name, algorithm, "K", float(groups))
@@ -333,7 +335,7 @@ def _within(space: _Space, setting: _Setting) -> Iterator[Row]:
             chance = np.array([function(t[:AMI_PERMUTATIONS]).mean() for t in dealt]) @ sizes / sizes.sum()
             low = high = None
             if len(deleted) > 1:
-                low, high = intervals.jackknife(value, deleted, intervals.DIFFERENCE).interval(setting.level)
+                low, high = intervals.jackknife(value, deleted, intervals.DIFFERENCE).interval(setting.confidence)
             yield Row(WITHIN, algorithm, metric, value, low, high, chance)
     hit, luck = np.full(len(space.X), np.nan), []
     for rows, _, labels in genres:
@@ -352,5 +354,5 @@ def _mean(
     counts = np.bincount(space.artists[asked], minlength=len(sums))
     value, rest = sums.sum() / counts.sum(), counts.sum() - counts
     without = np.divide(sums.sum() - sums, rest, out=np.full(len(sums), value), where=rest > 0)
-    low, high = intervals.mean(values[asked], space.artists[asked], bounds).interval(setting.level)
+    low, high = intervals.mean(values[asked], space.artists[asked], bounds).interval(setting.confidence)
     return Row(name, algorithm, metric, value, low, high, chance, without=without)

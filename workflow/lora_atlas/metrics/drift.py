@@ -16,7 +16,7 @@ from . import intervals
 from .retrieval import spaces
 
 
-def drift(embeddings: pa.Table, descriptor: str, *, level: float) -> list[dict[str, Any]]:
+def drift(embeddings: pa.Table, descriptor: str, *, confidence: float) -> list[dict[str, Any]]:
     """Rows of the table "drift" for one descriptor: every calibration × component, with intervals over artists, made on
     the logarithm of the ratio.
 
@@ -37,7 +37,7 @@ def drift(embeddings: pa.Table, descriptor: str, *, level: float) -> list[dict[s
                 per = sides[1].sum() / sides[0].sum()
                 value = float(np.sqrt(query.sum() / gallery.sum() * per))
                 low, high = _interval(
-                    query, gallery, *(np.bincount(artists[s], minlength=len(names)) for s in sides), level
+                    query, gallery, *(np.bincount(artists[s], minlength=len(names)) for s in sides), confidence
                 )
             found.append(
                 {
@@ -61,7 +61,7 @@ def _sums(squares: np.ndarray, artists: np.ndarray, count: int) -> np.ndarray:
 
 
 def _interval(
-    query: np.ndarray, gallery: np.ndarray, queries: np.ndarray, known: np.ndarray, level: float
+    query: np.ndarray, gallery: np.ndarray, queries: np.ndarray, known: np.ndarray, confidence: float
 ) -> tuple[float | None, float | None]:
     """The interval of the ratio, from sums of squares and counts of each artist (artists,)."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -71,5 +71,5 @@ def _interval(
     if len(without) < 2 or not np.isfinite(without).all():
         return None, None
     whole = np.log(query.sum() / queries.sum() / (gallery.sum() / known.sum())) / 2
-    low, high = np.exp(intervals.jackknife(whole, without).interval(level))
+    low, high = np.exp(intervals.jackknife(whole, without).interval(confidence))
     return float(low), float(high)

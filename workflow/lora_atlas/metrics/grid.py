@@ -46,7 +46,7 @@ def grid(
     embedding: Mapping[str, Any],
     *,
     view: View,
-    level: float,
+    confidence: float,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Rows of the table "grid": mAP of each descriptor × dimensions × whitening × calibration × distance.
@@ -73,7 +73,7 @@ def grid(
             for wanted, calibrated in zip(dimensions, rungs, strict=True):
                 k = next(iter(calibrated.values())).shape[1]
                 if k > done:
-                    rows += _rung(descriptor, calibrated, asked, level)
+                    rows += _rung(descriptor, calibrated, asked, confidence)
                 if wanted == default:
                     at_default = k
                 done = k
@@ -84,7 +84,7 @@ def grid(
             raise ValueError(f"{descriptor}: {error}") from error
         for distance in DISTANCES:
             scores = asked.from_products(directly, distance)["mAP"] if len(asked.rows) else None
-            rows.append(_row(descriptor, len(K), distance, scores, asked, level, "none", NO_BASIS))
+            rows.append(_row(descriptor, len(K), distance, scores, asked, confidence, "none", NO_BASIS))
         whole = (len(K), "none", NO_BASIS, view.distance)
         components = (at_default, "none", view.calibration, view.distance)
         # One that cannot tell the gallery apart has no components: it is at chance under every view.
@@ -95,7 +95,7 @@ def grid(
 
 
 def _rung(
-    descriptor: str, calibrated: Mapping[str, np.ndarray], asked: Questions, level: float
+    descriptor: str, calibrated: Mapping[str, np.ndarray], asked: Questions, confidence: float
 ) -> list[dict[str, Any]]:
     plain = {name: stored(vectors) for name, vectors in calibrated.items()}
     whitenings = {"none": plain, "full": {name: whiten(vectors, asked.gallery) for name, vectors in plain.items()}}
@@ -106,7 +106,7 @@ def _rung(
             distance,
             asked.precision(vectors, distance) if len(asked.rows) else None,
             asked,
-            level,
+            confidence,
             whitening,
             calibration,
         )
@@ -122,14 +122,14 @@ def _row(
     distance: str,
     scores: np.ndarray | None,
     asked: Questions,
-    level: float,
+    confidence: float,
     whitening: str,
     calibration: str,
 ) -> dict[str, Any]:
     value = low = high = None
     if scores is not None:
         estimate = intervals.mean(scores, asked.artists)
-        value, (low, high) = estimate.value, estimate.interval(level)
+        value, (low, high) = estimate.value, estimate.interval(confidence)
     return {
         "descriptor": descriptor,
         "dimensions": dimensions,

@@ -34,15 +34,15 @@ class Estimate:
     freedom: float
     bounds: tuple[float, float] | None = SCORE
 
-    def interval(self, level: float) -> tuple[float, float]:
-        """Low and high at `level`, within the bounds; the value twice where nothing varies."""
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Low and high at `confidence`, within the bounds; the value twice where nothing varies."""
         from scipy.stats import t
 
         if not self.error > 0:
             return self.value, self.value
         if not np.isfinite(self.error):
             return self.bounds or (-np.inf, np.inf)
-        width = t.ppf((1 + level) / 2, self.freedom) * self.error
+        width = t.ppf((1 + confidence) / 2, self.freedom) * self.error
         if self.bounds is None:
             return self.value - width, self.value + width
         middle, slope = self._odds()
@@ -119,7 +119,7 @@ def crossed(table: np.ndarray, bounds: tuple[float, float] | None = SCORE) -> Es
     return Estimate(value, error if error > 1e-12 else 0.0, float(freedom), bounds)
 
 
-def against_best(differences: list[Estimate], level: float) -> tuple[float, float, float, float, float]:
+def against_best(differences: list[Estimate], confidence: float) -> tuple[float, float, float, float, float]:
     """Value, low, high and one-sided p-values ("larger", "smaller") of the smallest of several differences, as of a
     descriptor and each control: its margin over whichever control is best.
 
@@ -127,8 +127,8 @@ def against_best(differences: list[Estimate], level: float) -> tuple[float, floa
     Berger 1982, Technometrics 24:295), and below where one is (a union, corrected by Bonferroni): no control has to be
     chosen for the best, so neither side of the interval rests on a choice.
     """
-    ends = [each.interval(level) for each in differences]
-    strict = [each.interval(1 - (1 - level) / len(differences)) for each in differences]
+    ends = [each.interval(confidence) for each in differences]
+    strict = [each.interval(1 - (1 - confidence) / len(differences)) for each in differences]
     larger, smaller = zip(*(each.p(0.0) for each in differences), strict=True)
     value = min(each.value for each in differences)
     return (

@@ -21,7 +21,7 @@ from .ranking import DISTANCES, TIE, average_precision, chance, scale_of, score
 from .retrieval import spaces
 
 
-def differences(queries: pa.Table, kinds: Mapping[str, str], view: View, *, level: float) -> list[dict[str, Any]]:
+def differences(queries: pa.Table, kinds: Mapping[str, str], view: View, *, confidence: float) -> list[dict[str, Any]]:
     """Rows of the table "differences": every pair of descriptors of `kinds` (name → what it looks at), left − right.
 
     `queries`: the table of that name; compared is what the study's headline `view` compares, known artists and unseen,
@@ -40,13 +40,13 @@ def differences(queries: pa.Table, kinds: Mapping[str, str], view: View, *, leve
             for right, j in place.items():
                 if i < j:
                     estimate = difference(i, j)
-                    low, high = estimate.interval(level)
+                    low, high = estimate.interval(confidence)
                     found.append(
                         row | {"left": left, "right": right, "value": estimate.value, "low": low, "high": high}
                     )
         for left, i in place.items():
             if controls and i not in controls:
-                value, low, high, *_ = intervals.against_best([difference(i, j) for j in controls], level)
+                value, low, high, *_ = intervals.against_best([difference(i, j) for j in controls], confidence)
                 found.append(row | {"left": left, "right": BEST_CONTROL, "value": value, "low": low, "high": high})
     return found
 
@@ -62,7 +62,7 @@ class Matrix:
 
 
 def matrices(queries: pa.Table, kinds: Mapping[str, str], view: View) -> dict[tuple[str, str, str], Matrix]:
-    """(scenario, level, metric) → scores of all descriptors of `kinds` under a view, query by query."""
+    """(scenario, confidence, metric) → scores of all descriptors of `kinds` under a view, query by query."""
     frame = viewed(queries.to_pandas(), view)
     frame = frame[frame["descriptor"].isin(list(kinds))]
     found = {}
@@ -84,13 +84,13 @@ def viewed(frame: pd.DataFrame, view: View) -> pd.DataFrame:
 
 
 def permuted(
-    embeddings: Mapping[str, pa.Table], view: View, *, permutations: int, level: float, seed: int
+    embeddings: Mapping[str, pa.Table], view: View, *, permutations: int, confidence: float, seed: int
 ) -> list[dict[str, Any]]:
     """Rows of the table "controls": mAP where the gallery's artists are permuted among its LoRAs.
 
-    `value` is the mean over permutations, `low` and `high` hold `level` of them; `expected` is chance in closed form,
-    which the mean must meet; `p` is how often a permutation does as well as the labels that are true.
-    Known artists, under the study's headline view. One set of permutations serves all descriptors.
+    `value` is the mean over permutations, `low` and `high` hold `confidence` of them; `expected` is chance in closed
+    form, which the mean must meet; `p` is how often a permutation does as well as the labels that are true. Known
+    artists, under the study's headline view. One set of permutations serves all descriptors.
     """
     found = []
     for descriptor, table in embeddings.items():
@@ -117,7 +117,7 @@ def permuted(
             rng = np.random.Generator(np.random.PCG64(derive_seed("margins", "permutations", seed)))
             spread = np.array([mean(labels[rng.permutation(len(labels))]) for _ in range(permutations)])
             observed = mean(labels)
-            low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2]).tolist()
+            low, high = np.quantile(spread, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
             sizes = [(labels == artist).sum() for artist in own]
             found.append(
                 {

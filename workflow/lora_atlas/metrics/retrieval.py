@@ -114,15 +114,15 @@ def _ask(space: _Space, scenario: str, calibration: str, distance: str, level: s
     return Asked(scenario, calibration, distance, level, loras, artists, joined, expected)
 
 
-def retrieval(embeddings: pa.Table, descriptor: str, *, level: float, seed: int) -> list[dict[str, Any]]:
+def retrieval(embeddings: pa.Table, descriptor: str, *, confidence: float, seed: int) -> list[dict[str, Any]]:
     """Rows of the table "retrieval" for one descriptor: every scenario, calibration, distance, level and metric.
 
     `queries` says how many queries were asked.
     """
-    return rows(list(ask(embeddings, descriptor, seed=seed)), descriptor, level=level)
+    return rows(list(ask(embeddings, descriptor, seed=seed)), descriptor, confidence=confidence)
 
 
-def rows(asked: Sequence[Asked], descriptor: str, *, level: float) -> list[dict[str, Any]]:
+def rows(asked: Sequence[Asked], descriptor: str, *, confidence: float) -> list[dict[str, Any]]:
     """Rows of the table "retrieval" of what was asked of one descriptor."""
     found = []
     for one in asked:
@@ -131,7 +131,7 @@ def rows(asked: Sequence[Asked], descriptor: str, *, level: float) -> list[dict[
             value = low = high = None
             if len(values):
                 estimate = intervals.mean(values, numbers)
-                value, (low, high) = estimate.value, estimate.interval(level)
+                value, (low, high) = estimate.value, estimate.interval(confidence)
             found.append(
                 {
                     "scenario": one.scenario,

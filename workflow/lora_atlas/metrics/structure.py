@@ -53,16 +53,16 @@ def structure(
     *,
     scenario: str,
     permutations: int,
-    level: float,
+    confidence: float,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Rows of the table "structure" for every pair of descriptors, from their embeddings tables.
 
     `sizes`: LoRA → number of its training pictures; `scenario`: of the vectors, "whole" or "together". `value` is null
     where a descriptor has all LoRAs in one place. `null` is the mean of the permutations, `null_high` their upper
-    quantile at `level`, and p counts those that reach the value. There is no interval where a measure is not defined
-    without one of the artists. Raises ValueError where descriptors are of other LoRAs or artists, or have a LoRA twice
-    or vectors that are not finite, and without permutations.
+    quantile at `confidence`, and p counts those that reach the value. There is no interval where a measure is not
+    defined without one of the artists. Raises ValueError where descriptors are of other LoRAs or artists, or have a
+    LoRA twice or vectors that are not finite, and without permutations.
     """
     if permutations < 1:
         raise ValueError(f"structure: at least 1 permutation is needed, not {permutations}")
@@ -79,18 +79,18 @@ def structure(
         for metric, matrix in spaces.measure(rng.permutation(n), metrics).items():
             nulls[metric].append(matrix)
     without = [spaces.without(np.flatnonzero(artists == a)) for a in range(artists.max() + 1)]
-    rows = list(_rows(LORAS, names, values, nulls, without, level))
+    rows = list(_rows(LORAS, names, values, nulls, without, confidence))
     for name, of, strata in (
         (ARTISTS, np.arange(artists.max() + 1), None),
         (WITHIN, artists, np.array([sizes.get(lora, 0) for lora in loras])),
     ):
         found = _level(name, spaces.kernels, artists, of, strata, seed)
         if found is not None:
-            rows += _rows(name, names, *found, level)
+            rows += _rows(name, names, *found, confidence)
     return rows
 
 
-def _rows(level_name: str, names, values, nulls, without, level: float) -> Iterator[dict[str, Any]]:
+def _rows(level_name: str, names, values, nulls, without, confidence: float) -> Iterator[dict[str, Any]]:
     for i, left in enumerate(names):
         for j, right in enumerate(names[i + 1 :], i + 1):
             for metric in values:
@@ -104,11 +104,11 @@ def _rows(level_name: str, names, values, nulls, without, level: float) -> Itera
                 deleted = np.array([found[metric][i, j] for found in without])
                 low = high = None
                 if len(deleted) > 1 and np.isfinite(deleted).all():  # too few LoRAs may be left
-                    low, high = intervals.jackknife(value, deleted, intervals.DIFFERENCE).interval(level)
+                    low, high = intervals.jackknife(value, deleted, intervals.DIFFERENCE).interval(confidence)
                 yield (
                     row
                     | {"value": float(value), "low": low, "high": high}
-                    | {"null": float(null.mean()), "null_high": float(np.quantile(null, level))}
+                    | {"null": float(null.mean()), "null_high": float(np.quantile(null, confidence))}
                     | {"p": float((1 + (null >= value - ROUNDING).sum()) / (1 + len(null)))}
                 )
 
@@ -185,7 +185,7 @@ class _Arrangements:
         rounded = np.round(far / far.max(1, keepdims=True).clip(SMALL), 9)
         ranks = rankdata(rounded, axis=1)
         ranks -= ranks.mean(1, keepdims=True)
-        self.level = ~ranks.any(1)  # all are equally far from each other
+        self.even = ~ranks.any(1)  # all are equally far from each other
         ranks /= np.sqrt(np.square(ranks).sum(1, keepdims=True)).clip(SMALL)
         # Equal distances have one number: after things are left out, ranks follow from it and nothing is sorted.
         self.tied = [(row - 1).astype(np.int32) for row in rankdata(rounded, "dense", axis=1)]
@@ -201,11 +201,11 @@ class _Arrangements:
         Half of a symmetric matrix says everything, and a pair of things has the numbers of all descriptors side by
         side: a permutation moves them in one go. float32 for the hundreds of them; ROUNDING is what that may cost.
         """
-        D = len(self.level)
+        D = len(self.even)
         rows, columns = self.pairs
         right = self.both.take(p[rows] * len(p) + p[columns], 0)
         products, ranks = ((self.left[:, i].T @ right[:, i]).astype(float) for i in (slice(0, D), slice(D, None)))
-        return {"CKA": self.products.cka(2 * products), "RSA": _ratio(ranks, (~self.level).astype(float))}
+        return {"CKA": self.products.cka(2 * products), "RSA": _ratio(ranks, (~self.even).astype(float))}
 
     def without(self, stays: np.ndarray) -> dict[str, np.ndarray]:
         """CKA and RSA of the things that stay (a mask of all)."""
@@ -247,7 +247,7 @@ def _level(
     squares = np.diagonal(K, axis1=1, axis2=2)
     far = np.sqrt((squares[:, rows] + squares[:, columns] - 2 * K[:, rows, columns]).clip(0))
     arrangements = _Arrangements(K, far)
-    constant = (far.max(1) < SMALL) | arrangements.level
+    constant = (far.max(1) < SMALL) | arrangements.even
 
     def measured(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         for matrix in found.values():

@@ -127,14 +127,14 @@ def references(queries: pa.Table, descriptors: Sequence[str] | Mapping[str, Any]
     return queries.filter(pa.array(kept.to_numpy()))
 
 
-def curves(queries: pa.Table, seconds: Mapping[str, float], *, level: float) -> list[dict[str, Any]]:
+def curves(queries: pa.Table, seconds: Mapping[str, float], *, confidence: float) -> list[dict[str, Any]]:
     """Rows of the table "worth": means over queries with intervals over artists; `seconds`: of one picture."""
     frame = queries.to_pandas()
     frame["of"] = np.unique(frame["artist"], return_inverse=True)[1]
     found = []
     for (descriptor, m, metric), part in frame.groupby(["descriptor", "pictures", "metric"], sort=False):
         estimate = intervals.mean(part["value"].to_numpy(), part["of"].to_numpy())
-        low, high = estimate.interval(level)
+        low, high = estimate.interval(confidence)
         each = seconds.get(descriptor)
         row = {"descriptor": descriptor, "pictures": int(m), "metric": metric}
         row |= {"value": estimate.value, "low": low, "high": high}
@@ -149,7 +149,7 @@ def crossings(
     reference_seconds: Mapping[str, float],
     *,
     bootstrap: int,
-    level: float,
+    confidence: float,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Rows of the table "crossings": of each descriptor of pictures, and of each of weights, where they meet.
@@ -157,7 +157,9 @@ def crossings(
     `queries`: the table "worth_queries"; `reference`: of references(). `seconds`: of one picture, by descriptor, and
     `reference_seconds` of reading the weights of one LoRA. A crossing of one means one picture, or less.
     """
-    return pooled([(queries, reference)], seconds, reference_seconds, bootstrap=bootstrap, level=level, seed=seed)
+    return pooled(
+        [(queries, reference)], seconds, reference_seconds, bootstrap=bootstrap, confidence=confidence, seed=seed
+    )
 
 
 def pooled(
@@ -166,7 +168,7 @@ def pooled(
     reference_seconds: Mapping[str, float],
     *,
     bootstrap: int,
-    level: float,
+    confidence: float,
     seed: int,
 ) -> list[dict[str, Any]]:
     """The crossings of several seeds of a study together: (worth_queries, reference) of each; seeds and artists are
@@ -184,7 +186,7 @@ def pooled(
             values = np.nanmean(np.concatenate([cube, against[None]]), (1, 2))
             at = crossing(m, values[:-1], values[-1])
             resampled = np.array([crossing(m, *_split(column)) for column in spread.T])
-            low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+            low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
             each = seconds.get(descriptor)
             found.append(
                 {

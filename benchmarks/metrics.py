@@ -28,6 +28,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # jobs
 import numpy as np
 
 from lora_atlas import tables
+from lora_atlas.sections import Embedding
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 from lora_atlas.views import View
 
@@ -104,7 +105,7 @@ def grid_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
     from lora_atlas.metrics.grid import grid
 
     plan, grams = planned(embeddings)
-    embedding = {"dimensions": 16, "calibrations": list(CALIBRATIONS), "calibration": "crossfit", "folds": 5}
+    embedding = Embedding(16, list(CALIBRATIONS), "crossfit", 5)
     grid(grams, plan, embedding, view=VIEW, confidence=0.95, seed=0)
 
 
@@ -126,7 +127,7 @@ def worth_job(embeddings: Tables, kinds: Kinds, bootstrap: int) -> None:
         }
         schema = tables.SCHEMAS["features"]
         features[f"clip_s{number}_g1"] = tables.pa.table(columns, schema=schema)
-    embedding = {"dimensions": 16, "calibration": "crossfit", "folds": 5}
+    embedding = Embedding(16, list(CALIBRATIONS), "crossfit", 5)
     rows = tables.table("worth_queries", worth.worth_queries(features, plan, embedding, view=VIEW, draws=16, seed=0))
     worth.curves(rows, {}, confidence=0.95)
 

@@ -45,6 +45,7 @@ from lora_atlas.diffusion.denoisers.unet import UNet
 from lora_atlas.diffusion.objectives import Objective, objective_of
 from lora_atlas.diffusion.schedule import learning_rate
 from lora_atlas.diffusion.streams import draw, initial_seeds
+from lora_atlas.sections import Base, Training
 
 BATCH = 4
 PICTURES = 10
@@ -98,14 +99,13 @@ def prepare(args: argparse.Namespace) -> Bench:
     device, side = args.device, args.resolution
     torch.manual_seed(0)
     pixels = torch.rand(PICTURES, 3, side, side, device=device) * 2 - 1
-    training = {"loss": "epsilon", "min_snr_gamma": None}
     if args.base == "mini":
-        pipeline = bases.load(str(ROOT / "workflow/resources/mini/base"), None, device=device)
+        pipeline = bases.load(Base(str(ROOT / "workflow/resources/mini/base")), device=device)
         denoiser = UNet(pipeline)
         text = denoiser.encode_text(pipeline, ["a painting"], (side, side))
         tokens = pipeline.tokenizer("a painting", padding="max_length", return_tensors="pt").input_ids.to(device)
         latents = bases.encode_pictures(pipeline, pixels)
-        objective = objective_of(pipeline.scheduler, training, device)
+        objective = objective_of(pipeline.scheduler, device)
         return Bench(denoiser, pipeline.vae, [pipeline.text_encoder], tokens, pixels, latents, text, objective)
     dtype = bases.DTYPES[device]
     shape = architecture(args.base, args.reduced)
@@ -138,24 +138,32 @@ def prepare(args: argparse.Namespace) -> Bench:
         text["time_ids"] = torch.tensor([[side, side, 0, 0, side, side]], device=device, dtype=dtype)
     latents = torch.randn(PICTURES, 4, side // 8, side // 8, device=device)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    objective = objective_of(scheduler, training, device)
+    objective = objective_of(scheduler, device)
     vae = vae.to(device, dtype).requires_grad_(False)
     denoiser = UNet(SimpleNamespace(unet=unet, vae_scale_factor=8))
     return Bench(denoiser, vae, encoders, tokens, pixels, latents, Conditioning(text), objective)
 
 
-def recipe(args: argparse.Namespace, steps: int) -> dict[str, Any]:
-    return {
-        "steps": steps,
-        "batch": BATCH,
-        "rank": args.rank,
-        "learning_rate": 1e-3 if args.base == "mini" else 1e-4,
-        "warmup": 10,
-        "lr_schedule": "constant",
-        "weight_decay": 0.01,
-        "max_grad_norm": 1.0,
-        "targets": ["attention", "feed_forward"],
-    }
+def recipe(args: argparse.Namespace, steps: int) -> Training:
+    return Training(
+        resolution=args.resolution,
+        aspect_ratio_buckets=False,
+        caption="a painting",
+        rank=args.rank,
+        alpha=args.rank,
+        targets=["attention", "feed_forward"],
+        init="own",
+        noise="own",
+        steps=steps,
+        batch=BATCH,
+        learning_rate=1e-3 if args.base == "mini" else 1e-4,
+        warmup=10,
+        lr_schedule="constant",
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        loss="epsilon",
+        min_snr_gamma=5.0,
+    )
 
 
 def wait(device: str) -> None:
@@ -168,19 +176,19 @@ def cast(args: argparse.Namespace) -> torch.autocast:
     return torch.autocast(args.device, torch.bfloat16, enabled=args.device == "cuda" or args.precision == "bfloat16")
 
 
-def sequential(bench: Bench, training: dict[str, Any], lora: int, cached: bool, args: argparse.Namespace):
+def sequential(bench: Bench, training: Training, lora: int, cached: bool, args: argparse.Namespace):
     """Arms (a) and (b): one LoRA by PEFT; seconds and loss of each step, and the processor's seconds in all."""
-    unet, b, device = bench.denoiser.module, training["batch"], args.device
+    unet, b, device = bench.denoiser.module, training.batch, args.device
     torch.manual_seed(lora)
-    modules = stacked.targeted(unet, training["targets"], UNet.targets)
-    unet.add_adapter(LoraConfig(r=training["rank"], lora_alpha=training["rank"], target_modules=modules))
+    modules = stacked.targeted(unet, training.targets, UNet.targets)
+    unet.add_adapter(LoraConfig(r=training.rank, lora_alpha=training.rank, target_modules=modules))
     params = [p for p in unet.parameters() if p.requires_grad]
     for p in params:
         p.data = p.data.float()
-    optimizer = torch.optim.AdamW(params, lr=training["learning_rate"], weight_decay=training["weight_decay"])
+    optimizer = torch.optim.AdamW(params, lr=training.learning_rate, weight_decay=training.weight_decay)
     pictures = {bench.shape: list(range(PICTURES))}
     seconds, losses, work = [], [], time.process_time()
-    for step in range(training["steps"]):
+    for step in range(training.steps):
         wait(device)
         start = time.perf_counter()
         d = draw(lora, lora, step, pictures, b, bench.latents.shape[1])
@@ -196,7 +204,7 @@ def sequential(bench: Bench, training: dict[str, Any], lora: int, cached: bool, 
             guess = bench.denoiser.predict(bench.objective.noisy(x, epsilon, t), t, bench.text.first(b))
         loss = (guess - epsilon).square().mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, training["max_grad_norm"])
+        torch.nn.utils.clip_grad_norm_(params, training.max_grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(training, step)
         optimizer.step()
@@ -208,12 +216,12 @@ def sequential(bench: Bench, training: dict[str, Any], lora: int, cached: bool, 
     return seconds, torch.stack(losses).tolist(), time.process_time() - work
 
 
-def packed(bench: Bench, training: dict[str, Any], K: int, args: argparse.Namespace, whole: bool = True):
+def packed(bench: Bench, training: Training, K: int, args: argparse.Namespace, whole: bool = True):
     """Arm (c): K LoRAs by the pack loop, saving state as it does; seconds, rows of the log, the processor's seconds."""
     unet, texts = bench.denoiser.module, {bench.shape: bench.text}
-    modules = stacked.targeted(unet, training["targets"], UNet.targets)
+    modules = stacked.targeted(unet, training.targets, UNet.targets)
     material = pack.Material(bench.denoiser, bench.objective, {bench.shape: bench.latents}, texts, modules)
-    layers = stacked.stack(unet, modules, K, training["rank"], 1.0)
+    layers = stacked.stack(unet, modules, K, training.rank, 1.0)
     names = [f"bench/{k:02d}" for k in range(K)]
     stacked.initialise(layers, initial_seeds(modules, names, 0, "own"))
     pictures = {bench.shape: [(i, str(i)) for i in range(PICTURES)]}
@@ -275,7 +283,7 @@ def matrix_rate(device: str) -> float:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     bench, training = prepare(args), recipe(args, args.steps)
     K, rounds = max(args.packs), []
-    sequential(bench, {**training, "steps": 2}, 99, True, args)  # libraries warm up
+    sequential(bench, training | {"steps": 2}, 99, True, args)  # libraries warm up
     for number in range(args.rounds):
         a_seconds, a_losses, a_work = sequential(bench, training, number, True, args)
         b = alone(args, number)
@@ -304,8 +312,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         try:
-            packed(bench, {**training, "steps": 2}, k, args, whole=False)
-            seconds, _, work = packed(bench, {**training, "steps": args.sweep_steps}, k, args, whole=False)
+            packed(bench, training | {"steps": 2}, k, args, whole=False)
+            seconds, _, work = packed(bench, training | {"steps": args.sweep_steps}, k, args, whole=False)
         except torch.OutOfMemoryError:
             break
         each = seconds / args.sweep_steps / k

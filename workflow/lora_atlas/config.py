@@ -59,10 +59,10 @@ def _variant_problems(config: Mapping[str, Any], schema: Mapping[str, Any], root
 
 def resolve(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration as it is used: typed, and without the extractors that an overlay has set to null."""
-    config = _typed(config, schema, schema)
-    if isinstance(config.get("extractors"), Mapping):
-        config["extractors"] = {name: value for name, value in config["extractors"].items() if value is not None}
-    return config
+    found: dict[str, Any] = _typed(config, schema, schema)
+    if isinstance(found.get("extractors"), Mapping):
+        found["extractors"] = {name: value for name, value in found["extractors"].items() if value is not None}
+    return found
 
 
 def placed(config: Mapping[str, Any], root: Path) -> dict[str, Any]:

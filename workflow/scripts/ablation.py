@@ -5,6 +5,7 @@ from job import job
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.metrics.ablation import ablation
+    from lora_atlas.sections import Embedding
     from lora_atlas.views import View
     from lora_atlas.weights.modules import read_modules
 
@@ -14,7 +15,7 @@ with job(snakemake):
         grams,
         parameters,
         tables.read(snakemake.input.plan[0], "plan"),
-        p.embedding,
+        Embedding(**p.embedding),
         view=View(**p.view),
         subsets=p.evaluation["subsets"],
         confidence=p.evaluation["confidence"],

@@ -4,14 +4,15 @@ from job import job
 
 with job(snakemake) as cost:
     from lora_atlas.diffusion.sensitivity import cached
+    from lora_atlas.sections import Base, Probe
 
     p = snakemake.params
     cost.count, cost.device, cost.seconds = cached(
         snakemake.output.base,
         p.cache,
-        p.base,
+        Base(**p.base),
         p.targets,
-        p.probe,
+        Probe(**p.probe),
         resolution=p.resolution,
         moments=p.moments,
         device=p.device,

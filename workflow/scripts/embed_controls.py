@@ -5,6 +5,7 @@ from job import job
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.embeddings.describe import embed_controls
+    from lora_atlas.sections import Embedding
     from lora_atlas.weights.spectrum import spectra
 
     p = snakemake.params
@@ -13,7 +14,7 @@ with job(snakemake):
         values,
         tables.read(snakemake.input.plan, "plan"),
         p.controls,
-        p.embedding,
+        Embedding(**p.embedding),
         seed=p.seed,
         outputs=dict(zip(p.controls, snakemake.output, strict=True)),
     )

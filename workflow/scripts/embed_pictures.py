@@ -6,6 +6,7 @@ with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.descriptors import restored
     from lora_atlas.embeddings.describe import embed_pictures
+    from lora_atlas.sections import Embedding, Extractor
 
     p, given = snakemake.params, snakemake.input
     asked = list(restored(p.descriptors).values())
@@ -13,8 +14,8 @@ with job(snakemake):
         {tuple(path.removesuffix(".parquet").split("/")[-2:]): path for path in given.features},
         tables.read(given.plan, "plan"),
         asked,
-        p.extractors,
-        p.embedding,
+        {name: Extractor(**each) for name, each in p.extractors.items()},
+        Embedding(**p.embedding),
         seed=p.seed,
         outputs=dict(zip([each.name for each in asked], snakemake.output, strict=True)),
     )

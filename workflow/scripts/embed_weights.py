@@ -6,6 +6,7 @@ with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.descriptors import restored
     from lora_atlas.embeddings.describe import embed_weights
+    from lora_atlas.sections import Embedding
     from lora_atlas.weights.metric import read_metric
 
     p, given = snakemake.params, snakemake.input
@@ -17,7 +18,7 @@ with job(snakemake):
         tables.read(given.plan, "plan"),
         asked,
         p.weights,
-        p.embedding,
+        Embedding(**p.embedding),
         seed=p.seed,
         outputs=dict(zip([each.name for each in asked], snakemake.output, strict=True)),
     )

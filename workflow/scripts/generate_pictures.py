@@ -5,12 +5,13 @@ from job import job
 with job(snakemake) as cost:
     from lora_atlas.diffusion.base import pick_device
     from lora_atlas.diffusion.generate import generate
+    from lora_atlas.sections import Base
     from lora_atlas.settings import settings
 
     p = snakemake.params
     cost.count = generate(
         {"/".join(path.removesuffix(".safetensors").split("/")[-2:]): path for path in snakemake.input.loras},
-        p.base,
+        Base(**p.base),
         settings(p.generation),
         batch=p.generation["batch"],
         resolution=p.resolution,

@@ -7,6 +7,7 @@ with job(snakemake):
     from lora_atlas.descriptors import restored
     from lora_atlas.embeddings.describe import inner_products
     from lora_atlas.metrics.grid import grid
+    from lora_atlas.sections import Embedding, Extractor
     from lora_atlas.views import View
     from lora_atlas.weights.metric import read_metric
 
@@ -20,7 +21,14 @@ with job(snakemake):
         plan,
         list(restored(p.descriptors).values()),
         p.weights,
-        p.extractors,
+        {name: Extractor(**each) for name, each in p.extractors.items()},
     )
-    rows = grid(products, plan, p.embedding, view=View(**p.view), confidence=p.evaluation["confidence"], seed=p.seed)
+    rows = grid(
+        products,
+        plan,
+        Embedding(**p.embedding),
+        view=View(**p.view),
+        confidence=p.evaluation["confidence"],
+        seed=p.seed,
+    )
     tables.write(snakemake.output[0], "grid", rows)

@@ -8,14 +8,15 @@ with job(snakemake) as cost:
     from lora_atlas import tables
     from lora_atlas.diffusion.base import pick_device
     from lora_atlas.diffusion.train import Resources, train
+    from lora_atlas.sections import Base, Training
 
     p, pack, r = snakemake.params, snakemake.output.pack, snakemake.resources
     plan = pa.concat_tables(tables.read(path, "plan") for path in snakemake.input.plans)
     train(
         plan,
         pa.concat_tables(tables.read(path, "pictures") for path in snakemake.input.pictures),
-        p.base,
-        p.training,
+        Base(**p.base),
+        Training(**p.training),
         seed=p.seed,
         resources=Resources(
             p.device,

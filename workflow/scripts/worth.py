@@ -7,6 +7,7 @@ with job(snakemake):
     from lora_atlas.descriptors import of_weights, restored
     from lora_atlas.findings.cost import seconds_per_lora, seconds_per_picture
     from lora_atlas.metrics import worth
+    from lora_atlas.sections import Embedding
     from lora_atlas.views import View
 
     p, given, out = snakemake.params, snakemake.input, snakemake.output
@@ -14,7 +15,7 @@ with job(snakemake):
     rows = worth.worth_queries(
         {name: tables.read(path, "features") for name, path in zip(p.descriptors, given.features, strict=True)},
         tables.read(given.plan[0], "plan"),
-        p.embedding,
+        Embedding(**p.embedding),
         view=view,
         draws=p.evaluation["draws"],
         seed=p.seed,

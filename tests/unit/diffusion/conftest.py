@@ -21,6 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from lora_atlas import tables
 from lora_atlas.diffusion.train import Resources, train
 from lora_atlas.mini.base import MAX_TOKENS, tokenizer
+from lora_atlas.sections import Base, Training
 
 torch.set_num_threads(1)  # these models are too small to share
 
@@ -220,8 +221,8 @@ def make():
         train(
             plan.take([order.index(lora) for lora in loras]),
             pictures,
-            {"model": base, "revision": None, "variant": None},
-            {**RECIPE, **changes},
+            Base(base),
+            Training(**RECIPE) | changes,
             seed=seed,
             resources=resources or Resources("cpu"),
             outputs=outputs,

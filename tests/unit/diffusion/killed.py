@@ -20,6 +20,7 @@ import torch
 from lora_atlas import tables
 from lora_atlas.diffusion import state
 from lora_atlas.diffusion.train import Resources, train
+from lora_atlas.sections import Base, Training
 
 STEPS = 40
 LORAS = ["ada/00", "ada/01", "ada/02"]
@@ -29,8 +30,8 @@ def work(base: str, folder: Path, recipe: dict, plan: pa.Table, pictures: pa.Tab
     train(
         plan,
         pictures,
-        {"model": base, "revision": None, "variant": None},
-        {**recipe, "steps": STEPS},
+        Base(base),
+        Training(**recipe) | {"steps": STEPS},
         seed=7,
         resources=Resources("cpu", loras_per_pack=2, checkpoint_every=3),
         outputs={lora: folder / f"{lora[-2:]}.safetensors" for lora in LORAS},

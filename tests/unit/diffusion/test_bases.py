@@ -21,6 +21,7 @@ from lora_atlas.diffusion.errors import BaseModelError
 from lora_atlas.diffusion.generate import generate, initial_noise, noise_seed
 from lora_atlas.loras.factors import Update
 from lora_atlas.loras.files import write_lora
+from lora_atlas.sections import Base
 from lora_atlas.settings import Setting
 
 KINDS = ["sd", "sd-v", "sdxl", "sdxl-v"]
@@ -42,7 +43,7 @@ def test_a_trained_file_gives_stock_diffusers_the_outputs_it_had_in_training(
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     modules = sorted({key.rsplit(".lora_", 1)[0].removeprefix("unet.") for key in tensors})
-    pipeline = load(tiny_bases[kind], None, device="cpu")
+    pipeline = load(Base(tiny_bases[kind]), device="cpu")
     x, t, text = _parts(pipeline)
     denoiser = denoiser_of(pipeline)
     plain = denoiser.predict(x, t, text)
@@ -77,7 +78,7 @@ def test_sdxl_paints_what_stock_diffusers_paints(tmp_path, tiny_bases, kind, gui
         index.write_text(index.read_text().replace("EulerDiscrete", "EulerAncestralDiscrete"))
     else:
         folder = tiny_bases[kind]
-    unet, rng, paths = load(str(folder), None, device="cpu").unet, np.random.default_rng(3), {}
+    unet, rng, paths = load(Base(str(folder)), device="cpu").unet, np.random.default_rng(3), {}
     for number in range(2):
         updates = {}
         for name in stacked.targeted(unet, ["attention", "feed_forward", "projection"], UNet.targets):
@@ -87,13 +88,13 @@ def test_sdxl_paints_what_stock_diffusers_paints(tmp_path, tiny_bases, kind, gui
         paths[f"ada/0{number}"] = tmp_path / f"0{number}.safetensors"
         write_lora(paths[f"ada/0{number}"], updates, {})
     setting = Setting(3, guidance, ("a painting of a landscape", "a painting of a portrait"), (0,))
-    base = {"model": str(folder), "revision": None, "variant": None}
+    base = Base(str(folder))
     outputs = {f"s3_g{guidance}": tmp_path / "painted.parquet"}
     generate(paths, base, [setting], batch=4, resolution=32, seed=5, device="cpu", outputs=outputs)
     rows = tables.read(tmp_path / "painted.parquet", "generated").to_pylist()
     assert len(rows) == 4
     for lora, path in paths.items():
-        pipeline = load(str(folder), None, device="cpu")
+        pipeline = load(Base(str(folder)), device="cpu")
         pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
         for row in (r for r in rows if r["lora"] == lora):
             generator = torch.Generator().manual_seed(noise_seed(5, row["prompt"], row["seed"]))
@@ -114,7 +115,7 @@ def test_sdxl_paints_what_stock_diffusers_paints(tmp_path, tiny_bases, kind, gui
 
 
 def test_size_conditioning_is_that_of_stock_diffusers(tiny_bases):
-    pipeline = load(tiny_bases["sdxl"], None, device="cpu")
+    pipeline = load(Base(tiny_bases["sdxl"]), device="cpu")
     ids = denoiser_of(pipeline).encode_text(pipeline, ["a painting"], (24, 40)).tensors["time_ids"]
     stock = pipeline._get_add_time_ids((24, 40), (0, 0), (24, 40), torch.float32, text_encoder_projection_dim=8)
     assert torch.equal(ids, stock)
@@ -128,13 +129,13 @@ def test_a_variant_is_read_where_it_is_asked_for_and_its_absence_is_said(tmp_pat
             half = {key: value.half() for key, value in load_file(file).items()}
             save_file(half, file.with_name(f"{file.stem}.fp16.safetensors"), {"format": "pt"})
             file.unlink()
-    unet = load(str(folder), None, "fp16", device="cpu").unet
-    plain = load(tiny_base, None, device="cpu").unet
+    unet = load(Base(str(folder), None, "fp16"), device="cpu").unet
+    plain = load(Base(tiny_base), device="cpu").unet
     for one, other in zip(unet.parameters(), plain.parameters(), strict=True):
         assert one.dtype == torch.float32
         assert torch.equal(one, other.half().float())
     with pytest.raises(BaseModelError, match="bf16"):
-        load(str(folder), None, "bf16", device="cpu")
+        load(Base(str(folder), None, "bf16"), device="cpu")
 
 
 def test_a_pickle_is_never_a_fallback(tmp_path, tiny_base):
@@ -144,7 +145,7 @@ def test_a_pickle_is_never_a_fallback(tmp_path, tiny_base):
     torch.save(load_file(file), folder / "unet" / "diffusion_pytorch_model.bin")
     file.unlink()
     with pytest.raises(BaseModelError, match=r"base\.model.*safetensors"):
-        load(str(folder), None, device="cpu")
+        load(Base(str(folder)), device="cpu")
 
 
 def test_a_damaged_base_is_named(tmp_path, tiny_base):
@@ -153,4 +154,4 @@ def test_a_damaged_base_is_named(tmp_path, tiny_base):
     file = Path(next((folder / "unet").glob("*.safetensors")))
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(BaseModelError, match=r"base\.model: cannot load .*base"):
-        load(str(folder), None, device="cpu")
+        load(Base(str(folder)), device="cpu")

@@ -13,6 +13,7 @@ from lora_atlas.diffusion.errors import BaseModelError
 from lora_atlas.diffusion.objectives.noise import Noise
 from lora_atlas.diffusion.targets import TARGETS
 from lora_atlas.loras.files import read_lora
+from lora_atlas.sections import Base
 
 
 @pytest.mark.parametrize("kind", DENOISERS)
@@ -28,7 +29,7 @@ def test_an_architecture_that_is_not_there_is_named_with_those_that_are():
 
 @pytest.mark.parametrize(("kind", "names"), [("sd", {"embeds"}), ("sdxl", {"embeds", "pooled", "time_ids"})])
 def test_prompts_are_taken_and_joined_in_all_their_tensors(tiny_bases, kind, names):
-    pipeline = load(tiny_bases[kind], None, device="cpu")
+    pipeline = load(Base(tiny_bases[kind]), device="cpu")
     denoiser = denoiser_of(pipeline)
     text = denoiser.encode_text(pipeline, ["landscape", "portrait"], (32, 32))
     both = text.join(denoiser.unconditional(pipeline, (32, 32)))
@@ -56,7 +57,7 @@ def test_a_second_architecture_is_a_class_in_the_registry(tmp_path, tiny_base, m
 
     class Flow(Noise):
         @classmethod
-        def of(cls, scheduler, training, device):
+        def of(cls, scheduler, device, min_snr_gamma):
             return cls(scheduler.alphas_cumprod, "flow", None)
 
         def times(self, u):

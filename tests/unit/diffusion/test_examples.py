@@ -11,6 +11,7 @@ from lora_atlas.diffusion import base as bases
 from lora_atlas.diffusion import examples
 from lora_atlas.diffusion.denoisers import denoiser_of
 from lora_atlas.diffusion.errors import TrainingError
+from lora_atlas.sections import Base, Training
 
 
 def test_buckets_of_512_are_the_familiar_ones():
@@ -53,9 +54,9 @@ def test_a_resolution_that_the_base_cannot_have_is_said():
 
 def test_latents_are_those_of_each_picture_in_its_bucket(tiny_base, wide_and_tall, recipe):
     plan, pictures = wide_and_tall
-    pipeline = bases.load(tiny_base, None, device="cpu")
+    pipeline = bases.load(Base(tiny_base), device="cpu")
     wanted = sorted(p for own in plan["pictures"].to_pylist() for p in own)
-    training = {**recipe, "aspect_ratio_buckets": True}
+    training = Training(**recipe) | {"aspect_ratio_buckets": True}
     latents, places, sizes = examples.encode(pipeline, denoiser_of(pipeline), pictures, wanted, training)
     assert len(latents) >= 3
     for picture in wanted:

@@ -12,6 +12,7 @@ from lora_atlas.diffusion.base import load
 from lora_atlas.diffusion.generate import generate, initial_noise
 from lora_atlas.loras.factors import Update
 from lora_atlas.loras.files import write_lora
+from lora_atlas.sections import Base
 from lora_atlas.settings import OWN, SHARED, Setting, settings
 
 GENERATION = {
@@ -36,7 +37,7 @@ BATCH, SEED = 4, 5
 @pytest.fixture(scope="module")
 def loras(tmp_path_factory, tiny_base):
     """Three LoRAs of two ranks, strong enough to be seen."""
-    folder, unet = tmp_path_factory.mktemp("loras"), load(tiny_base, None, device="cpu").unet
+    folder, unet = tmp_path_factory.mktemp("loras"), load(Base(tiny_base), device="cpu").unet
     rng, paths = np.random.default_rng(3), {}
     for number, rank in enumerate((2, 3, 2)):
         updates = {}
@@ -62,7 +63,7 @@ def paint(folder, base, loras, wanted=WANTED, batch=BATCH) -> tuple[dict[str, li
     assert [setting.name for setting in WANTED] == GRID + SERIES
     outputs = {setting.name: folder / f"{setting.name}.parquet" for setting in wanted}
     count = generate(
-        loras, {"model": base, "revision": None}, wanted, batch=batch, resolution=32, seed=SEED, device="cpu",
+        loras, Base(base), wanted, batch=batch, resolution=32, seed=SEED, device="cpu",
         outputs=outputs,
     )  # fmt: skip
     return {name: tables.read(path, "generated").to_pylist() for name, path in outputs.items()}, count
@@ -73,7 +74,7 @@ def _array(row) -> np.ndarray:
 
 
 def _equal_to_stock(rows, path, base, setting: Setting) -> None:
-    pipeline = load(base, None, device="cpu")
+    pipeline = load(Base(base), device="cpu")
     pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
     assert len(rows) == setting.count
     for row in rows:

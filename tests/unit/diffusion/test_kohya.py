@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from lora_atlas.diffusion.base import load
 from lora_atlas.diffusion.kohya import ExportError, export
+from lora_atlas.sections import Base
 
 LIBRARY = Path(__file__).parents[3] / "workflow"
 
@@ -26,7 +27,7 @@ def trained(tmp_path_factory, tiny_bases, material, make):
 
 
 def _fused(folder, path) -> dict[str, torch.Tensor]:
-    pipeline = load(folder, None, device="cpu")
+    pipeline = load(Base(folder), device="cpu")
     pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
@@ -44,7 +45,7 @@ def test_diffusers_reads_the_same_lora_from_kohyas_names(tmp_path, tiny_bases, t
     assert all(key.startswith("lora_unet_") for key in keys)
     assert set(alphas.values()) == {2.0}
     ours, theirs = _fused(tiny_bases[kind], trained[kind]), _fused(tiny_bases[kind], path)
-    plain = dict(load(tiny_bases[kind], None, device="cpu").unet.named_parameters())
+    plain = dict(load(Base(tiny_bases[kind]), device="cpu").unet.named_parameters())
     changed = [name for name in plain if not torch.equal(plain[name], ours[name])]
     assert len(changed) == len(alphas)
     for name in plain:

@@ -7,6 +7,7 @@ import torch
 
 from lora_atlas.diffusion.objectives.noise import Noise
 from lora_atlas.diffusion.schedule import learning_rate
+from lora_atlas.sections import Training
 
 
 def test_targets_invert_the_forward_process():
@@ -28,8 +29,8 @@ def test_min_snr_weights():
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("cosine", 0.0)])
-def test_the_learning_rate_warms_up_and_then_keeps_to_its_schedule(schedule, last):
-    training = {"learning_rate": 0.5, "warmup": 4, "steps": 1000, "lr_schedule": schedule}
+def test_the_learning_rate_warms_up_and_then_keeps_to_its_schedule(recipe, schedule, last):
+    training = Training(**recipe) | {"learning_rate": 0.5, "warmup": 4, "steps": 1000, "lr_schedule": schedule}
     rates = [learning_rate(training, step) for step in range(1000)]
     assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
     assert all(late <= early for early, late in itertools.pairwise(rates[3:]))

@@ -18,16 +18,19 @@ from lora_atlas.diffusion.denoisers.unet import UNet
 from lora_atlas.diffusion.errors import TrainingError
 from lora_atlas.diffusion.generate import initial_noise
 from lora_atlas.diffusion.sensitivity import Sensitivity, cached, measure, write
+from lora_atlas.sections import Base, Probe
 from lora_atlas.weights.metric import read_metric
 
 TARGETS = ["attention", "feed_forward", "convolution"]
-PROBE = {
-    "samples": 5,
-    "num_inference_steps": 2,
-    "batch": 2,
-    "prompts": ["a painting of a landscape", "a painting of a portrait"],
-    "seed": 3,
-}
+PROBE = Probe(
+    **{
+        "samples": 5,
+        "num_inference_steps": 2,
+        "batch": 2,
+        "prompts": ["a painting of a landscape", "a painting of a portrait"],
+        "seed": 3,
+    }
+)
 LAYERS = [  # of each kind: tokens of the picture and of the prompt, convolutions with and without a stride
     "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
     "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k",
@@ -40,7 +43,7 @@ LAYERS = [  # of each kind: tokens of the picture and of the prompt, convolution
 
 
 def run(base: str, *, moments: bool = False, targets=TARGETS, resolution: int = 32, **changes) -> Sensitivity:
-    return measure(load(base, None, device="cpu"), targets, PROBE | changes, resolution=resolution, moments=moments)
+    return measure(load(Base(base), device="cpu"), targets, PROBE | changes, resolution=resolution, moments=moments)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,7 @@ def asked(
     base: str, monkeypatch, resolution: int = 32, **changes
 ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """What the network is asked for each sample, and what it should say: noisy latent, timestep, text, noise (or v)."""
-    pipeline, seen, samples = load(base, None, device="cpu"), [], []
+    pipeline, seen, samples = load(Base(base), device="cpu"), [], []
     real = room._samples
     monkeypatch.setattr(room, "_samples", lambda *a: samples.append(real(*a)) or samples[0])
     forward = pipeline.unet.forward
@@ -103,7 +106,7 @@ def questions(tiny_base):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_has_the_squares_and_moments_of_its_gradients(tiny_base, found, questions, name):
-    unet = load(tiny_base, None, device="cpu").unet
+    unet = load(Base(tiny_base), device="cpu").unet
     layer = unet.get_submodule(name)
     watched = Watched(layer)
     parent, _, leaf = name.rpartition(".")
@@ -121,7 +124,7 @@ def test_a_layer_has_the_squares_and_moments_of_its_gradients(tiny_base, found, 
         gradients.append(g.double())
     X, g = torch.cat(inputs), torch.cat(gradients)
     key, count = f"unet.{name}", len(questions)
-    assert count == PROBE["samples"]
+    assert count == PROBE.samples
     assert found.weights[key] == pytest.approx(float(g.square().sum() / g.shape[1] / count), rel=1e-3)
     assert found.inputs[key] == pytest.approx(float(X.square().mean()), rel=1e-4)
     for ours, expected in ((found.sigma[key], X.T @ X / len(X)), (found.G[key], g.T @ g / count)):
@@ -156,7 +159,7 @@ def test_an_update_moves_the_loss_as_the_moments_say(tiny_base, monkeypatch):
     """Of one sample and one token the metric is the Fisher metric itself: differences of losses, without a gradient."""
     found = run(tiny_base, moments=True, resolution=4, samples=1)
     ((noisy, t, text, noise),) = asked(tiny_base, monkeypatch, resolution=4, samples=1)
-    unet = load(tiny_base, None, device="cpu").unet.double()
+    unet = load(Base(tiny_base), device="cpu").unet.double()
     generator, step = torch.Generator().manual_seed(0), 1e-4
     for name in ALONE:
         weight = unet.get_submodule(name).weight
@@ -173,7 +176,7 @@ def test_an_update_moves_the_loss_as_the_moments_say(tiny_base, monkeypatch):
 
 def test_layers_that_matter_more_by_the_moments_do_matter_more(tiny_base, found, questions):
     """Of many tokens the metric is an approximation: what updates of norm one do to the loss, from layer to layer."""
-    unet = load(tiny_base, None, device="cpu").unet.requires_grad_(True)
+    unet = load(Base(tiny_base), device="cpu").unet.requires_grad_(True)
     names = [name.removeprefix("unet.") for name in found.weights]
     weights = [unet.get_submodule(name).weight for name in names]
     gradients = []
@@ -194,7 +197,7 @@ def test_layers_that_matter_more_by_the_moments_do_matter_more(tiny_base, found,
 def test_a_base_that_predicts_velocity_is_asked_for_it(tiny_bases, monkeypatch):
     name, squares = LAYERS[0], 0.0
     found = run(tiny_bases["sd-v"])
-    unet = load(tiny_bases["sd-v"], None, device="cpu").unet
+    unet = load(Base(tiny_bases["sd-v"]), device="cpu").unet
     parent, _, leaf = name.rpartition(".")
     watched = Watched(unet.get_submodule(name))
     setattr(unet.get_submodule(parent), leaf, watched)
@@ -202,27 +205,27 @@ def test_a_base_that_predicts_velocity_is_asked_for_it(tiny_bases, monkeypatch):
         loss = (unet(noisy, t, encoder_hidden_states=text).sample - v).square().sum()
         (g,) = torch.autograd.grad(loss, watched.zero)
         squares += float(g.square().sum() / g.shape[-1])
-    assert found.weights[f"unet.{name}"] == pytest.approx(squares / PROBE["samples"], rel=1e-3)
+    assert found.weights[f"unet.{name}"] == pytest.approx(squares / PROBE.samples, rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' Euler scheduler
 @pytest.mark.parametrize("kind", ["sd", "sd-v", "sdxl"])
 def test_samples_are_those_of_stock_diffusers(tiny_bases, monkeypatch, kind):
-    pipeline, samples, real = load(tiny_bases[kind], None, device="cpu"), [], room._samples
+    pipeline, samples, real = load(Base(tiny_bases[kind]), device="cpu"), [], room._samples
     monkeypatch.setattr(room, "_samples", lambda *a: samples.append(real(*a)) or samples[0])
     measure(pipeline, TARGETS, PROBE, resolution=32, moments=False)
     (latents,) = samples
     for i, ours in enumerate(latents):
-        prompt = PROBE["prompts"][i % 2]
+        prompt = PROBE.prompts[i % 2]
         stock = pipeline(
             prompt, num_inference_steps=2, guidance_scale=1, height=32, width=32, output_type="latent",
-            latents=initial_noise((4, 16, 16), PROBE["seed"], prompt, i)[None],
+            latents=initial_noise((4, 16, 16), PROBE.seed, prompt, i)[None],
         ).images[0]  # fmt: skip
         torch.testing.assert_close(ours, stock, rtol=1e-3, atol=1e-3)
 
 
 def test_timesteps_are_stratified_and_prompts_take_turns(questions, tiny_base):
-    count, T = len(questions), load(tiny_base, None, device="cpu").scheduler.config.num_train_timesteps
+    count, T = len(questions), load(Base(tiny_base), device="cpu").scheduler.config.num_train_timesteps
     times = [int(t) for _, t, _, _ in questions]
     assert sorted(t * count // T for t in times) == list(range(count)) and times != sorted(times)
     for i, (_, _, text, noise) in enumerate(questions):
@@ -238,7 +241,7 @@ def test_timesteps_are_stratified_and_prompts_take_turns(questions, tiny_base):
 def test_every_targeted_layer_has_a_weight(tiny_bases, kind):
     targets = [*TARGETS, "projection"]
     found = run(tiny_bases[kind], targets=targets, samples=2)
-    names = stacked.targeted(load(tiny_bases[kind], None, device="cpu").unet, targets, UNet.targets)
+    names = stacked.targeted(load(Base(tiny_bases[kind]), device="cpu").unet, targets, UNet.targets)
     assert set(found.weights) == set(found.inputs) == {f"unet.{name}" for name in names}
     assert any("attn2.to_k" in name for name in names) and any("attn2.to_v" in name for name in names)
     for values in (found.weights, found.inputs):
@@ -281,7 +284,7 @@ def test_a_side_that_is_too_wide_has_no_second_moment(tiny_base, found, monkeypa
 
 
 def test_hooks_do_not_stay(tiny_base, monkeypatch):
-    pipeline = load(tiny_base, None, device="cpu")
+    pipeline = load(Base(tiny_base), device="cpu")
 
     def left() -> int:
         return sum(len(module._forward_hooks) for module in pipeline.unet.modules())
@@ -295,7 +298,7 @@ def test_hooks_do_not_stay(tiny_base, monkeypatch):
 
 
 def test_a_base_that_is_no_diffusion_is_refused(tiny_base):
-    pipeline = load(tiny_base, None, device="cpu")
+    pipeline = load(Base(tiny_base), device="cpu")
     pipeline.scheduler.register_to_config(prediction_type="sample")
     with pytest.raises(TrainingError, match=r"base\.model: its scheduler"):
         measure(pipeline, TARGETS, PROBE, resolution=32, moments=False)
@@ -319,7 +322,7 @@ def test_what_is_written_is_read_back_as_a_metric(tmp_path, found):
 
 def keep(folder: Path, base: str, name: str = "out", **changes) -> tuple[Path, tuple[int, str, float]]:
     output = folder / "study" / f"{name}.safetensors"
-    at = {"model": base, "revision": None, "variant": None}
+    at = Base(base)
     told = cached(
         output, folder / "cache", at, ["attention"], PROBE | {"samples": 2} | changes, resolution=32, moments=True,
         device="cpu",
@@ -334,7 +337,7 @@ def test_the_same_probe_gives_the_same_bytes(tmp_path, tiny_base):
     assert told[:2] == (2, "cpu") and told[2] > 0
     with safe_open(one, "pt") as file:
         header = json.loads(file.metadata()["lora_atlas"])
-    assert header["probe"] == PROBE | {"samples": 2} and "@sha256:" in header["base"]
+    assert header["probe"] == (PROBE | {"samples": 2}).plain() and "@sha256:" in header["base"]
 
 
 def test_a_base_is_measured_once(tmp_path, tiny_base, monkeypatch):

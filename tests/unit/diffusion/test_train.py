@@ -11,6 +11,7 @@ from lora_atlas.diffusion import train as trainer
 from lora_atlas.diffusion.base import load
 from lora_atlas.diffusion.errors import BaseModelError, TrainingError
 from lora_atlas.diffusion.train import Resources
+from lora_atlas.sections import Base
 
 THREE = ["ada/00", "ada/01", "ada/02"]
 
@@ -203,7 +204,7 @@ def test_a_picture_that_the_table_lacks_is_named(tmp_path, tiny_base, material, 
 @pytest.mark.parametrize("model", ["nowhere/at/all", "./absent", "someone/model"])
 def test_a_missing_base_says_what_to_put_where(model):
     with pytest.raises(BaseModelError, match=r"base\.model.*model_index\.json"):
-        load(model, None, device="cpu")
+        load(Base(model), device="cpu")
 
 
 # --- what is written

@@ -21,6 +21,7 @@ from lora_atlas.embeddings.describe import (
 )
 from lora_atlas.loras.factors import Update
 from lora_atlas.loras.files import read_lora, write_lora
+from lora_atlas.sections import Embedding, Extractor
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 from lora_atlas.weights.gram import gram, read_gram, write_gram
 from lora_atlas.weights.modules import module_grams, read_modules, write_modules
@@ -49,7 +50,7 @@ SPACES = [
     *((TOGETHER, "none"), (KNOWN, "none"), (KNOWN, "rescale"), (KNOWN, "crossfit"), (WHOLE, "none")),
     *((UNSEEN, "none"), (WHOLE_UNSEEN, "none")),
 ]
-EMBEDDING = {"dimensions": 3, "calibrations": ["none", "rescale", "crossfit"], "folds": 4}
+EMBEDDING = Embedding(dimensions=3, calibrations=["none", "rescale", "crossfit"], calibration="crossfit", folds=4)
 SIDES = {
     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (12, 10),
     "unet.up_blocks.1.attentions.0.transformer_blocks.0.ff.net.2": (20, 8),
@@ -63,6 +64,10 @@ def study(weights=WEIGHTS, extractors=EXTRACTORS, generation=GENERATION) -> list
 
 def of_weights(weights) -> list[Descriptor]:
     return [descriptor for descriptor in study(weights) if descriptor.kernel]
+
+
+def typed(extractors) -> dict[str, Extractor]:
+    return {name: Extractor(**each) for name, each in extractors.items()}
 
 
 def of_pictures(extractors) -> list[Descriptor]:
@@ -163,7 +168,7 @@ def run_pictures(
 ) -> dict[str, Path]:
     asked = of_pictures(extractors)
     outputs = {descriptor.name: folder / f"{descriptor.name}.parquet" for descriptor in asked}
-    embed_pictures(features, plan, asked, extractors, embedding, seed=seed, outputs=outputs)
+    embed_pictures(features, plan, asked, typed(extractors), embedding, seed=seed, outputs=outputs)
     return outputs
 
 
@@ -739,7 +744,7 @@ def test_a_collection_has_the_cosines_of_its_loras_and_no_queries(tmp_path, plan
 def test_inner_products_are_those_of_every_descriptor_of_one_source(plan, grams, single, features, tmp_path):
     weights = WEIGHTS | {"modules": ["plain", "gradient", "consensus", "learnt"]}
     asked = [d for d in study(weights) if not d.control]
-    found = inner_products(grams, single, BASE, features, plan, asked, weights, EXTRACTORS)
+    found = inner_products(grams, single, BASE, features, plan, asked, weights, typed(EXTRACTORS))
     assert list(found) == [d.name for d in compared(asked)] and len(asked) > len(found)
     outputs = run_weights(tmp_path, grams, plan, weights, single=single, base=BASE)
     outputs |= run_pictures(tmp_path, features, plan)

@@ -13,12 +13,13 @@ from PIL import Image
 from lora_atlas import tables
 from lora_atlas.features.extract import BATCH, CONTROLS, EXTRACTORS, FeatureError, extract, load, oklab
 from lora_atlas.pictures.decode import decode, encode_png
+from lora_atlas.sections import Extractor
 
 ROOT = Path(__file__).parents[3]
 ART = ROOT / "../shared/data/art"
 SIDE = 32
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
-CONTROL = {"library": "control", "model": "mean_colour", "pretrained": None}
+CONTROL = Extractor("control", "mean_colour")
 
 
 def array(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
@@ -71,7 +72,7 @@ def save_clip(folder: Path, **changes) -> dict:
     model = open_clip.CLIP(**config).half()
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
     save_file(tensors, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
-    return {"library": "open_clip", "model": str(folder), "pretrained": None}
+    return Extractor("open_clip", str(folder))
 
 
 def save_dino(folder: Path) -> dict:
@@ -103,7 +104,7 @@ def save_dino(folder: Path) -> dict:
     }
     (folder / "config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-    return {"library": "timm", "model": str(folder), "pretrained": None}
+    return Extractor("timm", str(folder))
 
 
 SAVE = {"open_clip": save_clip, "timm": save_dino}
@@ -130,7 +131,11 @@ def test_a_local_model_gives_one_raw_vector_a_picture(extractor, tmp_path):
     assert generated.column("picture").to_pylist() == [sha256(d).hexdigest() for d in made]
     assert generated.column("lora").to_pylist() == ["monet/00", "repin/01"]
     assert generated.column("artist").to_pylist() == ["monet", "repin"]
-    assert tables.metadata(real)["extractor"] == extractor
+    assert tables.metadata(real)["extractor"] == {
+        "library": extractor.library,
+        "model": extractor.model,
+        "pretrained": None,
+    }
 
     found = vectors(outputs["training"])
     assert found.shape == (3, 24) and np.isfinite(found).all()
@@ -146,12 +151,12 @@ def test_weights_and_preprocessing_are_the_models_own(extractor, tmp_path):
     import torch
     from safetensors.torch import load_file
 
-    folder = Path(extractor["model"])
+    folder = Path(extractor.model)
     square = array(3, SIDE, SIDE)  # of the model's size: nothing to resize or to crop
     x = (torch.from_numpy(square).permute(2, 0, 1).float() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(
         STD
     ).view(3, 1, 1)
-    if extractor["library"] == "open_clip":
+    if extractor.library == "open_clip":
         network = open_clip.CLIP(**json.loads((folder / "open_clip_config.json").read_text())["model_cfg"])
         network.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
         forward = network.eval().encode_image
@@ -177,7 +182,7 @@ def test_same_tables_same_bytes(extractor, tmp_path):
 
 
 def test_a_folder_without_its_files_says_which(extractor, tmp_path):
-    library = extractor["library"]
+    library = extractor.library
     config, weights = {
         "open_clip": ("open_clip_config.json", "open_clip_model.safetensors"),
         "timm": ("config.json", "model.safetensors"),
@@ -187,18 +192,18 @@ def test_a_folder_without_its_files_says_which(extractor, tmp_path):
     broken = extractor | {"model": str(copy)}
     with pytest.raises(FeatureError, match=f"{config} and {weights} absent"):
         load(broken, "cpu")
-    (copy / config).write_bytes((Path(extractor["model"]) / config).read_bytes())
+    (copy / config).write_bytes((Path(extractor.model) / config).read_bytes())
     (copy / "pytorch_model.bin").write_bytes(b"a pickle is no substitute")
     with pytest.raises(FeatureError, match=f"{copy}: {weights} absent"):
         load(broken, "cpu")
-    (copy / weights).write_bytes((Path(extractor["model"]) / weights).read_bytes()[:-50])
+    (copy / weights).write_bytes((Path(extractor.model) / weights).read_bytes()[:-50])
     with pytest.raises(FeatureError, match=f"{library} cannot load '{copy}': SafetensorError"):
         load(broken, "cpu")
 
 
 def test_a_name_that_is_no_model_says_what_to_put_where(extractor):
-    near = {"open_clip": "ViT-B-31", "timm": "vit_tiny_patch16_22"}[extractor["library"]]
-    suggestion = {"open_clip": "ViT-B-32", "timm": "vit_tiny_patch16_224"}[extractor["library"]]
+    near = {"open_clip": "ViT-B-31", "timm": "vit_tiny_patch16_22"}[extractor.library]
+    suggestion = {"open_clip": "ViT-B-32", "timm": "vit_tiny_patch16_224"}[extractor.library]
     with pytest.raises(FeatureError, match=suggestion):
         load(extractor | {"model": near}, "cpu")
     with pytest.raises(FeatureError, match=r"model\.safetensors into the folder workflow/no/such/folder"):
@@ -207,9 +212,9 @@ def test_a_name_that_is_no_model_says_what_to_put_where(extractor):
 
 def test_open_clip_by_name_never_runs_on_random_weights(tmp_path):
     with pytest.raises(FeatureError, match="needs `pretrained`: a file, or one of openai"):
-        load({"library": "open_clip", "model": "RN50", "pretrained": None}, "cpu")
+        load(Extractor("open_clip", "RN50"), "cpu")
     with pytest.raises(FeatureError, match="cannot load 'RN50' with pretrained 'no_such_tag'"):
-        load({"library": "open_clip", "model": "RN50", "pretrained": "no_such_tag"}, "cpu")
+        load(Extractor("open_clip", "RN50", "no_such_tag"), "cpu")
 
 
 def test_timm_by_name_with_a_file_or_a_wrong_tag(tmp_path):
@@ -221,7 +226,7 @@ def test_timm_by_name_with_a_file_or_a_wrong_tag(tmp_path):
     torch.manual_seed(1)
     model = timm.create_model(name, pretrained=False)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    loaded = load({"library": "timm", "model": name, "pretrained": str(tmp_path / "weights.safetensors")}, "cpu")
+    loaded = load(Extractor("timm", name, str(tmp_path / "weights.safetensors")), "cpu")
     image = Image.fromarray(array(0, 160, 160))
     (found,) = loaded.encode([loaded.prepare(image)])
     model.reset_classifier(0)
@@ -229,7 +234,7 @@ def test_timm_by_name_with_a_file_or_a_wrong_tag(tmp_path):
         expected = model.eval()(loaded.prepare(image)[None])[0].numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(FeatureError, match="with pretrained 'no_such_tag'"):
-        load({"library": "timm", "model": name, "pretrained": "no_such_tag"}, "cpu")
+        load(Extractor("timm", name, "no_such_tag"), "cpu")
 
 
 # --- controls
@@ -269,7 +274,7 @@ def test_colour_moments_begin_with_the_mean_and_tell_contrast():
 def test_a_control_needs_no_heavy_library(tmp_path):
     write_pictures(tmp_path / "monet.parquet", "monet", [0, 1])
     code = (
-        "import sys; from lora_atlas.features.extract import extract\n"
+        "import sys; from lora_atlas.features.extract import extract; from lora_atlas.sections import Extractor\n"
         f"n = extract({CONTROL!r}, {{'training': [{str(tmp_path / 'monet.parquet')!r}]}}, device='cpu', "
         f"outputs={{'training': {str(tmp_path / 'out.parquet')!r}}})\n"
         "print(n, [m for m in ('torch', 'timm', 'open_clip', 'sklearn', 'scipy') if m in sys.modules])"

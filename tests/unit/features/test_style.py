@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from lora_atlas.features.extract import FeatureError, load
 from lora_atlas.features.style import SKETCH, csd, read, vgg_gram
+from lora_atlas.sections import Extractor
 
 
 def picture(seed: int = 0, side: int = 64) -> Image.Image:
@@ -37,7 +38,7 @@ def test_csd_is_the_trunk_and_its_style_head(tmp_path):
 
     tensors = csd_tensors()
     save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "model.safetensors")
-    model = load({"library": "csd", "model": str(tmp_path), "pretrained": None}, "cpu")
+    model = load(Extractor("csd", str(tmp_path)), "cpu")
     x = model.prepare(picture(side=32))
     (found,) = model.encode([x])
     trunk = VisionTransformer(
@@ -67,7 +68,7 @@ def test_the_published_pickle_is_read_without_running_it(tmp_path):
 
     torch.save(checkpoint | {"args": Evil()}, tmp_path / "evil.bin")
     with pytest.raises(FeatureError, match="UnpicklingError"):
-        load({"library": "csd", "model": str(tmp_path / "evil.bin"), "pretrained": None}, "cpu")
+        load(Extractor("csd", str(tmp_path / "evil.bin")), "cpu")
     assert not ran.exists()
 
 
@@ -113,7 +114,7 @@ def test_the_sketch_keeps_the_inner_products_of_gram_matrices(tmp_path):
 
 def test_a_sketch_is_the_same_every_time(tmp_path):
     save_file(vgg_tensors(), tmp_path / "model.safetensors")
-    extractor = {"library": "vgg_gram", "model": str(tmp_path), "pretrained": None}
+    extractor = Extractor("vgg_gram", str(tmp_path))
     one, two = (load(extractor, "cpu") for _ in range(2))
     np.testing.assert_array_equal(one.encode([one.prepare(picture())]), two.encode([two.prepare(picture())]))
 
@@ -129,25 +130,25 @@ def test_a_sketch_is_the_same_every_time(tmp_path):
 def test_other_weights_are_named(tmp_path, library, tensors, words):
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(FeatureError, match=words):
-        load({"library": library, "model": str(tmp_path), "pretrained": None}, "cpu")
+        load(Extractor(library, str(tmp_path)), "cpu")
 
 
 def test_absent_weights_say_what_to_put_where(tmp_path):
     for library in ("csd", "vgg_gram"):
         with pytest.raises(FeatureError, match=r"neither a file of weights nor a folder with model\.safetensors"):
-            load({"library": library, "model": str(tmp_path), "pretrained": None}, "cpu")
+            load(Extractor(library, str(tmp_path)), "cpu")
 
 
 def test_a_hash_of_the_config_is_checked_before_anything_loads(tmp_path):
     from lora_atlas.hub.lock import sha256_of
 
     save_file(vgg_tensors(), tmp_path / "vgg.safetensors")
-    extractor = {"library": "vgg_gram", "model": "vgg19", "pretrained": str(tmp_path / "vgg.safetensors")}
+    extractor = Extractor("vgg_gram", "vgg19", str(tmp_path / "vgg.safetensors"))
     load(extractor | {"sha256": sha256_of(tmp_path / "vgg.safetensors")}, "cpu")
     with pytest.raises(FeatureError, match="expected sha256 0000"):
         load(extractor | {"sha256": "0" * 64}, "cpu")
     with pytest.raises(FeatureError, match="no file whose sha256"):
-        load({"library": "open_clip", "model": "RN50", "pretrained": "openai", "sha256": "0" * 64}, "cpu")
+        load(Extractor("open_clip", "RN50", "openai", sha256="0" * 64), "cpu")
 
 
 def test_half_precision_files_are_read_as_floats(tmp_path):

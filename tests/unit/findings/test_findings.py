@@ -25,11 +25,12 @@ from lora_atlas.findings.cost import seconds_per_lora
 from lora_atlas.findings.evidence import Pooled, Score, asked_unseen, gather, over_seeds, pooled
 from lora_atlas.findings.page import write
 from lora_atlas.metrics import BEST_CONTROL, clustering, drift, grid, intervals, margins, retrieval, structure, worth
+from lora_atlas.sections import Embedding
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 from lora_atlas.views import View
 
 EVALUATION = {"bootstrap": 200, "confidence": 0.9}
-EMBEDDING = {"dimensions": 3, "calibrations": ["none", "crossfit"], "calibration": "crossfit", "folds": 3}
+EMBEDDING = Embedding(dimensions=3, calibrations=["none", "crossfit"], calibration="crossfit", folds=3)
 VIEW = View("whole", "crossfit", "cosine")
 ARTISTS, EACH = 8, 5
 

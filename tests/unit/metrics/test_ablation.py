@@ -15,10 +15,11 @@ from lora_atlas.metrics import ablation as module_of_ablation
 from lora_atlas.metrics import intervals
 from lora_atlas.metrics.ablation import FACTORS, ablation, matched, parts, singles
 from lora_atlas.metrics.ranking import chance
+from lora_atlas.sections import Embedding
 from lora_atlas.seeds import derive_seed
 from lora_atlas.views import View
 
-EMBEDDING = {"dimensions": 5, "calibrations": ["none"], "calibration": "crossfit", "folds": 5}
+EMBEDDING = Embedding(dimensions=5, calibrations=["none"], calibration="crossfit", folds=5)
 QUICK = {"subsets": 3, "confidence": 0.9, "seed": 7}
 CROSSFIT, DIRECT = View("components", "crossfit", "L2"), View("whole", "none", "cosine")
 LEAVES = {

@@ -11,11 +11,12 @@ from lora_atlas.embeddings.components import CALIBRATIONS, embed, whole
 from lora_atlas.metrics.grid import grid, steps, whiten
 from lora_atlas.metrics.ranking import DISTANCES, chance
 from lora_atlas.metrics.retrieval import retrieval
+from lora_atlas.sections import Embedding
 from lora_atlas.seeds import derive_seed
 from lora_atlas.tables import KNOWN, WHOLE
 from lora_atlas.views import View
 
-EMBEDDING = {"dimensions": 5, "calibrations": ["none", "rescale", "crossfit"], "calibration": "crossfit", "folds": 5}
+EMBEDDING = Embedding(dimensions=5, calibrations=["none", "rescale", "crossfit"], calibration="crossfit", folds=5)
 QUICK = {"confidence": 0.9, "seed": 7}
 CROSSFIT, DIRECT = View("components", "crossfit", "L2"), View("whole", "none", "cosine")
 
@@ -56,7 +57,7 @@ def test_rows_without_whitening_are_those_of_the_table_retrieval():
     loras = plan()
     K = gram(noisy(loras))
     found = {setting(row): row for row in run({"delta": K}, loras)}
-    spaces = {(KNOWN, name): vectors for name, vectors in vectors_of(loras, K, EMBEDDING["dimensions"]).items()}
+    spaces = {(KNOWN, name): vectors for name, vectors in vectors_of(loras, K, EMBEDDING.dimensions).items()}
     entries = [
         {"scenario": scenario, "calibration": name, "fold": 0, "vector": vector.astype(np.float32)}
         | {key: lora[key] for key in ("lora", "artist", "genre", "split")}
@@ -65,8 +66,8 @@ def test_rows_without_whitening_are_those_of_the_table_retrieval():
     ]
     compared = 0
     for row in retrieval(tables.table("embeddings", entries), "delta", **QUICK):
-        if (row["metric"], row["level"]) == ("mAP", "artist") and row["calibration"] in EMBEDDING["calibrations"]:
-            plain = (EMBEDDING["dimensions"], "none", row["calibration"], row["distance"])
+        if (row["metric"], row["level"]) == ("mAP", "artist") and row["calibration"] in EMBEDDING.calibrations:
+            plain = (EMBEDDING.dimensions, "none", row["calibration"], row["distance"])
             one = found[(36, "none", "whole", row["distance"]) if row["scenario"] == WHOLE else plain]
             for column in ("value", "low", "high", "chance"):
                 assert one[column] == pytest.approx(row[column], rel=1e-12), column

@@ -9,12 +9,13 @@ from lora_atlas.embeddings.components import CALIBRATIONS, AlikeError, embed, wh
 from lora_atlas.metrics.questions import questions, stored, under
 from lora_atlas.metrics.ranking import DISTANCES, METRICS, chance
 from lora_atlas.metrics.retrieval import ask
+from lora_atlas.sections import Embedding
 from lora_atlas.seeds import derive_seed
 from lora_atlas.tables import KNOWN, WHOLE
 from lora_atlas.views import View
 from lora_atlas.weights.products import normalise
 
-EMBEDDING = {"dimensions": 5, "calibrations": ["none"], "calibration": "crossfit", "folds": 5}
+EMBEDDING = Embedding(dimensions=5, calibrations=["none"], calibration="crossfit", folds=5)
 SEED = 7
 
 

@@ -23,11 +23,12 @@ from lora_atlas.metrics.worth import (
     references,
     worth_queries,
 )
+from lora_atlas.sections import Embedding, Extractor
 from lora_atlas.seeds import derive_seed
 from lora_atlas.tables import KNOWN, UNSEEN, WHOLE
 from lora_atlas.views import View
 
-EMBEDDING = {"dimensions": 6, "calibrations": ["none", "crossfit"], "calibration": "crossfit", "folds": 3}
+EMBEDDING = Embedding(dimensions=6, calibrations=["none", "crossfit"], calibration="crossfit", folds=3)
 OPTIONS = {"bootstrap": 400, "confidence": 0.9, "seed": 0}
 CROSSFIT, DIRECT = View("components", "crossfit", "L2"), View("whole", "none", "cosine")
 ARTISTS = [f"artist{n}" for n in range(6)]
@@ -128,7 +129,7 @@ def test_all_pictures_are_the_ordinary_descriptor(plan, tmp_path, view):
         {("clip", "s2_g1"): tmp_path / "f.parquet"},
         plan,
         [descriptor],
-        {"clip": {"library": "open_clip"}},
+        {"clip": Extractor("open_clip", "mini")},
         EMBEDDING,
         seed=3,
         outputs={"clip_s2_g1": tmp_path / "e.parquet"},

@@ -7,10 +7,12 @@ are read from safetensors only: a pickle that happens to lie beside them is neve
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 
+from ..sections import Base
 from .denoisers import DENOISERS, denoiser_of
 from .errors import BaseModelError
 
@@ -23,12 +25,13 @@ def pick_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def load(model: str, revision: str | None, variant: str | None = None, *, device: str) -> DiffusionPipeline:
+def load(base: Base, *, device: str) -> Any:
     """The pipeline, frozen and in evaluation mode, on `device`; raises BaseModelError.
 
-    `variant` names the files to read, as in ``unet/diffusion_pytorch_model.fp16.safetensors``. Numbers are bfloat16 on
-    a GPU and float32 on a CPU, whatever the files hold; an autoencoder that asks for it stays float32.
+    `base.variant` names the files to read, as in ``unet/diffusion_pytorch_model.fp16.safetensors``. Numbers are
+    bfloat16 on a GPU and float32 on a CPU, whatever the files hold; an autoencoder that asks for it stays float32.
     """
+    model, revision, variant = base.model, base.revision, base.variant
     local = Path(model).is_dir()
     if not local and (revision is None or model.startswith((".", "/")) or model.count("/") != 1):
         raise BaseModelError(
@@ -59,11 +62,11 @@ def load(model: str, revision: str | None, variant: str | None = None, *, device
     return pipeline
 
 
-def identity(model: str, revision: str | None, variant: str | None = None) -> str:
+def identity(base: Base) -> str:
     """What a LoRA's header says of its base: hub id and revision, or a folder's name and the hash of its network."""
-    folder = Path(model)
+    folder = Path(base.model)
     if not folder.is_dir():
-        return f"{model}@{revision}" + (f" {variant}" if variant else "")
+        return f"{base.model}@{base.revision}" + (f" {base.variant}" if base.variant else "")
     digest = hashlib.sha256()
     files = [file for kind in DENOISERS for file in sorted((folder / kind.component).glob("*"))]
     for file in files:
@@ -75,7 +78,7 @@ def identity(model: str, revision: str | None, variant: str | None = None) -> st
 
 
 @torch.no_grad()
-def encode_pictures(pipeline: DiffusionPipeline, pictures: torch.Tensor, size: int = 16) -> torch.Tensor:
+def encode_pictures(pipeline: Any, pictures: torch.Tensor, size: int = 16) -> torch.Tensor:
     """Scaled latents float32 (n, c, h, w) of pictures (n, 3, H, W) in -1…1; a distribution gives its mode."""
     vae, parts = pipeline.vae, []
     for x in pictures.split(size):
@@ -87,7 +90,7 @@ def encode_pictures(pipeline: DiffusionPipeline, pictures: torch.Tensor, size: i
 
 
 @torch.no_grad()
-def decode_latents(pipeline: DiffusionPipeline, latents: torch.Tensor, size: int = 16) -> torch.Tensor:
+def decode_latents(pipeline: Any, latents: torch.Tensor, size: int = 16) -> torch.Tensor:
     """Pictures uint8 (n, H, W, 3) on the CPU of scaled latents (n, c, h, w)."""
     vae, parts = pipeline.vae, []
     shift = getattr(vae.config, "shift_factor", None) or 0.0

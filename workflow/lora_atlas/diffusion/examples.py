@@ -1,7 +1,7 @@
 """Training pictures as latents, by shape: centred squares, or aspect-ratio buckets of about the same area."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ..pictures.decode import PictureError, crop_square, decode, to_array
+from ..sections import Training
 from . import base as bases
 from .denoisers import Denoiser
 from .errors import TrainingError
@@ -79,23 +80,26 @@ def arrays(
     return cropped
 
 
-def sizes_for(denoiser: Denoiser, training: Mapping[str, Any]) -> list[tuple[int, int]]:
+def sizes_for(denoiser: Denoiser, training: Training) -> list[tuple[int, int]]:
     """The buckets that a base can work on: one square, or aspect-ratio buckets if training asks for them."""
-    resolution = training["resolution"]
-    return bucket_sizes(resolution, denoiser.step) if training["aspect_ratio_buckets"] else [(resolution, resolution)]
+    resolution = training.resolution
+    return bucket_sizes(resolution, denoiser.step) if training.aspect_ratio_buckets else [(resolution, resolution)]
 
 
 def encode(
-    pipeline: Any, denoiser: Denoiser, pictures: pa.Table, wanted: Sequence[str], training: Mapping[str, Any]
+    pipeline: Any, denoiser: Denoiser, pictures: pa.Table, wanted: Sequence[str], training: Training
 ) -> tuple[dict[Shape, torch.Tensor], dict[str, tuple[Shape, int]], dict[Shape, tuple[int, int]]]:
     """Latents by their shape; picture → its shape and its place there; shape → its size in pixels."""
     cropped = arrays(pictures, wanted, sizes_for(denoiser, training))
-    latents, places, sizes = {}, {}, {}
+    latents: dict[Shape, torch.Tensor] = {}
+    places: dict[str, tuple[Shape, int]] = {}
+    sizes: dict[Shape, tuple[int, int]] = {}
     for size in sorted({size for size, _ in cropped.values()}):
         names = [picture for picture in wanted if cropped[picture][0] == size]
         pixels = torch.from_numpy(np.stack([cropped[picture][1] for picture in names]))
         encoded = bases.encode_pictures(pipeline, pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
-        shape = tuple(encoded.shape[2:])
+        height, width = encoded.shape[2:]
+        shape = (height, width)
         latents[shape], sizes[shape] = encoded, size
         places |= {picture: (shape, i) for i, picture in enumerate(names)}
     return latents, places, sizes

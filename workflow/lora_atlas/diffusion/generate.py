@@ -17,7 +17,9 @@ from PIL import Image
 from rich.progress import Progress
 
 from .. import tables
+from ..loras.factors import Update
 from ..loras.files import read_lora
+from ..sections import Base
 from ..seeds import derive_seed
 from ..settings import Setting
 from . import base as bases
@@ -27,7 +29,7 @@ from .denoisers import Conditioning, denoiser_of
 
 def generate(
     loras: Mapping[str, str | Path],
-    base: Mapping[str, Any],
+    base: Base,
     wanted: Sequence[Setting],
     *,
     batch: int,
@@ -43,7 +45,7 @@ def generate(
     """
     bases.set_threads()
     device = bases.pick_device(device)
-    pipeline = bases.load(**base, device=device)
+    pipeline = bases.load(base, device=device)
     denoiser = denoiser_of(pipeline)
     updates = {lora: _factors(path, denoiser.prefix) for lora, path in loras.items()}
     prompts = list(dict.fromkeys(prompt for setting in wanted for prompt in setting.prompts))
@@ -54,7 +56,7 @@ def generate(
     names = list(loras)
     shape = denoiser.latent_shape(resolution)
     count = 0
-    with Progress(disable=None, transient=True) as progress:
+    with Progress(transient=True) as progress:
         bar = progress.add_task("generating", total=len(names) * sum(setting.count for setting in wanted))
         rows: dict[str, list[dict[str, Any]]] = {setting.name: [] for setting in wanted}
         for first in range(0, len(names), K):
@@ -157,11 +159,13 @@ def _past_first(seed: int, shape: Sequence[int]) -> torch.Generator:
 
 
 def _factors(path: str | Path, prefix: str) -> dict[str, stacked.Factors]:
-    return {
-        name.removeprefix(prefix): (torch.from_numpy(update.A), torch.from_numpy(update.B))
-        for name, update in read_lora(path).updates.items()
-        if name.startswith(prefix)
-    }
+    found = {}
+    for name, update in read_lora(path).updates.items():
+        if name.startswith(prefix):
+            if not isinstance(update, Update):
+                raise ValueError(f"{path}: {name} is no plain LoRA, and only those are generated with")
+            found[name.removeprefix(prefix)] = (torch.from_numpy(update.A), torch.from_numpy(update.B))
+    return found
 
 
 def _stack(module: torch.nn.Module, updates: Sequence[Mapping[str, stacked.Factors]]) -> dict[str, stacked.Stacked]:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
+from ..sections import Training
 from . import stacked, state
 from .denoisers import Conditioning, Denoiser
 from .errors import TrainingError
@@ -82,7 +83,7 @@ def run(
     material: Material,
     layers: Mapping[str, stacked.Stacked],
     adapters: Sequence[Adapter],
-    training: Mapping[str, Any],
+    training: Training,
     file: Path,
     limits: Limits,
 ) -> Progression:
@@ -92,10 +93,10 @@ def run(
     picture fits into memory.
     """
     flat = stacked.flatten(layers)
-    K, b, device = len(adapters), training["batch"], flat.values.device
+    K, b, device = len(adapters), training.batch, flat.values.device
     # A group each: an adapter has its own moments and its own learning rate.
-    groups = [{"params": [row], "lr": training["learning_rate"]} for row in flat.rows]
-    optimizer = torch.optim.AdamW(groups, weight_decay=training["weight_decay"], fused=True)
+    groups = [{"params": [row], "lr": training.learning_rate} for row in flat.rows]
+    optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay, fused=True)
     at = Progression(
         step=0,
         adapters=min(K, limits.adapters or K),
@@ -124,9 +125,9 @@ def run(
 
     step = _Step(material, layers, flat, b)
     clock = time.perf_counter()
-    with Progress(disable=None, transient=True) as progress:
-        task = progress.add_task("training", total=training["steps"], completed=at.step)
-        while at.step < training["steps"]:
+    with Progress(transient=True) as progress:
+        task = progress.add_task("training", total=training.steps, completed=at.step)
+        while at.step < training.steps:
             draws = {
                 k: draw(a.stream, a.order, at.step, a.pictures, b, material.denoiser.channels)
                 for k, a in enumerate(adapters)
@@ -136,14 +137,14 @@ def run(
                 break
             error = _gradients(step, draws, at)
             loss = error.mean(1)
-            norm = stacked.clip_gradients(flat.gradients, training["max_grad_norm"])
+            norm = stacked.clip_gradients(flat.gradients, training.max_grad_norm)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, at.step)
             optimizer.step()
             _watch(at, error, loss, norm)
             at.step += 1
             progress.advance(task)
-            last = at.step == training["steps"]
+            last = at.step == training.steps
             if at.step % LOG_EVERY == 0 or last:
                 clock = _log(at, adapters, step, clock, training)
             late = limits.deadline is not None and time.monotonic() > limits.deadline
@@ -151,7 +152,7 @@ def run(
                 save()
             if late and not last:
                 raise TimeBudgetSpent(
-                    f"the time budget is spent at step {at.step} of {training['steps']} of the pack of "
+                    f"the time budget is spent at step {at.step} of {training.steps} of the pack of "
                     f"{adapters[0].lora}; its state is saved in {file.parent}: run the same again, and it goes on"
                 )
     return at
@@ -255,7 +256,7 @@ def _watch(at: Progression, error: torch.Tensor, loss: torch.Tensor, norm: torch
     at.bad_samples = torch.where(new[:, None], ~error.isfinite(), at.bad_samples)
 
 
-def _log(at: Progression, adapters: Sequence[Adapter], step: _Step, clock: float, training: Mapping[str, Any]) -> float:
+def _log(at: Progression, adapters: Sequence[Adapter], step: _Step, clock: float, training: Training) -> float:
     """A line of the log for each adapter that is still trained; the only place where the host waits for the device."""
     now, done = time.perf_counter(), at.step - at.since
     losses, norms, bad = at.losses.tolist(), at.norms.tolist(), at.bad_step.tolist()
@@ -285,7 +286,7 @@ def _log(at: Progression, adapters: Sequence[Adapter], step: _Step, clock: float
         )
     still = [losses[k] / done for k in alive if bad[k] < 0]
     if still:
-        print(f"step {at.step}/{training['steps']}: mean loss {sum(still) / len(still):.4f}", flush=True)
+        print(f"step {at.step}/{training.steps}: mean loss {sum(still) / len(still):.4f}", flush=True)
     at.losses.zero_()
     at.norms.zero_()
     at.since = at.step

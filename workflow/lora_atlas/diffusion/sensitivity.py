@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..code import digest
+from ..sections import Base, Probe
 from ..seeds import derive_seed
 from ..settings import Setting
 from ..tables import replacing
@@ -70,6 +71,8 @@ def _rows(module: torch.nn.Module, x: torch.Tensor, *, entering: bool) -> torch.
         return x.reshape(-1, x.shape[-1]).float()
     if not entering:
         return x.movedim(1, -1).reshape(-1, x.shape[1]).float()
+    if isinstance(module.padding, str):
+        raise TypeError(f"a convolution padded by {module.padding!r}; only numbers are known here")
     patches = torch.nn.functional.unfold(
         x.float(), module.kernel_size, module.dilation, module.padding, module.stride
     )  # fmt: skip
@@ -91,23 +94,21 @@ class Sensitivity:
     G: Mapping[str, torch.Tensor]
 
 
-def measure(
-    pipeline: Any, targets: Sequence[str], probe: Mapping[str, Any], *, resolution: int, moments: bool
-) -> Sensitivity:
+def measure(pipeline: Any, targets: Sequence[str], probe: Probe, *, resolution: int, moments: bool) -> Sensitivity:
     """The sensitivity of the base's targeted layers, by `probe`: samples, num_inference_steps, batch, prompts, seed.
 
     Names are those of LoRA files (as "unet." and the layer). Raises TrainingError for a base that is no diffusion.
     """
     denoiser = denoiser_of(pipeline)
     module, device, prefix = denoiser.module.float(), denoiser.device, denoiser.prefix
-    count, each = probe["samples"], probe["batch"]
-    setting = Setting(probe["num_inference_steps"], 1.0, tuple(probe["prompts"]), (0,))
+    count, each = probe.samples, probe.batch
+    setting = Setting(probe.num_inference_steps, 1.0, tuple(probe.prompts), (0,))
     side = (resolution, resolution)
     # In float32: squares of gradients underflow in less.
-    text = denoiser.encode_text(pipeline, probe["prompts"], side).float()
+    text = denoiser.encode_text(pipeline, probe.prompts, side).float()
     latents = _samples(pipeline, text, setting, probe, resolution)
-    objective = objective_of(pipeline.scheduler, {"loss": "epsilon", "min_snr_gamma": None}, str(device))
-    generator = torch.Generator().manual_seed(derive_seed("sensitivity", probe["seed"]))
+    objective = objective_of(pipeline.scheduler, str(device))
+    generator = torch.Generator().manual_seed(derive_seed("sensitivity", probe.seed))
     # Stratified: every part of the schedule is asked alike often, in an order that no prompt shares.
     u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     times = objective.times(u)[torch.randperm(count, generator=generator)].to(device)
@@ -119,7 +120,7 @@ def measure(
         for start in range(0, count, each):
             part = slice(start, min(start + each, count))
             t, epsilon, x = times[part], noise[part], latents[part]
-            index = torch.arange(part.start, part.stop, device=device) % len(probe["prompts"])
+            index = torch.arange(part.start, part.stop, device=device) % len(probe.prompts)
             given = text.take(index)
             # Parameters are frozen: gradients flow back to what the network is given, and pass all layers on the way.
             for tensor in given.tensors.values():
@@ -138,17 +139,15 @@ def measure(
     )
 
 
-def _samples(
-    pipeline: Any, text: Conditioning, setting: Setting, probe: Mapping[str, Any], resolution: int
-) -> torch.Tensor:
+def _samples(pipeline: Any, text: Conditioning, setting: Setting, probe: Probe, resolution: int) -> torch.Tensor:
     """Latents (n, c, h, w) that the base generates by itself, prompts in turn, by its own scheduler."""
-    prompts, shape = probe["prompts"], denoiser_of(pipeline).latent_shape(resolution)
-    tasks = [(prompts[i % len(prompts)], i) for i in range(probe["samples"])]
+    prompts, shape = probe.prompts, denoiser_of(pipeline).latent_shape(resolution)
+    tasks = [(prompts[i % len(prompts)], i) for i in range(probe.samples)]
     found = []
-    for start in range(0, len(tasks), probe["batch"]):
-        part = tasks[start : start + probe["batch"]]
-        noise = torch.stack([initial_noise(shape, probe["seed"], *task) for task in part])
-        seeds = [noise_seed(probe["seed"], *task) for task in part]
+    for start in range(0, len(tasks), probe.batch):
+        part = tasks[start : start + probe.batch]
+        noise = torch.stack([initial_noise(shape, probe.seed, *task) for task in part])
+        seeds = [noise_seed(probe.seed, *task) for task in part]
         index = [i % len(prompts) for _, i in part]
         found.append(denoise(pipeline, 1, noise, seeds, text, index, 0, setting))
     return torch.cat(found).clone()  # the clone, unlike tensors of inference, may be part of a graph
@@ -167,9 +166,9 @@ def write(path: str | Path, found: Sensitivity, made: Mapping[str, Any]) -> None
 def cached(
     output: str | Path,
     cache: str | Path,
-    base: Mapping[str, Any],
+    base: Base,
     targets: Sequence[str],
-    probe: Mapping[str, Any],
+    probe: Probe,
     *,
     resolution: int,
     moments: bool,
@@ -179,7 +178,7 @@ def cached(
     and this probe has left it there. Returns samples, device, and the seconds that measuring took, now or then.
     """
     made_by = digest("diffusion.sensitivity")
-    key = [bases.identity(**base), sorted(targets), resolution, dict(sorted(probe.items())), moments, made_by]
+    key = [bases.identity(base), sorted(targets), resolution, dict(sorted(probe.plain().items())), moments, made_by]
     kept = Path(cache) / f"{derive_seed('sensitivity', key):016x}.safetensors"
     cost = kept.with_suffix(".json")  # apart: what is measured has the same bytes whenever it is measured
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -190,14 +189,14 @@ def cached(
             start = time.perf_counter()
             bases.set_threads()
             device = bases.pick_device(device)
-            found = measure(bases.load(**base, device=device), targets, probe, resolution=resolution, moments=moments)
-            write(kept, found, {"base": key[0], "probe": dict(probe)})
+            found = measure(bases.load(base, device=device), targets, probe, resolution=resolution, moments=moments)
+            write(kept, found, {"base": key[0], "probe": probe.plain()})
             told = {"seconds": time.perf_counter() - start, "device": device}
             with replacing(cost) as temporary:
                 temporary.write_text(json.dumps(told))
     with replacing(output) as temporary:
         temporary.write_bytes(kept.read_bytes())
-    return probe["samples"], told["device"], told["seconds"]
+    return probe.samples, told["device"], told["seconds"]
 
 
 def _kept(path: Path, cost: Path) -> dict[str, Any] | None:

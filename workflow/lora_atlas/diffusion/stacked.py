@@ -30,7 +30,11 @@ Factors = tuple[torch.Tensor, torch.Tensor]
 class Stacked(torch.nn.Module):
     """A frozen layer with K adapters: `frozen`, A (K, r, in), B (K, out, r), and the adapters of the next batch."""
 
-    def __init__(self, frozen: torch.nn.Module, adapters: int, rank: int, scale: float, width: int, out: int):
+    frozen: torch.nn.Linear | torch.nn.Conv2d
+
+    def __init__(
+        self, frozen: torch.nn.Linear | torch.nn.Conv2d, adapters: int, rank: int, scale: float, width: int, out: int
+    ):
         super().__init__()
         self.frozen = frozen
         self.scale = scale
@@ -61,6 +65,8 @@ class StackedLinear(Stacked):
 
 class StackedConv(Stacked):
     """A frozen convolution with K adapters; input (K·b, in, h, w) adapter-major, output (K·b, out, h', w')."""
+
+    frozen: torch.nn.Conv2d
 
     def __init__(self, frozen: torch.nn.Conv2d, adapters: int, rank: int, scale: float):
         if frozen.groups != 1 or frozen.padding_mode != "zeros":
@@ -116,8 +122,13 @@ def _replace(model: torch.nn.Module, name: str, adapters: int, rank: int, scale:
     parent, _, leaf = name.rpartition(".")
     holder = model.get_submodule(parent)
     frozen = holder.get_submodule(leaf)
-    kind = StackedLinear if isinstance(frozen, torch.nn.Linear) else StackedConv
-    layer = kind(frozen, adapters, rank, scale)
+    layer: Stacked
+    if isinstance(frozen, torch.nn.Linear):
+        layer = StackedLinear(frozen, adapters, rank, scale)
+    elif isinstance(frozen, torch.nn.Conv2d):
+        layer = StackedConv(frozen, adapters, rank, scale)
+    else:
+        raise TypeError(f"{name} is a {type(frozen).__name__}; only linear layers and convolutions have adapters")
     setattr(holder, leaf, layer)
     return layer
 
@@ -175,7 +186,7 @@ def factors(layers: Mapping[str, Stacked], k: int) -> dict[str, Factors]:
 
 def as_stored(layer: Stacked, A: torch.Tensor, B: torch.Tensor) -> Factors:
     """Factors in the shape in which files hold them: kernels (r, in, h, w) and (out, r, 1, 1) of a convolution."""
-    if isinstance(layer, StackedLinear):
+    if not isinstance(layer, StackedConv):
         return A, B
     return A.view(len(A), layer.frozen.in_channels, *layer.frozen.kernel_size), B[:, :, None, None]
 

@@ -9,7 +9,7 @@ killed goes on from its last state (state.py) to the very same weights.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from .. import __version__, tables
 from ..loras.factors import Update
 from ..loras.files import write_lora
+from ..sections import Base, Training
 from . import base as bases
 from . import examples, size, stacked, state
 from .denoisers import denoiser_of
@@ -44,8 +45,8 @@ class Resources:
 def train(
     plan: pa.Table,
     pictures: pa.Table,
-    base: Mapping[str, Any],
-    training: Mapping[str, Any],
+    base: Base,
+    training: Training,
     *,
     seed: int,
     resources: Resources,
@@ -66,7 +67,7 @@ def train(
     bases.set_threads()
     folder, device = Path(folder), bases.pick_device(resources.device)
     rows = [row for row in plan.to_pylist() if row["lora"] in outputs]
-    recipe = {"training": dict(training), "base": bases.identity(**base), "seed": seed}
+    recipe = {"training": training.plain(), "base": bases.identity(base), "seed": seed}
     work = {
         "recipe": recipe,
         "code": state.code_digest(),
@@ -80,13 +81,14 @@ def train(
         packs = size.split([row["lora"] for row in rows], K)
         state.settle(folder, work, packs)
 
-    history, failures = [], {}
+    history: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
     finished = {lora: folder / "finished" / f"{lora}.safetensors" for lora in outputs}
     row_of = {row["lora"]: row for row in rows}
     for number, loras in enumerate(packs):
-        scale = training["alpha"] / training["rank"]
-        layers = stacked.stack(material.denoiser.module, material.modules, len(loras), training["rank"], scale)
-        stacked.initialise(layers, initial_seeds(layers, loras, seed, training["init"]))
+        scale = training.alpha / training.rank
+        layers = stacked.stack(material.denoiser.module, material.modules, len(loras), training.rank, scale)
+        stacked.initialise(layers, initial_seeds(list(layers), loras, seed, training.init))
         beginnings = [hash_factors(stacked.factors(layers, k)) for k in range(len(loras))]
         adapters = [_adapter(row_of[lora], places, training, seed) for lora in loras]
         file = folder / f"pack-{number:02d}.pt"
@@ -114,15 +116,23 @@ def train(
     state.remove(folder)
 
 
-def _prepare(rows, pictures, base, training, resources: Resources, device: str):
+def _prepare(
+    rows: Sequence[Mapping[str, Any]],
+    pictures: pa.Table,
+    base: Base,
+    training: Training,
+    resources: Resources,
+    device: str,
+) -> tuple[Material, dict[str, tuple[Shape, int]]]:
     """Everything that packs share, encoded once; and picture → its shape and place."""
-    pipeline = bases.load(**base, device=device)
+    pipeline = bases.load(base, device=device)
     denoiser = denoiser_of(pipeline)
     wanted = sorted({picture for row in rows for picture in row["pictures"]})
     latents, places, sizes = examples.encode(pipeline, denoiser, pictures, wanted, training)
-    caption = [training["caption"]]
+    caption = [training.caption]
     text = {shape: denoiser.encode_text(pipeline, caption, pixels) for shape, pixels in sizes.items()}
-    objective = objective_of(pipeline.scheduler, training, device)
+    gamma = training.min_snr_gamma if training.loss == "min_snr" else None
+    objective = objective_of(pipeline.scheduler, device, gamma)
     if resources.gradient_checkpointing:
         denoiser.module.enable_gradient_checkpointing()
     if resources.compile:
@@ -131,16 +141,16 @@ def _prepare(rows, pictures, base, training, resources: Resources, device: str):
     if device == "cuda":
         torch.cuda.empty_cache()
     latents = {shape: z.to(device) for shape, z in latents.items()}
-    modules = stacked.targeted(denoiser.module, training["targets"], denoiser.targets)
+    modules = stacked.targeted(denoiser.module, training.targets, denoiser.targets)
     return Material(denoiser, objective, latents, text, modules), places
 
 
-def _adapter(row: Mapping[str, Any], places: Mapping[str, tuple[Shape, int]], training, seed: int) -> Adapter:
+def _adapter(row: Mapping[str, Any], places: Mapping[str, tuple[Shape, int]], training: Training, seed: int) -> Adapter:
     own: dict[Shape, list[tuple[int, str]]] = {}
     for picture in row["pictures"]:
         shape, place = places[picture]
         own.setdefault(shape, []).append((place, picture))
-    return Adapter(row["lora"], own, row["seed"] if training["noise"] == "own" else seed, row["seed"])
+    return Adapter(row["lora"], own, row["seed"] if training.noise == "own" else seed, row["seed"])
 
 
 @dataclass(frozen=True)
@@ -166,7 +176,14 @@ def memory_of(device: torch.device) -> Memory | None:
     return Memory(torch.cuda.get_device_name(device), total, reset, lambda: torch.cuda.max_memory_allocated(device))
 
 
-def _pack_size(material: Material, count: int, training, resources: Resources, recipe, folder: Path) -> int:
+def _pack_size(
+    material: Material,
+    count: int,
+    training: Training,
+    resources: Resources,
+    recipe: Mapping[str, Any],
+    folder: Path,
+) -> int:
     if resources.loras_per_pack != "auto":
         return min(count, int(resources.loras_per_pack))
     memory = memory_of(next(iter(material.latents.values())).device)
@@ -193,15 +210,15 @@ def _pack_size(material: Material, count: int, training, resources: Resources, r
     return chosen
 
 
-def trial_step(material: Material, K: int, training: Mapping[str, Any]) -> None:
+def trial_step(material: Material, K: int, training: Training) -> None:
     """One step of K adapters on the largest shape, with moments of the optimizer; nothing of it is kept."""
     denoiser, latents = material.denoiser, material.latents
-    layers = stacked.stack(denoiser.module, material.modules, K, training["rank"], 1.0)
+    layers = stacked.stack(denoiser.module, material.modules, K, training.rank, 1.0)
     try:
         flat = stacked.flatten(layers)
         moments = torch.zeros(2, *flat.values.shape, device=flat.values.device)
         shape = max(latents, key=lambda s: s[0] * s[1])
-        n = K * training["batch"]
+        n = K * training.batch
         x = torch.zeros(n, *latents[shape].shape[1:], device=moments.device)
         t = material.objective.times(torch.zeros(n, device=moments.device))
         denoiser.predict(x, t, material.text[shape].first(n)).sum().backward()
@@ -209,7 +226,9 @@ def trial_step(material: Material, K: int, training: Mapping[str, Any]) -> None:
         stacked.unstack(denoiser.module, layers)
 
 
-def _write(path: Path, layers: Mapping[str, stacked.Stacked], k: int, beginning: str, recipe, prefix: str) -> None:
+def _write(
+    path: Path, layers: Mapping[str, stacked.Stacked], k: int, beginning: str, recipe: Mapping[str, Any], prefix: str
+) -> None:
     updates = {}
     for name, (A, B) in stacked.factors(layers, k).items():
         A, B = stacked.as_stored(layers[name], A, B)

@@ -21,6 +21,7 @@ import pyarrow as pa
 from .. import tables
 from ..descriptors import KFAC, PICTURES, PLAIN, Descriptor, compared
 from ..loras.names import wanted
+from ..sections import Embedding, Extractor
 from ..seeds import derive_seed
 from ..tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 from ..weights.gram import GramError, read_gram
@@ -51,7 +52,7 @@ def embed_weights(
     plan: pa.Table,
     asked: Sequence[Descriptor],
     weights: Mapping[str, Any],
-    embedding: Mapping[str, Any],
+    embedding: Embedding,
     *,
     seed: int,
     outputs: Mapping[str, str | Path],
@@ -119,7 +120,7 @@ def embed_controls(
     spectra: np.ndarray,
     plan: pa.Table,
     controls: Sequence[str],
-    embedding: Mapping[str, Any],
+    embedding: Embedding,
     *,
     seed: int,
     outputs: Mapping[str, str | Path],
@@ -139,7 +140,7 @@ def inner_products(
     plan: pa.Table,
     asked: Sequence[Descriptor],
     weights: Mapping[str, Any],
-    extractors: Mapping[str, Any],
+    extractors: Mapping[str, Extractor],
 ) -> dict[str, np.ndarray]:
     """Descriptor → inner products (N, N) of the plan's LoRAs, from which all else follows; of the `asked` that compare
     within one source. Arguments as of embed_weights and embed_pictures."""
@@ -180,8 +181,8 @@ def embed_pictures(
     features: Mapping[tuple[str, str], str | Path],
     plan: pa.Table,
     asked: Sequence[Descriptor],
-    extractors: Mapping[str, Any],
-    embedding: Mapping[str, Any],
+    extractors: Mapping[str, Extractor],
+    embedding: Embedding,
     *,
     seed: int,
     outputs: Mapping[str, str | Path],
@@ -190,7 +191,8 @@ def embed_pictures(
     gallery = np.array(plan["split"].to_pylist()) == "gallery"
     means = {key: _means(features, plan, extractors, *key) for key in features}
     for descriptor in asked:
-        of_gallery, of_queries = (means[descriptor.extractor, side] for side in (descriptor.gallery, descriptor.query))
+        sides = (str(descriptor.gallery), str(descriptor.query))
+        of_gallery, of_queries = (means[str(descriptor.extractor), side] for side in sides)
         X = np.where(gallery[:, None], of_gallery, of_queries)
         _write(outputs[descriptor.name], descriptor.name, fixed(X @ X.T), plan, embedding, seed)
 
@@ -198,11 +200,11 @@ def embed_pictures(
 def _means(
     features: Mapping[tuple[str, str], str | Path],
     plan: pa.Table,
-    extractors: Mapping[str, Any],
+    extractors: Mapping[str, Extractor],
     extractor: str,
     source: str,
 ) -> np.ndarray:
-    unit = extractors[extractor]["library"] != "control"  # a colour has a length of its own
+    unit = extractors[extractor].library != "control"  # a colour has a length of its own
     return lora_means(tables.read(features[extractor, source], "features"), plan, source, unit=unit)
 
 
@@ -235,7 +237,7 @@ def _write(
     descriptor: str,
     products: Product,
     plan: pa.Table,
-    embedding: Mapping[str, Any],
+    embedding: Embedding,
     seed: int,
 ) -> None:
     loras = plan.select(["lora", "artist", "genre", "split"]).to_pylist()
@@ -249,7 +251,7 @@ def _write(
 
 
 def _spaces(
-    products: Product | None, loras: Sequence[Mapping[str, Any]], embedding: Mapping[str, Any], seed: int
+    products: Product | None, loras: Sequence[Mapping[str, Any]], embedding: Embedding, seed: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of every scenario, and what is known of the components. `seed`: one division for all descriptors, since
     they are compared pair by pair. Without `products`: vectors of zero, of a descriptor that knows nothing."""
@@ -257,7 +259,7 @@ def _spaces(
     artists = [lora["artist"] for lora in loras]
     nobody = np.zeros(len(loras), int)  # no folds: all vectors are comparable
     part = halves(artists, seed=seed) if len(set(artists)) >= FEWEST_ARTISTS else None
-    calibrations = embedding["calibrations"]
+    calibrations = embedding.calibrations
     zeros = np.zeros((len(loras), 1))
     if products is None:
         everything, directly, halved, apart = zeros, zeros, zeros, zeros
@@ -265,8 +267,8 @@ def _spaces(
         told = {"dimensions": 1, "explained": [0.0], "held_out_ratio": [1.0], "held_out_ratio_predicted": [1.0]}
     else:
         K = products.scaled(np.flatnonzero(gallery))
-        everything, directly = together(K, embedding["dimensions"]), whole(K)
-        found = embed(K, gallery, embedding["dimensions"], calibrations, folds=embedding["folds"], seed=seed)
+        everything, directly = together(K, embedding.dimensions), whole(K)
+        found = embed(K, gallery, embedding.dimensions, calibrations, folds=embedding.folds, seed=seed)
         known = {calibration: each.vectors for calibration, each in found.items()}
         first = next(iter(found.values()))
         told = {
@@ -278,7 +280,7 @@ def _spaces(
         if part is not None:
             halved = unseen(products.scaled, gallery, part, None)
             try:
-                apart = unseen(products.scaled, gallery, part, embedding["dimensions"])
+                apart = unseen(products.scaled, gallery, part, embedding.dimensions)
             except AlikeError:  # a basis of LoRAs that are all alike has no direction for the others
                 apart = zeros
     rows = _rows(loras, TOGETHER, "none", nobody, everything)

@@ -27,6 +27,7 @@ from .. import tables
 from ..hub import models as hub
 from ..hub.lock import sha256_of
 from ..pictures.decode import PictureError, crop_square, decode, to_array
+from ..sections import Extractor
 from .controls import CONTROLS, oklab
 
 BATCH = 32  # fixed: float sums depend on it, results should not depend on a setting of the machine
@@ -48,7 +49,7 @@ class Model:
 
 
 def extract(
-    extractor: Mapping[str, str | None],
+    extractor: Extractor,
     sources: Mapping[str, Sequence[str | Path]],
     *,
     device: str,
@@ -71,41 +72,47 @@ def extract(
         rows = list(_encoded(model, pictures))
         if not rows:
             raise FeatureError(f"source {source!r}: no picture in {len(paths)} tables; see the reasons in them")
-        metadata = {"extractor": dict(extractor), "preprocessing": model.recipe, "source": source}
+        metadata = {"extractor": _told(extractor), "preprocessing": model.recipe, "source": source}
         tables.write(outputs[source], "features", rows, metadata)
         total += len(rows)
     return total
 
 
-def load(extractor: Mapping[str, str | None], device: str, lock: str | None = None) -> Model:
+def _told(extractor: Extractor) -> dict[str, str | None]:
+    """The extractor as its configuration has it: of what pins it, only what is said."""
+    told = extractor.plain()
+    return {key: value for key, value in told.items() if value is not None or key not in ("revision", "sha256")}
+
+
+def load(extractor: Extractor, device: str, lock: str | None = None) -> Model:
     """The extractor's model, ready on `device`; raises FeatureError.
 
     A model of the hub that has a revision, or that the lock file knows, is taken from its pinned snapshot.
     """
-    library, model = extractor["library"], extractor["model"]
+    library, model = extractor.library, extractor.model
     if library not in EXTRACTORS:
         raise FeatureError(f"extractor library {library!r}: there are {', '.join(EXTRACTORS)}")
-    if library in hub.FILES and model.startswith("hf-hub:") and (extractor.get("revision") or lock):
+    if library in hub.FILES and model.startswith("hf-hub:") and (extractor.revision or lock):
         try:
-            model = hub.folder(model.removeprefix("hf-hub:"), extractor.get("revision"), library, lock=lock)
+            model = hub.folder(model.removeprefix("hf-hub:"), extractor.revision, library, lock=lock)
         except hub.HubError as error:
             raise FeatureError(f"{library}: {error}") from error
-    if extractor.get("sha256"):
+    if extractor.sha256:
         _check_hash(library, model, extractor)
-    return EXTRACTORS[library](model, extractor.get("pretrained"), device)
+    return EXTRACTORS[library](model, extractor.pretrained, device)
 
 
-def _check_hash(library: str, model: str, extractor: Mapping[str, str | None]) -> None:
+def _check_hash(library: str, model: str, extractor: Extractor) -> None:
     """The file of weights has the sha256 that the config names; a model by name alone has no file to look at."""
-    places = [Path(model, name) for name in hub.FILES.get(library, ())] + [Path(extractor.get("pretrained") or model)]
+    places = [Path(model, name) for name in hub.FILES.get(library, ())] + [Path(extractor.pretrained or model)]
     files = [place for place in places if place.is_file() and place.suffix != ".json"]
     if not files:
         raise FeatureError(
             f"{library} {model!r}: no file whose sha256 could be checked; name a folder, a file or hf-hub:"
         )
     digest = sha256_of(files[0])
-    if digest != extractor["sha256"]:
-        raise FeatureError(f"{files[0]}: expected sha256 {extractor['sha256']}, found {digest}")
+    if digest != extractor.sha256:
+        raise FeatureError(f"{files[0]}: expected sha256 {extractor.sha256}, found {digest}")
 
 
 # --- pictures in, vectors out
@@ -189,7 +196,7 @@ def _timm(model: str, pretrained: str | None, device: str) -> Model:
     import timm
     import torch
 
-    name, extra = model, {}
+    name, overlay = model, None
     if Path(model).is_dir():
         _check_folder(model, "config.json", "model.safetensors")
         name = f"local-dir:{model}"
@@ -198,11 +205,11 @@ def _timm(model: str, pretrained: str | None, device: str) -> Model:
             known = timm.list_models() if not timm.is_model(model) else [model.split(".")[0]]
             _check_name("timm", model.split(".")[0], known, "config.json", "model.safetensors")
         if pretrained and Path(pretrained).is_file():
-            extra = {"pretrained_cfg_overlay": {"file": pretrained}}
+            overlay = {"file": pretrained}
         elif pretrained:
             name = f"{model}.{pretrained}"
     with _loading("timm", model, pretrained):
-        network = timm.create_model(name, pretrained=True, num_classes=0, **extra)
+        network = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
         preprocess = timm.data.create_transform(**timm.data.resolve_data_config({}, model=network), is_training=False)
     return _torch_model(torch, network, network, preprocess, device)
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from ..embeddings.components import AlikeError, together
 from ..loras.names import BLOCKS, COMPONENTS, component, places
+from ..sections import Embedding
 from ..seeds import derive_seed
 from ..views import NO_BASIS, View
 from ..weights.products import normalise
@@ -40,7 +41,7 @@ def ablation(
     grams: Mapping[str, Mapping[str, np.ndarray]],
     parameters: Mapping[str, Mapping[str, int]],
     plan: pa.Table,
-    embedding: Mapping[str, Any],
+    embedding: Embedding,
     *,
     view: View,
     subsets: int,
@@ -61,7 +62,8 @@ def ablation(
         if any(kernel not in grams for kernel in kernels):
             continue
         modules = sorted(grams[kernels[0]])
-        stack = sum(np.stack([grams[kernel][module] for module in modules]) for kernel in kernels)
+        first, *rest = (np.stack([grams[kernel][module] for module in modules]) for kernel in kernels)
+        stack = sum(rest, first)
         if stack.shape[1:] != (len(plan), len(plan)):
             raise ValueError(
                 f"ablation: matrices of {stack.shape[1]} LoRAs and a plan of {len(plan)}; rerun the Gram stage"
@@ -143,7 +145,7 @@ def matched(sizes: np.ndarray, target: int, rng: np.random.Generator) -> np.ndar
 
 
 def _seen(
-    K: np.ndarray, asked: Questions, artists: np.ndarray, embedding: Mapping[str, Any], view: View, seed: int
+    K: np.ndarray, asked: Questions, artists: np.ndarray, embedding: Embedding, view: View, seed: int
 ) -> dict[str, np.ndarray]:
     """What each metric is computed from, by its name: the queries' average precision (q,), and clusters (N,)."""
     found = {}
@@ -151,7 +153,7 @@ def _seen(
         if len(asked.rows):
             found["mAP"] = under(K, asked, view, embedding, seed)["mAP"]
         if artists.max() >= 2:  # without one of two artists nothing is left to tell apart
-            found["Ward ARI"] = _clusters(K, artists, None if view.basis == NO_BASIS else embedding["dimensions"])
+            found["Ward ARI"] = _clusters(K, artists, None if view.basis == NO_BASIS else embedding.dimensions)
     except AlikeError:
         return {}
     return found

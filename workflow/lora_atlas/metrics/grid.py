@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..embeddings.components import AlikeError, ladder, widest
+from ..sections import Embedding
 from ..seeds import derive_seed
 from ..views import NO_BASIS, View
 from . import intervals
@@ -43,7 +44,7 @@ def steps(gallery: int, default: int, folds: int) -> list[int]:
 def grid(
     grams: Mapping[str, np.ndarray],
     plan: pa.Table,
-    embedding: Mapping[str, Any],
+    embedding: Embedding,
     *,
     view: View,
     confidence: float,
@@ -60,14 +61,14 @@ def grid(
     "best" is the first of the highest mAP in the order of the rows, and optimistic: it is chosen on the same queries.
     """
     asked = questions(plan, seed)
-    dimensions = steps(int(asked.gallery.sum()), embedding["dimensions"], embedding["folds"])
-    default = min(embedding["dimensions"], dimensions[-1])
+    dimensions = steps(int(asked.gallery.sum()), embedding.dimensions, embedding.folds)
+    default = min(embedding.dimensions, dimensions[-1])
     found = []
     for descriptor, K in grams.items():
         rows, done, at_default = [], 0, default
         rungs = ladder(
-            K, asked.gallery, dimensions, embedding["calibrations"],
-            folds=embedding["folds"], seed=derive_seed("folds", seed),
+            K, asked.gallery, dimensions, embedding.calibrations,
+            folds=embedding.folds, seed=derive_seed("folds", seed),
         )  # fmt: skip
         try:
             for wanted, calibrated in zip(dimensions, rungs, strict=True):

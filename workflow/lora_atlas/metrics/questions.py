@@ -4,14 +4,14 @@ The grid, the ablation and the worth curve embed LoRAs anew, many times, and ask
 asks: the same queries, folds and ties, of vectors rounded as an embeddings table holds them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ..embeddings.components import check_gallery, ladder
+from ..sections import Embedding
 from ..seeds import derive_seed
 from ..views import NO_BASIS, View
 from .ranking import DISTANCES, chance, from_products, scale_of, score
@@ -71,7 +71,7 @@ def under(
     K: np.ndarray,
     asked: Questions,
     view: View,
-    embedding: Mapping[str, Any],
+    embedding: Embedding,
     seed: int,
     metrics: Sequence[str] = ("mAP",),
 ) -> dict[str, np.ndarray]:
@@ -83,7 +83,7 @@ def under(
     if view.basis == NO_BASIS:
         return asked.from_products(K, view.distance, metrics)
     rungs = ladder(
-        K, asked.gallery, [embedding["dimensions"]], [view.calibration],
-        folds=embedding["folds"], seed=derive_seed("folds", seed),
+        K, asked.gallery, [embedding.dimensions], [view.calibration],
+        folds=embedding.folds, seed=derive_seed("folds", seed),
     )  # fmt: skip
     return asked.scores(stored(next(rungs)[view.calibration]), view.distance, metrics)

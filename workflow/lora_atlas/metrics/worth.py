@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..embeddings.components import AlikeError
+from ..sections import Embedding
 from ..seeds import derive_seed
 from ..views import View
 from . import intervals
@@ -42,7 +43,7 @@ def counts(most: int) -> list[int]:
 def worth_queries(
     features: Mapping[str, pa.Table],
     plan: pa.Table,
-    embedding: Mapping[str, Any],
+    embedding: Embedding,
     *,
     view: View,
     draws: int,

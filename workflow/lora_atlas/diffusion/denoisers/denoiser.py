@@ -44,7 +44,7 @@ class Denoiser(ABC):
     component: ClassVar[str]
     pipelines: ClassVar[str]
     targets: ClassVar[Mapping[str, str]]
-    module: torch.nn.Module
+    module: Any  # a torch module of diffusers, which says nothing of its types
     channels: int  # of latents
     step: int  # pixels: sides of pictures are its multiples
     downscale: int  # pixels of a picture's side to one of its latent's

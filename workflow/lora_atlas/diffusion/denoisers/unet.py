@@ -55,5 +55,11 @@ class UNet(Denoiser):
     def predict(self, x: torch.Tensor, t: torch.Tensor, text: Conditioning) -> torch.Tensor:
         given = text.tensors
         added = {"text_embeds": given["pooled"], "time_ids": given["time_ids"]} if "pooled" in given else None
-        found = self.module(x.to(self.module.dtype), t, encoder_hidden_states=given["embeds"], added_cond_kwargs=added)
-        return found.sample.float()
+        found = self.module(
+            x.to(self.module.dtype),
+            t,
+            encoder_hidden_states=given["embeds"],
+            added_cond_kwargs=added,
+        )
+        sample: torch.Tensor = found.sample
+        return sample.float()

@@ -1,6 +1,5 @@
 """Objectives of training, a file each. A new one is its file, and its class in OBJECTIVES."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from ..errors import TrainingError
@@ -12,10 +11,10 @@ __all__ = ["OBJECTIVES", "Objective", "objective_of"]
 OBJECTIVES: tuple[type[Objective], ...] = (Noise,)
 
 
-def objective_of(scheduler: Any, training: Mapping[str, Any], device: str) -> Objective:
+def objective_of(scheduler: Any, device: str, min_snr_gamma: float | None = None) -> Objective:
     """The objective that a base's own noise schedule asks for; raises TrainingError for one that is not here."""
     for kind in OBJECTIVES:
-        found = kind.of(scheduler, training, device)
+        found = kind.of(scheduler, device, min_snr_gamma)
         if found is not None:
             return found
     raise TrainingError(

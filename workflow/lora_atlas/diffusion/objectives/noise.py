@@ -1,6 +1,5 @@
 """Denoising diffusion at discrete timesteps: the network predicts the noise, or the velocity."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +19,11 @@ class Noise(Objective):
     min_snr_gamma: float | None
 
     @classmethod
-    def of(cls, scheduler: Any, training: Mapping[str, Any], device: str) -> "Noise | None":
+    def of(cls, scheduler: Any, device: str, min_snr_gamma: float | None) -> "Noise | None":
         prediction = scheduler.config.get("prediction_type", "epsilon")
         if prediction not in PREDICTIONS or not hasattr(scheduler, "alphas_cumprod"):
             return None
-        gamma = training["min_snr_gamma"] if training["loss"] == "min_snr" else None
-        return cls(scheduler.alphas_cumprod.float().to(device), prediction, gamma)
+        return cls(scheduler.alphas_cumprod.float().to(device), prediction, min_snr_gamma)
 
     def times(self, u: torch.Tensor) -> torch.Tensor:
         T = len(self.alphas)

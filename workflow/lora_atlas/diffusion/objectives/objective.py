@@ -2,7 +2,6 @@
 error."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,8 +13,11 @@ class Objective(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, scheduler: Any, training: Mapping[str, Any], device: str) -> "Objective | None":
-        """The objective that a base's own noise schedule asks for; None if it is of another kind."""
+    def of(cls, scheduler: Any, device: str, min_snr_gamma: float | None) -> "Objective | None":
+        """The objective that a base's own noise schedule asks for; None if it is of another kind.
+
+        `min_snr_gamma`: γ of Min-SNR weights; None: every timestep counts alike.
+        """
 
     @abstractmethod
     def times(self, u: torch.Tensor) -> torch.Tensor:

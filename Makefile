@@ -1,6 +1,6 @@
 # make demo           the embedded study, from nothing
 # make test           everything that should hold; make test-fast: what needs no Snakemake and no training
-# make lint           style of code and rules; make format mends it
+# make lint           style of code and rules, and types; make format mends style
 # make findings       the study with other seeds and settings, two hours on two cores, into FINDINGS.md
 # make readme         README's pictures and numbers, from the study's tables
 # make docs           docs/tables.md and docs/config.md, from the schemas
@@ -41,6 +41,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check --line-length 120 Snakefile workflow/rules
+	$(BIN)/mypy
 	$(BIN)/snakemake --lint text
 
 format: .venv/installed
@@ -62,7 +63,7 @@ docs: .venv/installed
 slurm-test: .venv/installed
 	tests/slurm/run.sh
 
-# Made once, and again when the lock changes. Compiled, since every job imports its libraries anew.
+# Made once, and again when the lock changes. Compiled, since every job imports its libraries again.
 .venv/installed: envs/requirements.lock | $(UV)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "LoRA Atlas needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }

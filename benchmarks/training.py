@@ -4,7 +4,7 @@
     python benchmarks/training.py --device cuda --base sd15 --resolution 512 --packs 1 2 4 8 16 --rank 16
 
 (a) a fair sequential loop of plain diffusers and PEFT: cached latents and text, one model in memory for all LoRAs;
-(b) one process per LoRA, pictures and caption encoded anew at each step, as the public example scripts do;
+(b) one process per LoRA, pictures and caption encoded again at each step, as the public example scripts do;
 (c) the pack loop of lora_atlas, K LoRAs in one model.
 
 All three see the same pictures, noise and timesteps, take the same steps with the same optimizer, clipping and

@@ -36,7 +36,8 @@ def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> d
     if not problems:  # what is said below takes keys and types for granted
         config = placed(config, root)
         trained = config["loras"]["source"] == "trained"
-        problems = [*(_model_problems(config) if trained else ()), *_weight_problems(config)]
+        problems = [*_model_problems(config), *_extractor_problems(config)] if trained else []
+        problems += _weight_problems(config)
         problems += _picture_problems(config) if trained else _folder_problems(config["folder"])
     if not problems:
         problems += _variant_problems(config, schema, root)
@@ -189,6 +190,9 @@ def _model_problems(config: Mapping[str, Any]) -> Iterator[str]:
         )
     elif not Path(base).is_dir() and not COMMIT.fullmatch(revision):
         yield f"base.revision: {revision!r} is no commit of {base}; name its 40 characters, a branch moves"
+
+
+def _extractor_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for name, extractor in config["extractors"].items():
         if not re.fullmatch(r"[a-z0-9_]+", name):
             yield f"extractors.{name}: names are lower-case letters, digits and _, since they become file names"

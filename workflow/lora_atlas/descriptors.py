@@ -11,7 +11,7 @@ generated ones), ``clip_s8_g3_to_training`` (LoRA → pictures), ``mean_colour_t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .settings import Setting, settings
@@ -78,6 +78,7 @@ class Descriptor:
                 self.control, self.control.replace("_", " ")
             )
         if self.kernel:
+            assert self.modules is not None  # a kernel comes with them
             what = {"delta": "updates ΔW", "factors": "raw factors", "down": "raw A", "up": "raw B"}[self.kernel]
             return f"{what}, {_IN_WORDS[self.modules]}" + (", norms kept" if self.scale == RAW else "")
         seen = str(self.extractor).replace("_", " ")
@@ -123,17 +124,20 @@ def _of_pictures(extractors: Mapping[str, Any], sampled: list[Setting]) -> list[
         kind = CONTROL if control else TRAINING
         found.append(Descriptor(kind, extractor=name, gallery=PICTURES, query=PICTURES))
         for setting in [] if control else sampled:
-            told = {
-                "setting": setting.label,
-                "series": setting.series,
-                "passes": setting.passes,
-                "pictures": setting.count,
-            }
-            at = setting.name
-            found.append(Descriptor(GENERATED, extractor=name, gallery=at, query=at, **told))
+            generated = Descriptor(
+                GENERATED,
+                extractor=name,
+                gallery=setting.name,
+                query=setting.name,
+                setting=setting.label,
+                series=setting.series,
+                passes=setting.passes,
+                pictures=setting.count,
+            )
+            found.append(generated)
             if setting.series is None:
-                found.append(Descriptor(ACROSS, extractor=name, gallery=at, query=PICTURES, **told))
-                found.append(Descriptor(ACROSS, extractor=name, gallery=PICTURES, query=at, **told))
+                found.append(replace(generated, kind=ACROSS, query=PICTURES))
+                found.append(replace(generated, kind=ACROSS, gallery=PICTURES))
     return found
 
 

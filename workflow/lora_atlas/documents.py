@@ -238,8 +238,7 @@ def _comments(text: str) -> dict[str, str]:
     for line in text.splitlines():
         alone = re.match(r"^\s*# ?(.*)$", line)
         if alone:
-            beside = last is not None and line.index("#") > 18  # a comment that goes on below its key
-            if beside:
+            if last is not None and line.index("#") > 18:  # a comment that goes on below its key
                 listed = "|" in found.get(last, "") and re.match(r"\w+: ", alone[1])
                 found[last] = f"{found.get(last, '')}{' | ' * bool(listed) or ' '}{alone[1]}".strip()
             else:

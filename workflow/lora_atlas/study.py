@@ -45,7 +45,7 @@ def lora_ids(artist: str, plan: Mapping[str, Any]) -> list[str]:
 
 
 def lora_numbers(plan: Mapping[str, Any]) -> list[str]:
-    """What tells an artist's LoRAs apart, in ids and in file names: 00, 01, …"""
+    """What distinguishes an artist's LoRAs, in ids and in file names: 00, 01, …"""
     return [f"{number:02d}" for number in range(len(plan["gallery"]) + len(plan["query"]))]
 
 
@@ -76,8 +76,8 @@ def plan(
     `overlap` is the largest share of a LoRA's pictures that another LoRA of its side also has. An artist's rows do
     not depend on the other artists.
 
-    With ``settings["mixtures"]``, a control, each side's pictures of all artists are shuffled and dealt out anew: LoRAs
-    of an "artist" then have nothing in common but chance, and nothing is to tell them apart. They have no genre.
+    With ``settings["mixtures"]``, a control, each side's pictures of all artists are shuffled and assigned at random:
+    LoRAs of an "artist" then have nothing in common but chance, and nothing distinguishes them. They have no genre.
     """
     found = {artist: len(pictures) for artist, pictures in kept.items()}
     require(found, settings, "after refusing pictures that cannot be used (see the reasons in the pictures tables)")
@@ -118,7 +118,7 @@ def _sides(pictures: Sequence[str], settings: Mapping[str, Any], rng: np.random.
 
 
 def _mixed(sides: Mapping[str, Mapping[str, Sequence[str]]], seed: int) -> dict[str, dict[str, list[str]]]:
-    """The same sides with pictures dealt anew among the artists; everybody has as many as before."""
+    """The same sides with pictures assigned at random among the artists; everybody has as many as before."""
     mixed: dict[str, dict[str, list[str]]] = {artist: {} for artist in sides}
     for split in ("gallery", "query"):
         rng = np.random.Generator(np.random.PCG64(derive_seed("plan", "mixtures", seed, split)))

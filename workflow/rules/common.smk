@@ -69,7 +69,7 @@ LISTED, FETCHED = SOURCE.list_pictures is not None, SOURCE.fetch is not None
 # What must be there before an artist's pictures are collected.
 PICTURES_NEED = [config["pictures"]["manifest"], config["folder"]] if config["pictures"]["archive"] else []
 NUMBERS = studies.lora_numbers(config["plan"])
-# Artists whose LoRAs one job trains together, and has paint together; a pack is called by the first of them.
+# Artists whose LoRAs one job trains together, and has generate together; a pack is called by the first of them.
 PACKS = studies.packs(list(ARTISTS), config["resources"]["artists_per_job"])
 MODELS = [name for name, extractor in config["extractors"].items() if extractor["library"] != "control"]
 CONTROLS = [name for name in config["extractors"] if name not in MODELS]

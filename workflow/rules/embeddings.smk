@@ -5,7 +5,7 @@ Needs: results/{study}/plan.parquet; results/{study}/weights/{kernel}.safetensor
 Makes: results/{study}/embeddings/{descriptor}.parquet
 """
 
-# What the inner products of the weights are made of, for the embeddings and for what embeds them anew.
+# What the inner products of the weights are made of, for the embeddings and for what embeds them again.
 PRODUCTS = {
     "grams": rules_of("weights"),
     "modules": [f"{RESULTS}/weights/modules/all.safetensors"] * bool(WEIGHTED),

@@ -1,4 +1,4 @@
-"""Generated: what each LoRA paints, over the grid of sampler settings. The picture route's price.
+"""Generated: what each LoRA generates, over the grid of sampler settings. The picture route's price.
 
 Needs: results/{study}/loras/{artist}/{nn}.safetensors, the base model
 Makes: results/{study}/generated/{pack}/{setting}.parquet

@@ -66,7 +66,7 @@ rule collect_pictures:
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
-    # Who asks, and for whom, changes no picture: these are no reason to collect anew.
+    # Who asks, and for whom, changes no picture: these are no reason to collect them again.
     resources:
         contact=config["pictures"]["contact"] or "",
         artists=json.dumps(config["pictures"]["artists"]),

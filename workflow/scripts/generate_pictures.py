@@ -1,4 +1,4 @@
-"""Rule generate_pictures: what the LoRAs of one pack paint."""
+"""Rule generate_pictures: what the LoRAs of one pack generate."""
 
 from job import job
 

@@ -20,8 +20,8 @@ with job(snakemake):
         {tuple(path.removesuffix(".parquet").split("/")[-2:]): path for path in given.features},
         plan,
         list(restored(p.descriptors).values()),
-        p.weights,
-        {name: Extractor(**each) for name, each in p.extractors.items()},
+        weights=p.weights,
+        extractors={name: Extractor(**each) for name, each in p.extractors.items()},
     )
     rows = grid(
         products,

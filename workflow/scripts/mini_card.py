@@ -1,4 +1,4 @@
-"""Rule mini_card: the mini models in one folder, with their card and what they paint."""
+"""Rule mini_card: the mini models in one folder, with their card and what they generate."""
 
 from job import job
 

@@ -285,7 +285,7 @@ def test_a_damaged_sketch_is_made_anew(make, folder, cache, capsys):
     for content in (b"", b"junk", kept.read_bytes()[:-8]):
         kept.write_bytes(content)
         assert seen(folder, cache) == rows
-        assert "made anew" in capsys.readouterr().out
+        assert "made again" in capsys.readouterr().out
 
 
 # --- folders

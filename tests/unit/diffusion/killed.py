@@ -120,7 +120,7 @@ def main(base: str, folder: Path, kills: int) -> None:
             fire()
 
         status = child(struck)
-        if status == 0:  # it got to its end before it was struck; the next begins anew
+        if status == 0:  # it got to its end before it was struck; the next begins again
             compare()
         else:
             kinds.append((kind, status))

@@ -34,7 +34,7 @@ def test_what_was_chosen_is_remembered_for_the_same_work_only(tmp_path):
 
     assert [remembered(file, {"device": d}, choose) for d in ("a", "a", "b")] == [7, 7, 7]
     assert len(asked) == 2
-    file.write_text("{")  # damaged: measured anew
+    file.write_text("{")  # damaged: measured again
     assert remembered(file, {"device": "a"}, choose) == 7
     assert len(json.loads(file.read_text())) == 1
 

@@ -744,7 +744,7 @@ def test_a_collection_has_the_cosines_of_its_loras_and_no_queries(tmp_path, plan
 def test_inner_products_are_those_of_every_descriptor_of_one_source(plan, grams, single, features, tmp_path):
     weights = WEIGHTS | {"modules": ["plain", "gradient", "consensus", "learnt"]}
     asked = [d for d in study(weights) if not d.control]
-    found = inner_products(grams, single, BASE, features, plan, asked, weights, typed(EXTRACTORS))
+    found = inner_products(grams, single, BASE, features, plan, asked, weights=weights, extractors=typed(EXTRACTORS))
     assert list(found) == [d.name for d in compared(asked)] and len(asked) > len(found)
     outputs = run_weights(tmp_path, grams, plan, weights, single=single, base=BASE)
     outputs |= run_pictures(tmp_path, features, plan)

@@ -210,7 +210,7 @@ def test_bytes_depend_on_the_input_alone(tmp_path):
         environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "PYTHONHASHSEED": seed}
         subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=True)
         found.append(path.read_bytes())
-    for n in range(5):  # safetensors shuffles metadata anew in every call
+    for n in range(5):  # safetensors shuffles metadata again in every call
         names = ["unet." + c for c in "hgfedcba"[n:] + "hgfedcba"[:n]]
         updates = {name: Update(name, np.ones((1, 3)), np.ones((2, 1))) for name in names}
         write_lora(tmp_path / "x.safetensors", updates, {"k" + c: "k" + c for c in "hgfedcba"})

@@ -258,7 +258,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_another_chance():
     vectors, artists = painters(6, 4, apart=1)
     found = embeddings(vectors, artists)
     assert scores(found) == scores(found)
-    # The silhouette of the true groups needs no clusters: only what is dealt for its chance depends on the seed.
+    # The silhouette of the true groups needs no clusters: only what is permuted for its chance depends on the seed.
     one, other = (scores(found, seed=seed)["artist", "labels", "silhouette"] for seed in (0, 1))
     assert one["chance"] != other["chance"]
     assert one | {"chance": None} == other | {"chance": None}
@@ -302,8 +302,8 @@ def test_chance_is_what_scikit_learn_gives_for_shuffled_artists():
     width = np.mean([reference.silhouette_score(vectors, labels) for labels in shuffled])
     assert found["artist", "labels", "silhouette"]["chance"] == pytest.approx(width, abs=0.03)
     close = np.argsort(((vectors[:, None] - vectors) ** 2).sum(-1), 1)[:, 1]
-    luck = np.mean([(labels == labels[close]).mean() for labels in shuffled])
-    assert found["artist", "labels", "1-NN"]["chance"] == pytest.approx(luck, abs=0.02) and luck < 0.25
+    chance_level = np.mean([(labels == labels[close]).mean() for labels in shuffled])
+    assert found["artist", "labels", "1-NN"]["chance"] == pytest.approx(chance_level, abs=0.02) and chance_level < 0.25
 
 
 # --- intervals
@@ -487,10 +487,10 @@ def test_five_neighbours_vote_as_scikit_learns_do():
 def test_votes_that_tie_share_one_and_chance_is_that_of_the_labels_dealt():
     # On a line at 0, 1, 3, 7, 15 the two nearest of each are (1, 2), (0, 2), (1, 0), (2, 1), (3, 2).
     D = abs(np.subtract.outer(*[np.array([0.0, 1, 3, 7, 15])] * 2))
-    who, dealt = np.array([0, 0, 1, 1, 1]), np.array([[0, 0, 1, 1, 1], [0, 1, 0, 1, 1]])
-    found, luck = majority(D, who, np.arange(5), 2, dealt, np.random.default_rng(0))
+    who, permuted = np.array([0, 0, 1, 1, 1]), np.array([[0, 0, 1, 1, 1], [0, 1, 0, 1, 1]])
+    found, chance_level = majority(D, who, np.arange(5), 2, permuted, np.random.default_rng(0))
     assert list(found) == [0.5, 0.5, 0, 0.5, 1]
-    assert luck == pytest.approx((2.5 + (0.5 + 0 + 0.5 + 0.5 + 0.5)) / 10)
+    assert chance_level == pytest.approx((2.5 + (0.5 + 0 + 0.5 + 0.5 + 0.5)) / 10)
 
 
 def with_queries(vectors, artists, genres=None, calibration: str = "crossfit") -> pa.Table:

@@ -162,7 +162,7 @@ def test_4_a_cut_body_without_a_length_is_caught_by_the_hash(museum, client, tmp
 
 
 def ranged(data: bytes, obeys: bool, etag: str = '"one"'):
-    """Cuts the first answer in half; then continues where it is asked to, or starts anew."""
+    """Cuts the first answer in half; then continues where it is asked to, or starts again."""
     calls = []
 
     def answer(handler):

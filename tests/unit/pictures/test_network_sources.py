@@ -325,7 +325,7 @@ def test_artbench_is_planned_before_it_is_there(tmp_path):
     assert artists(config, "images") == {"jan_steen": "baroque"} and count(config, "images") == {"jan_steen": 30}
     before = digests(config, "images")
     written(tmp_path / "no.csv", [{"name": "x.jpg", "artist": "jan steen", "label": "baroque"}])
-    assert digests(config, "images") == before  # what is collected then is not collected anew by the next run
+    assert digests(config, "images") == before  # what is collected then is not collected again by the next run
     with pytest.raises(SourceError, match=r"set pictures\.manifest"):
         artists(config | {"manifest": None}, "images")
 

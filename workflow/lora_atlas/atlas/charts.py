@@ -15,6 +15,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from altair.typing import ChartType
 from scipy.spatial import ConvexHull, QhullError
 
 from .. import tables
@@ -28,7 +29,7 @@ THUMBNAIL = 96  # pixels
 
 def weight_map(
     embeddings: pa.Table, descriptor: Descriptor, view: View, painters: Mapping[str, str], *, seed: int
-) -> alt.Chart:
+) -> ChartType:
     """All LoRAs in two dimensions: genres as hulls, artists as colours, queries as diamonds.
 
     The vectors of all LoRAs under the view are laid out by t-SNE (van der Maaten & Hinton 2008) from a principal
@@ -92,7 +93,7 @@ def weight_map(
     )
 
 
-def _painters(frame: pd.DataFrame, colours: Mapping[str, str], painters: Mapping[str, str]) -> alt.Chart:
+def _painters(frame: pd.DataFrame, colours: Mapping[str, str], painters: Mapping[str, str]) -> ChartType:
     """The legend: every artist with one painting, in columns by genre."""
     artists = frame.drop_duplicates("artist").sort_values(["genre", "artist"])
     columns = 3 if len(artists) > 8 else 2
@@ -120,7 +121,7 @@ def _painters(frame: pd.DataFrame, colours: Mapping[str, str], painters: Mapping
     return alt.layer(frames, pictures, name, genre).properties(width=columns * 108, height=rows * step)
 
 
-def comparison(retrieval: pa.Table, clustering: pa.Table) -> alt.Chart:
+def comparison(retrieval: pa.Table, clustering: pa.Table) -> ChartType:
     """Descriptors side by side: retrieval mAP and Ward ARI of artists, with intervals and chance."""
     told = tables.metadata(retrieval)
     kinds, view = told["kinds"], View(**told["view"])
@@ -163,8 +164,10 @@ def comparison(retrieval: pa.Table, clustering: pa.Table) -> alt.Chart:
         numbers = base.mark_text(dy=-9, fontSize=9, color=INK).encode(
             x=alt.X("value:Q", scale=scale), text=alt.Text("value:Q", format=".2f")
         )
-        luck = base.mark_tick(color=INK, thickness=1.5, height=12, opacity=0.7).encode(x=alt.X("chance:Q", scale=scale))
-        charts.append(alt.layer(lines, luck, dots, numbers).properties(width=300, height=alt.Step(26)))
+        at_chance = base.mark_tick(color=INK, thickness=1.5, height=12, opacity=0.7).encode(
+            x=alt.X("chance:Q", scale=scale)
+        )
+        charts.append(alt.layer(lines, at_chance, dots, numbers).properties(width=300, height=alt.Step(26)))
     chart = alt.hconcat(*charts, spacing=20).properties(
         title=alt.Title(
             "How well each description of a LoRA tells artists",
@@ -182,7 +185,7 @@ def _value(frame: pd.DataFrame, descriptor: str) -> float:
     return float(values.iloc[0]) if len(values) else -1.0
 
 
-def save(chart: alt.Chart, path: str | Path) -> None:
+def save(chart: ChartType, path: str | Path) -> None:
     """Write a chart as .png (twice its size in pixels), .svg, or .html (one file that needs no network), atomically."""
     import vl_convert
 
@@ -276,7 +279,7 @@ def _hull(points: np.ndarray, margin: float) -> np.ndarray:
         return wide
 
 
-def styled(chart: alt.Chart) -> alt.Chart:
+def styled(chart: ChartType) -> ChartType:
     return (
         chart.configure(background=PAPER, font="Helvetica Neue, Helvetica, Arial, sans-serif", padding=18)
         .configure_view(stroke=None)

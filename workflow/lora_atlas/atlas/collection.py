@@ -7,6 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from altair.typing import ChartType
 
 from .charts import GREY, INK, artist_colours, layout, styled
 
@@ -17,7 +18,7 @@ SIZE = 720  # pixels
 
 def collection_map(
     rows: Sequence[Mapping[str, Any]], embeddings: pa.Table, neighbours: pa.Table, *, seed: int
-) -> alt.Chart:
+) -> ChartType:
     """LoRAs of one space in two dimensions, with lines between those that are nearer than chance.
 
     `rows` of the table "loras", in the order of `embeddings`. Colours are artists (folders) where there are several.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import altair as alt
 import pandas as pd
 import pyarrow as pa
+from altair.typing import ChartType
 
 from .. import tables
 from ..descriptors import KINDS, PLAIN, WEIGHTS, Descriptor, of_weights, restored
@@ -18,7 +19,7 @@ SEEN = {"delta": "updates", "both": "raw factors", "A": "raw A", "B": "raw B"}  
 SHOWN = 4  # descriptors of the weights whose level the worth curve is held against
 
 
-def worth_curve(worth: pa.Table, retrieval: pa.Table) -> alt.Chart:
+def worth_curve(worth: pa.Table, retrieval: pa.Table) -> ChartType:
     """mAP from m generated pictures of each LoRA, m to the power of two, beside mAP from the weights alone: a panel for
     each extractor, a line for each of its sampler settings."""
     told = tables.metadata(retrieval)
@@ -123,7 +124,7 @@ def _spread(frame: pd.DataFrame, least: float = 0.035) -> pd.DataFrame:
     return frame.assign(place=places)
 
 
-def structure_matrix(structure: pa.Table, described: Mapping[str, Descriptor]) -> alt.Chart:
+def structure_matrix(structure: pa.Table, described: Mapping[str, Descriptor]) -> ChartType:
     """Debiased CKA of every pair of descriptors: of all LoRAs, and within artists."""
     names = [n for n, d in described.items() if d.kind in KINDS and d.series is None and d.scale in (None, "unit")]
     frame = structure.to_pandas()
@@ -169,7 +170,7 @@ def structure_matrix(structure: pa.Table, described: Mapping[str, Descriptor]) -
     return styled(chart)
 
 
-def ablation_chart(ablation: pa.Table) -> alt.Chart:
+def ablation_chart(ablation: pa.Table) -> ChartType:
     """mAP of parts of the weights (updates where the study has them), beside random parts of as many parameters; single
     modules are left out."""
     frame = ablation.to_pandas()
@@ -193,9 +194,9 @@ def ablation_chart(ablation: pa.Table) -> alt.Chart:
     dots = base.mark_circle(color=COLOURS["weights"], opacity=1).encode(
         x=x, size=alt.Size("share:Q", title="share of parameters", scale=alt.Scale(range=[30, 260]))
     )
-    luck = base.mark_tick(color=INK, thickness=1.5, height=12, opacity=0.7).encode(x="chance:Q")
+    at_chance = base.mark_tick(color=INK, thickness=1.5, height=12, opacity=0.7).encode(x="chance:Q")
     return styled(
-        alt.layer(random, middle, line, luck, dots).properties(
+        alt.layer(random, middle, line, at_chance, dots).properties(
             width=420,
             height=alt.Step(22),
             title=alt.Title(
@@ -209,7 +210,7 @@ def ablation_chart(ablation: pa.Table) -> alt.Chart:
     )
 
 
-def drift_chart(drift: pa.Table, descriptor: Descriptor) -> alt.Chart:
+def drift_chart(drift: pa.Table, descriptor: Descriptor) -> ChartType:
     """Spread of query scores over that of gallery scores, component by component, under every calibration."""
     frame = drift.to_pandas()
     frame = frame[frame.descriptor == descriptor.name]

@@ -147,7 +147,7 @@ def _sketched(
             try:
                 found[i] = folded(read_sketch(path), FOLD)
             except LoraFileError as error:
-                print(f"{error}; made anew", flush=True)
+                print(f"{error}; made again", flush=True)
     waiting: dict[str, list[int]] = {}  # files of the same bytes are read once
     for i in files:
         if i not in found:
@@ -232,8 +232,8 @@ def _unit_rows(found: Sequence[Sketch]) -> np.ndarray:
     for row, s in zip(X, found, strict=True):
         for module, part in folded(s, D).parts.items():
             row[place[module]] = part
-    X = X.reshape(len(found), -1)
-    return X / np.linalg.norm(X, axis=1, keepdims=True).clip(1e-30)
+    flat = X.reshape(len(found), -1)
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True).clip(1e-30)
 
 
 def told(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -63,7 +63,7 @@ def neighbours(known: Known, *, nearest: int = NEAREST, components=None, blocks=
         others = np.delete(np.arange(len(known.loras)), i)
         if not len(others):
             continue
-        rest = [known.artists[j] for j in others]
+        rest = [known.artists[j] for j in others.tolist()]
         p = p_values(D[i, others][None], D[np.ix_(others, others)], rest)[0]
         order = np.argsort(D[i, others], kind="stable")[:nearest]
         rows += [

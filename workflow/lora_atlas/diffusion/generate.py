@@ -70,7 +70,12 @@ def generate(
                     noise = torch.stack([initial_noise(shape, seed, prompt, number) for prompt, number in flat])
                     index = [prompts.index(prompt) for prompt, _ in flat]
                     seeds = [noise_seed(seed, prompt, number) for prompt, number in flat]
-                    images = sample(pipeline, len(group), noise, seeds, text, index, len(prompts), setting)
+                    latents = denoise(
+                        pipeline, len(group), noise, seeds,
+                        text=text, index=index, empty=len(prompts), setting=setting,
+                    )  # fmt: skip
+                    images = bases.decode_latents(pipeline, latents)
+                    images = images.view(len(group), -1, *images.shape[1:])
                     rows[setting.name] += [
                         {"lora": lora, "prompt": prompt, "seed": number, "image": _png(image)}
                         for lora, asked, of_lora in zip(group, part, images, strict=True)
@@ -96,27 +101,13 @@ def noise_seed(seed: int, prompt: str, number: int) -> int:
     return derive_seed("generation", seed, prompt, number)
 
 
-def sample(
-    pipeline: Any,
-    adapters: int,
-    noise: torch.Tensor,
-    seeds: Sequence[int],
-    text: Conditioning,
-    index: Sequence[int],
-    empty: int,
-    setting: Setting,
-) -> torch.Tensor:
-    """Pictures uint8 (K, n, H, W, 3) of the latents that `denoise` makes of the same arguments."""
-    images = bases.decode_latents(pipeline, denoise(pipeline, adapters, noise, seeds, text, index, empty, setting))
-    return images.view(adapters, -1, *images.shape[1:])
-
-
 @torch.inference_mode()
 def denoise(
     pipeline: Any,
     adapters: int,
     noise: torch.Tensor,
     seeds: Sequence[int],
+    *,
     text: Conditioning,
     index: Sequence[int],
     empty: int,

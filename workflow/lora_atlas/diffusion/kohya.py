@@ -29,7 +29,7 @@ def export(source: str | Path, output: str | Path) -> None:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
     except (OSError, SafetensorError) as error:
-        raise ExportError(f"{source}: cannot be read ({error}); make it anew") from error
+        raise ExportError(f"{source}: cannot be read ({error}); make it again") from error
     foreign = [key for key in tensors if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
     if foreign or not tensors:
         raise ExportError(f"{source}: expected keys MODULE.lora_A.weight and MODULE.lora_B.weight, found {foreign[:5]}")

@@ -171,7 +171,7 @@ class _Step:
 def _gradients(step: _Step, draws: Mapping[int, Draw], at: Progression) -> torch.Tensor:
     """Gradients of a step, in `flat`; returns the weighted squared error of each sample (K, b), NaN of left-out ones.
 
-    Where memory is short, `at` is changed to smaller batches and the step is done anew.
+    Where memory is short, `at` is changed to smaller batches and the step is done again.
     """
     flat, b = step.flat, step.b
     while True:

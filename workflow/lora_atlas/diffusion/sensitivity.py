@@ -149,7 +149,7 @@ def _samples(pipeline: Any, text: Conditioning, setting: Setting, probe: Probe, 
         noise = torch.stack([initial_noise(shape, probe.seed, *task) for task in part])
         seeds = [noise_seed(probe.seed, *task) for task in part]
         index = [i % len(prompts) for _, i in part]
-        found.append(denoise(pipeline, 1, noise, seeds, text, index, 0, setting))
+        found.append(denoise(pipeline, 1, noise, seeds, text=text, index=index, empty=0, setting=setting))
     return torch.cat(found).clone()  # the clone, unlike tensors of inference, may be part of a graph
 
 

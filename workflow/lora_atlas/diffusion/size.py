@@ -50,7 +50,7 @@ def remembered(file: Path, key: Mapping[str, Any], choose: Callable[[], int]) ->
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     try:
         known = json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):  # nothing is lost: it is measured anew
+    except (FileNotFoundError, ValueError):  # nothing is lost: it is measured again
         known = {}
     if name not in known:
         known[name] = choose()

@@ -217,7 +217,7 @@ class Flat:
 
 @torch.no_grad()
 def flatten(layers: Mapping[str, Stacked]) -> Flat:
-    """Lay the factors of `layers` out anew, in place, with gradients of zero."""
+    """Lay the factors of `layers` out again, in place, with gradients of zero."""
     params = parameters(layers)
     K, device = len(params[0]), params[0].device
     widths = [p[0].numel() for p in params]

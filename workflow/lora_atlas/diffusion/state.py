@@ -80,7 +80,7 @@ def load(file: Path, loras: Sequence[str], device: torch.device) -> dict[str, An
         found = kept["loras"]
     except Exception as error:  # the unpickler raises whatever it trips on
         raise TrainingError(
-            f"{file}: damaged ({type(error).__name__}: {error}); delete it to train its LoRAs anew"
+            f"{file}: damaged ({type(error).__name__}: {error}); delete it to train its LoRAs again"
         ) from error
     if found != list(loras):
         raise TrainingError(f"{file}: the state of {found}, expected {list(loras)}; {_away(file.parent)}")
@@ -97,7 +97,7 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _away(folder: Path) -> str:
-    return f"delete the folder {folder} to train anew"
+    return f"delete the folder {folder} to start training again"
 
 
 def _differences(found: Any, work: Any, place: str = "") -> list[str]:

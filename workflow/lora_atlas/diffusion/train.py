@@ -103,8 +103,8 @@ def train(
         raise TrainingError(
             f"{len(failures)} of {len(rows)} LoRAs failed: "
             + "; ".join(f"{lora}: {what}" for lora, what in sorted(failures.items()))
-            + f". The others are whole, in {folder / 'finished'}: copy them from there. To train anew, delete "
-            f"{folder}; a lower training.learning_rate, or the plan without these pictures, may help"
+            + f". The others are whole, in {folder / 'finished'}: copy them from there. To start training again, "
+            f"delete {folder}; a lower training.learning_rate, or the plan without these pictures, may help"
         )
     for lora, path in outputs.items():
         with tables.replacing(path) as temporary:

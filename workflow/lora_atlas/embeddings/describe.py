@@ -8,7 +8,8 @@ dimensions, the same calibrations, so no descriptor has an advantage of budget; 
 Controls of the weights: ``norm``, the logarithm of ‖ΔW‖; ``spectrum``, the singular values of all modules at norm one,
 which say how strongly each module was changed and not how; ``set_size``, the number of training pictures.
 
-A descriptor by which the gallery cannot be told apart knows nothing: its vectors are zero, and its scores are chance.
+A descriptor by which the gallery's LoRAs cannot be distinguished knows nothing: its vectors are zero, and its scores
+are at the chance level.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -139,6 +140,7 @@ def inner_products(
     features: Mapping[tuple[str, str], str | Path],
     plan: pa.Table,
     asked: Sequence[Descriptor],
+    *,
     weights: Mapping[str, Any],
     extractors: Mapping[str, Extractor],
 ) -> dict[str, np.ndarray]:
@@ -211,7 +213,7 @@ def _means(
 def lora_means(features: pa.Table, plan: pa.Table, source: str, *, unit: bool) -> np.ndarray:
     """Mean vector of each LoRA of the plan (N, d) float64: of its training pictures, or of what it generated.
 
-    `unit`: each picture's vector is brought to norm one first. Raises DescriptorError naming LoRAs without pictures.
+    `unit`: each picture's vector is unit-normalised first. Raises DescriptorError naming LoRAs without pictures.
     """
     if len({len(vector) for vector in features["vector"].to_pylist()}) != 1:
         raise DescriptorError(f"features of {source!r}: none, or vectors of several lengths; rerun the features stage")

@@ -134,7 +134,7 @@ def _training(paths: Sequence[str | Path]) -> Iterator[_Picture]:
             data = row["image"]["bytes"]
             if hashlib.sha256(data).hexdigest() != row["picture"]:
                 raise FeatureError(
-                    f"{path}: picture {row['picture'][:12]} changed after it was collected; collect anew"
+                    f"{path}: picture {row['picture'][:12]} changed after it was collected; collect them again"
                 )
             yield _Picture(row["picture"], row["artist"], None, _decoded(data, path, row["picture"]))
 

@@ -29,20 +29,30 @@ class StyleError(ValueError):
 def read(path: str | Path) -> dict[str, torch.Tensor]:
     """Tensors of a file: safetensors, or a pickle of tensors and plain values, which can run no code."""
     path = Path(path)
+    found: Mapping[str, Any]
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         found = load_file(path)
     else:
         # What training scripts leave beside their tensors; all of it inert.
-        scalar = np.float64(0).__reduce__()[0]
+        reduced = np.float64(0).__reduce__()
+        assert isinstance(reduced, tuple)  # a function and what it is called with
+        scalar = reduced[0]
         old = (scalar, "numpy.core.multiarray.scalar")  # its name before NumPy 2
-        inert = [argparse.Namespace, scalar, old, np.dtype, type(np.dtype(np.float64))]
+        inert: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+            argparse.Namespace,
+            scalar,
+            old,
+            np.dtype,
+            type(np.dtype(np.float64)),
+        ]
         with torch.serialization.safe_globals(inert):
             found = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("model_state_dict", "state_dict"):
-        if isinstance(found.get(key), Mapping):
-            found = found[key]
+        inner = found.get(key)
+        if isinstance(inner, Mapping):
+            found = inner
     return {str(key).removeprefix("module."): value for key, value in found.items() if torch.is_tensor(value)}
 
 
@@ -91,8 +101,8 @@ class _Gram(torch.nn.Module):
         self.features = torch.nn.ModuleDict()
         self.first: set[int] = set()
         before = None
-        for number, (out, inner, *kernel) in zip(convolutions, shapes, strict=True):
-            self.features[str(number)] = torch.nn.Conv2d(inner, out, kernel, padding=kernel[0] // 2)
+        for number, (out, inner, height, width) in zip(convolutions, shapes, strict=True):
+            self.features[str(number)] = torch.nn.Conv2d(inner, out, (height, width), padding=height // 2)
             # Numbers skip a ReLU, and where they skip one more, a pooling: a new scale.
             if before is None or number - before == 3:
                 self.first.add(number)
@@ -102,7 +112,7 @@ class _Gram(torch.nn.Module):
             before = number
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        grams = []
+        grams: list[torch.Tensor] = []
         for name, convolution in self.features.items():
             number = int(name)
             if grams and number in self.first:

@@ -138,7 +138,7 @@ def _modules(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Clai
 def best_settings(evidence: Evidence, *, unseen: bool) -> list[tuple[str, View]]:
     """Of every extractor's generated and training pictures the descriptor and the view that did best on the study's own
     seed: (descriptor, view). The views: no basis or components under each calibration, and each distance."""
-    found = {}
+    found: dict[tuple[str | None, str], tuple[float, str, View]] = {}
     for view in _views(evidence):
         try:
             pool = pooled(evidence, [evidence.study], unseen=unseen, view=view)

@@ -119,7 +119,8 @@ def _worth(evidence: Evidence) -> Iterator[str]:
     curves = [study.table("worth_queries") for study in evidence.seeds]
     references = [worth.references(study.table("queries"), weights, evidence.view) for study in evidence.seeds]
     cost = evidence.study.table("cost")
-    reading = {d: seconds for d, seconds in seconds_per_lora(cost, described).items() if d in weights}
+    each = seconds_per_lora(cost, described)
+    reading = {d: seconds for d, seconds in each.items() if d in weights and seconds is not None}
     rows = worth.pooled(
         list(zip(curves, references, strict=True)),
         seconds_per_picture(cost, described),
@@ -204,13 +205,17 @@ def _pictures(row: Mapping[str, Any]) -> str:
     return f"{told(row['value'])} ({told(row['low'])} to {told(row['high'])})"
 
 
+def _best_first(pool: Pooled) -> list[str]:
+    return sorted(pool.descriptors, key=lambda descriptor: -pool.mean(descriptor))
+
+
 def _retrieval(evidence: Evidence) -> Iterator[str]:
     yield "## Retrieval"
     found = {"a known artist": pooled(evidence)}
     if asked_unseen(evidence):
         found["an artist that nothing was fitted on"] = pooled(evidence, unseen=True)
     for number, (who, pool) in enumerate(found.items()):
-        order = sorted(pool.descriptors, key=lambda d, pool=pool: -pool.mean(d))
+        order = _best_first(pool)
         clusters = _ward(evidence) if number == 0 else {}
         yield f"A query of {who}, mAP, {evidence.view.label}:"
         yield _table(

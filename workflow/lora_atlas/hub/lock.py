@@ -28,7 +28,7 @@ def read(path: str | Path | None) -> dict[str, dict[str, Any]]:
         raise LockError(f"{path}: cannot be read: {error}") from error
     if not isinstance(found, dict) or any(not isinstance(found.get(part, {}), dict) for part in ("files", "hub")):
         raise LockError(
-            f"{path}: expected the mappings `files` and `hub`; delete it, and the next fetch writes it anew"
+            f"{path}: expected the mappings `files` and `hub`; delete it, and the next fetch writes it again"
         )
     return {"files": found.get("files", {}), "hub": found.get("hub", {})}
 

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from . import lock as locks
 
@@ -36,6 +36,13 @@ FILES = {
 
 class HubError(RuntimeError):
     """A model cannot be had from the hub; the message names it, and what to do."""
+
+
+class File(TypedDict):
+    """What the lock says of a file."""
+
+    sha256: str
+    bytes: int
 
 
 def commit(repository: str, revision: str | None, lock: str | Path | None) -> str:
@@ -73,7 +80,7 @@ def fetch(
         raise HubError(
             f"{repository}@{found}: {type(error).__name__}: {_short(error)}; run again, it goes on"
         ) from error
-    files = {}
+    files: dict[str, File] = {}
     for name in names:
         data = folder / name
         digest, size = locks.sha256_of(data), data.stat().st_size

@@ -141,8 +141,12 @@ def inner(left: Factored, right: Factored) -> float:
 
     Kronecker products of equal shapes need only ⟨C⊗D, E⊗F⟩ = ⟨C, E⟩⟨D, F⟩ (Van Loan 2000, §2).
     """
-    kronecker = isinstance(left, KroneckerUpdate) and isinstance(right, KroneckerUpdate)
-    if kronecker and left.first.shape == right.first.shape and left.second.shape == right.second.shape:
+    if (
+        isinstance(left, KroneckerUpdate)
+        and isinstance(right, KroneckerUpdate)
+        and left.first.shape == right.first.shape
+        and left.second.shape == right.second.shape
+    ):
         return inner(left.first, right.first) * inner(left.second, right.second)
     if right.rank > left.rank:
         left, right = right, left

@@ -190,7 +190,7 @@ def _put(found: _Found, key: str, name: str, part: str, where: Place) -> None:
 
 
 def _named_models(specs: Mapping[str, Spec]) -> dict[str, Spec]:
-    """Specs by module, the text encoders told apart where the file does not: by width (SDXL's second has 1280), and
+    """Specs by module, the text encoders distinguished where the file does not: by width (SDXL's second has 1280), and
     FLUX's T5, which some call the third, is its second."""
     widths = {spec.shape[1] for module, spec in specs.items() if re.match(r"text_encoder\..*\.self_attn\.", module)}
     moved = {"text_encoder": "text_encoder_2"} if widths == {1280} else {}
@@ -207,7 +207,7 @@ def _named_models(specs: Mapping[str, Spec]) -> dict[str, Spec]:
 # --- scales that stand beside the tensors
 
 
-def _scales(container: Container, config: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+def _scales(container: Container, config: Mapping[str, Any] | None) -> Mapping[str, Mapping[str, Any]]:
     """Model ("" for a PEFT folder) → its PEFT configuration."""
     if config is not None:
         return {"": config}

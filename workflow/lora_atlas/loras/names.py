@@ -92,7 +92,7 @@ def place(name: str) -> Place | None:
     first = parts[0]
     if first in _SGM and (model in (None, "unet")):
         translated = _sgm(parts)
-        return translated and Place((f"unet.{translated}",), f"{naming}-sgm")
+        return Place((f"unet.{translated}",), f"{naming}-sgm") if translated else None
     if first in _BFL or first in _MMDIT or (first == "context_embedder" and separator == "_"):
         found = (_mmdit if first in _MMDIT else _bfl)(parts)
         return found and Place(

@@ -1,9 +1,9 @@
-"""Ablation: which part of the weights tells artists apart, and is it good or merely large?
+"""Ablation: which part of the weights distinguishes artists, and is it good or merely large?
 
 A part is a component (self-attention, cross-attention, …) in a block by one factor: A, B, both laid end to end (as in
 arXiv 2412.12048), or the update ΔW. Blocks are named ever more closely: up, up_blocks.1, up_blocks.1.attentions.0; and
 single modules are parts too, by their update. A part's Gram matrix is the sum of its modules', as they are; LoRAs are
-brought to norm one on the part alone, and asked under the headline view as the whole is: the same folds and ties.
+unit-normalised on the part alone, and asked under the headline view as the whole is: the same folds and ties.
 
 `matched` is the same score of random parts as large: modules of all components and blocks are taken in random order;
 one that would go beyond the wanted number of parameters by more than is lacking is passed over. The number so reached
@@ -152,7 +152,7 @@ def _seen(
     try:
         if len(asked.rows):
             found["mAP"] = under(K, asked, view, embedding, seed)["mAP"]
-        if artists.max() >= 2:  # without one of two artists nothing is left to tell apart
+        if artists.max() >= 2:  # without one of two artists nothing is left to distinguish
             found["Ward ARI"] = _clusters(K, artists, None if view.basis == NO_BASIS else embedding.dimensions)
     except AlikeError:
         return {}

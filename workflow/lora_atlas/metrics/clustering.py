@@ -145,24 +145,25 @@ def _differences(measured: Mapping[str, Sequence[Row]], kinds: Mapping[str, str]
         for row in rows:
             if row.level == "artist" and (row.algorithm, row.metric) in COMPARED:
                 found.setdefault((row.scenario, row.algorithm, row.metric), {})[name] = row
-    for (scenario, algorithm, metric), rows in found.items():
-        names = list(rows)
+    for (scenario, algorithm, metric), compared in found.items():
+        names = list(compared)
         controls = [name for name in names if kinds[name] == "control"]
 
-        def difference(left: str, right: str, rows=rows) -> intervals.Estimate:
-            value, without = rows[left].value - rows[right].value, rows[left].without - rows[right].without
-            return intervals.jackknife(value, without, intervals.DIFFERENCE)
+        def difference(left: str, right: str, compared: dict[str, Row] = compared) -> intervals.Estimate:
+            here, there = compared[left], compared[right]
+            assert here.without is not None and there.without is not None  # all of COMPARED leave artists out
+            return intervals.jackknife(here.value - there.value, here.without - there.without, intervals.DIFFERENCE)
 
-        row = {"scenario": scenario, "level": "artist", "algorithm": algorithm, "metric": metric}
+        about = {"scenario": scenario, "level": "artist", "algorithm": algorithm, "metric": metric}
         for i, left in enumerate(names):
             for right in names[i + 1 :]:
                 estimate = difference(left, right)
                 low, high = estimate.interval(confidence)
-                yield row | {"left": left, "right": right, "value": estimate.value, "low": low, "high": high}
+                yield about | {"left": left, "right": right, "value": estimate.value, "low": low, "high": high}
         for left in names:
             if controls and left not in controls:
                 value, low, high, *_ = intervals.against_best([difference(left, name) for name in controls], confidence)
-                yield row | {"left": left, "right": BEST_CONTROL, "value": value, "low": low, "high": high}
+                yield about | {"left": left, "right": BEST_CONTROL, "value": value, "low": low, "high": high}
 
 
 def _measure(embeddings: pa.Table, descriptor: str, setting: _Setting) -> Iterator[Row]:
@@ -222,7 +223,7 @@ def _space(embeddings: pa.Table, scenario: str, calibration: str | None) -> _Spa
 def _shuffled(name: str, labels: np.ndarray, artists: np.ndarray, setting: _Setting) -> np.ndarray:
     """Label permutations (permutations, n)."""
     rng = setting.rng("permutations", name)
-    if name == "genre":  # genres belong to artists: it is artists that are dealt other genres
+    if name == "genre":  # genres belong to artists: the genres of artists are permuted
         of_artist = labels[np.unique(artists, return_index=True)[1]]
         return np.stack([rng.permutation(of_artist)[artists] for _ in range(setting.permutations)])
     return np.stack([rng.permutation(labels) for _ in range(setting.permutations)])
@@ -236,13 +237,13 @@ def _agreement(
     whole = contingency(labels, clusters, classes, groups)
     artists = space.artists.max() + 1
     each = max(STACK // whole.size, 1)
-    without = {metric: [] for metric in METRICS}
+    without: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
     for first in range(0, artists, each):
         part = range(first, min(first + each, artists))
         left = np.stack([whole - _of_artist(a, labels, clusters, whole.shape, space) for a in part])
         for metric, function in METRICS.items():
             without[metric].append(function(left))
-    chances = {metric: [] for metric in METRICS}
+    chances: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
     for first in range(0, len(shuffled), each):
         tables = contingency(shuffled[first : first + each], clusters[None], classes, groups)
         for metric, function in METRICS.items():
@@ -268,13 +269,13 @@ def _of_artist(a: int, labels: np.ndarray, clusters: np.ndarray, shape: tuple[in
 
 def _neighbours(name: str, labels: np.ndarray, shuffled: np.ndarray, space: _Space, setting) -> Iterator[Row]:
     """What needs no clusters."""
-    luck = np.mean([silhouette(space.D, each).mean() for each in shuffled[:SILHOUETTES]])
-    yield _mean(name, "labels", "silhouette", silhouette(space.D, labels), luck, space, setting)
-    barred, dealt = np.arange(len(labels)), labels
+    chance_level = np.mean([silhouette(space.D, each).mean() for each in shuffled[:SILHOUETTES]])
+    yield _mean(name, "labels", "silhouette", silhouette(space.D, labels), chance_level, space, setting)
+    excluded, permuted = np.arange(len(labels)), labels
     if name == "genre":
-        barred, dealt = space.artists, labels[np.unique(space.artists, return_index=True)[1]]
-    yield _mean(name, "labels", "1-NN", *nearest(space.D, labels, barred, dealt), space, setting)
-    voted = majority(space.D, labels, barred, NEIGHBOURS, shuffled, setting.rng("ties", name))
+        excluded, permuted = space.artists, labels[np.unique(space.artists, return_index=True)[1]]
+    yield _mean(name, "labels", "1-NN", *nearest(space.D, labels, excluded, permuted), space, setting)
+    voted = majority(space.D, labels, excluded, NEIGHBOURS, shuffled, setting.rng("ties", name))
     if voted is not None:
         yield _mean(name, "labels", f"{NEIGHBOURS}-NN", *voted, space, setting)
 
@@ -283,6 +284,7 @@ def _probe(name: str, space: _Space, setting: _Setting) -> Iterator[Row]:
     if name == "artist":
         labels, splits = space.artists, [(space.gallery, ~space.gallery)]
     else:
+        assert space.genres is not None  # who has none is not asked
         labels, order = space.genres, setting.rng("probe").permutation(space.artists.max() + 1)
         parts = [np.isin(space.artists, part) for part in np.array_split(order, min(FOLDS, len(order)))]
         splits = [(~part, part) for part in parts]
@@ -311,14 +313,14 @@ def _within(space: _Space, setting: _Setting) -> Iterator[Row]:
             for (_, names, labels), found in zip(genres, clusters, strict=True)
         ]
         rng = setting.rng("permutations", WITHIN)
-        dealt = [
+        permuted = [
             contingency(np.stack([rng.permutation(labels) for _ in range(setting.permutations)]), found[None], *t.shape)
             for (_, _, labels), found, t in zip(genres, clusters, tables, strict=True)
         ]
         sizes = np.array([len(rows) for rows, _, _ in genres], float)
         for metric, function in METRICS.items():
             values = np.array([function(t[None])[0] for t in tables])
-            deleted = []
+            left_out = []
             for i, (_, names, _) in enumerate(genres):
                 for a in range(len(names)):
                     left = tables[i].copy()
@@ -327,21 +329,21 @@ def _within(space: _Space, setting: _Setting) -> Iterator[Row]:
                     weights[i] -= gone
                     if len(names) > 2:
                         now[i] = function(left[None])[0]
-                    else:  # one artist is left, and nothing to be told apart
+                    else:  # one artist is left, and nothing to distinguish
                         weights[i] = 0
-                    deleted.append((now @ weights) / weights.sum() if weights.sum() else np.nan)
-            deleted = np.array(deleted)[np.isfinite(deleted)]
+                    left_out.append((now @ weights) / weights.sum() if weights.sum() else np.nan)
+            deleted = np.array(left_out)[np.isfinite(left_out)]
             value = float(values @ sizes / sizes.sum())
-            chance = np.array([function(t[:AMI_PERMUTATIONS]).mean() for t in dealt]) @ sizes / sizes.sum()
+            chance = np.array([function(t[:AMI_PERMUTATIONS]).mean() for t in permuted]) @ sizes / sizes.sum()
             low = high = None
             if len(deleted) > 1:
                 low, high = intervals.jackknife(value, deleted, intervals.DIFFERENCE).interval(setting.confidence)
             yield Row(WITHIN, algorithm, metric, value, low, high, chance)
-    hit, luck = np.full(len(space.X), np.nan), []
+    hit, chance_level = np.full(len(space.X), np.nan), []
     for rows, _, labels in genres:
         hit[rows], each = nearest(space.D[np.ix_(rows, rows)], labels, np.arange(len(rows)), labels)
-        luck += [each] * len(rows)
-    yield _mean(WITHIN, "labels", "1-NN", hit, float(np.mean(luck)), space, setting)
+        chance_level += [each] * len(rows)
+    yield _mean(WITHIN, "labels", "1-NN", hit, float(np.mean(chance_level)), space, setting)
 
 
 def _mean(

@@ -36,9 +36,8 @@ def drift(embeddings: pa.Table, descriptor: str, *, confidence: float) -> list[d
             if gallery.sum() > 0 and sides[0].any():
                 per = sides[1].sum() / sides[0].sum()
                 value = float(np.sqrt(query.sum() / gallery.sum() * per))
-                low, high = _interval(
-                    query, gallery, *(np.bincount(artists[s], minlength=len(names)) for s in sides), confidence
-                )
+                queries, known = (np.bincount(artists[s], minlength=len(names)) for s in sides)
+                low, high = _interval(query, gallery, queries, known, confidence)
             found.append(
                 {
                     "descriptor": descriptor,

@@ -85,10 +85,12 @@ def grid(
             raise ValueError(f"{descriptor}: {error}") from error
         for distance in DISTANCES:
             scores = asked.from_products(directly, distance)["mAP"] if len(asked.rows) else None
-            rows.append(_row(descriptor, len(K), distance, scores, asked, confidence, "none", NO_BASIS))
+            rows.append(
+                _row(descriptor, len(K), distance, scores, asked, confidence, whitening="none", calibration=NO_BASIS)
+            )
         whole = (len(K), "none", NO_BASIS, view.distance)
         components = (at_default, "none", view.calibration, view.distance)
-        # One that cannot tell the gallery apart has no components: it is at chance under every view.
+        # One that cannot distinguish the gallery's LoRAs has no components: it is at chance under every view.
         alike = directly is not K
         _remark(rows, whole if view.basis == NO_BASIS or alike else components)
         found += rows
@@ -108,8 +110,8 @@ def _rung(
             asked.precision(vectors, distance) if len(asked.rows) else None,
             asked,
             confidence,
-            whitening,
-            calibration,
+            whitening=whitening,
+            calibration=calibration,
         )
         for whitening, spaces in whitenings.items()
         for calibration, vectors in spaces.items()
@@ -124,6 +126,7 @@ def _row(
     scores: np.ndarray | None,
     asked: Questions,
     confidence: float,
+    *,
     whitening: str,
     calibration: str,
 ) -> dict[str, Any]:

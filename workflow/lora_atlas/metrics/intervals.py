@@ -45,7 +45,7 @@ class Estimate:
         width = t.ppf((1 + confidence) / 2, self.freedom) * self.error
         if self.bounds is None:
             return self.value - width, self.value + width
-        middle, slope = self._odds()
+        middle, slope = self._odds(self.bounds)
         ends = middle + np.array([-width, width]) * slope
         low, high = self.bounds
         ends = low + (high - low) / (1 + np.exp(-ends.clip(-500, 500)))
@@ -62,13 +62,13 @@ class Estimate:
         if self.bounds is None:
             score = (self.value - null) / self.error
         else:
-            middle, slope = self._odds()
+            middle, slope = self._odds(self.bounds)
             score = (middle - _odds(null, self.bounds)) / (self.error * slope)
         return float(t.sf(score, self.freedom)), float(t.cdf(score, self.freedom))
 
-    def _odds(self) -> tuple[float, float]:
-        """Log-odds of the value between its bounds, and their slope there."""
-        low, high = self.bounds
+    def _odds(self, bounds: tuple[float, float]) -> tuple[float, float]:
+        """Log-odds of the value between bounds, and their slope there."""
+        low, high = bounds
         share = np.clip((self.value - low) / (high - low), EDGE, 1 - EDGE)
         return float(np.log(share / (1 - share))), float(1 / (share * (1 - share) * (high - low)))
 

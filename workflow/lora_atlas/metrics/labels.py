@@ -1,4 +1,4 @@
-"""What tells true groups apart without any clusters: nearest neighbours, and a linear probe.
+"""What distinguishes true groups without any clusters: nearest neighbours, and a linear probe.
 
 Each returns a score of every LoRA (n,), and what chance would give.
 """
@@ -10,27 +10,27 @@ import numpy as np
 Scored = tuple[np.ndarray, float]
 
 
-def nearest(D: np.ndarray, labels: np.ndarray, barred: np.ndarray, dealt: np.ndarray) -> Scored:
+def nearest(D: np.ndarray, labels: np.ndarray, excluded: np.ndarray, permuted: np.ndarray) -> Scored:
     """Whether each LoRA's nearest other has its label, by distances D (n, n); LoRAs that are equally near share one.
 
-    LoRAs with the same number in `barred` (n,) are no neighbours. `dealt`: the labels of what labels belong to, LoRAs
-    or artists: since any may stand for any, a neighbour has the same label as often as two of these that are drawn.
+    LoRAs with the same number in `excluded` (n,) are no neighbours. `permuted`: the labels of what labels belong to,
+    LoRAs or artists: since any may stand for any, a neighbour has the same label as often as two of these.
     """
-    distance = np.where(barred[:, None] == barred[None], np.inf, D)
+    distance = np.where(excluded[:, None] == excluded[None], np.inf, D)
     best = distance == distance.min(1, keepdims=True)
-    sizes = np.bincount(dealt)
-    luck = (sizes * (sizes - 1)).sum() / (sizes.sum() * (sizes.sum() - 1))
-    return (best / best.sum(1, keepdims=True) * (labels == labels[:, None])).sum(1), float(luck)
+    sizes = np.bincount(permuted)
+    chance_level = (sizes * (sizes - 1)).sum() / (sizes.sum() * (sizes.sum() - 1))
+    return (best / best.sum(1, keepdims=True) * (labels == labels[:, None])).sum(1), float(chance_level)
 
 
 def majority(
-    D: np.ndarray, labels: np.ndarray, barred: np.ndarray, k: int, shuffled: np.ndarray, rng: np.random.Generator
+    D: np.ndarray, labels: np.ndarray, excluded: np.ndarray, k: int, shuffled: np.ndarray, rng: np.random.Generator
 ) -> Scored | None:
     """Whether most of each LoRA's k nearest have its label; labels that tie share one. Chance: `shuffled` (p, n).
 
     With fewer than k others these are asked; with fewer than two, None. LoRAs equally near come in random order.
     """
-    distance = np.where(barred[:, None] == barred[None], np.inf, D)
+    distance = np.where(excluded[:, None] == excluded[None], np.inf, D)
     k = min(k, int(np.isfinite(distance).sum(1).min()))
     if k < 2:
         return None
@@ -50,13 +50,13 @@ def probe(X: np.ndarray, labels: np.ndarray, splits: Sequence[tuple[np.ndarray, 
     split and asked about the second; NaN of LoRAs that no split asks about, None where there is nothing to learn.
     Chance: guessing labels as often as they were seen.
     """
-    right, luck = np.full(len(labels), np.nan), []
+    right, chance_level = np.full(len(labels), np.nan), []
     for train, test in splits:
         if not test.any() or len(set(labels[train])) < 2:
             continue
         right[test] = _predicted(X[train], labels[train], X[test]) == labels[test]
-        luck += list(np.bincount(labels[train], minlength=labels.max() + 1)[labels[test]] / train.sum())
-    return (right, float(np.mean(luck))) if luck else None
+        chance_level += list(np.bincount(labels[train], minlength=labels.max() + 1)[labels[test]] / train.sum())
+    return (right, float(np.mean(chance_level))) if chance_level else None
 
 
 def _predicted(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Margins: what a score is beside other scores, and beside what labels dealt at random would give.
+"""Margins: what a score is beside other scores, and beside what permuted labels would give.
 
 A difference of two descriptors is computed query by query, with an interval over artists (intervals.py), so what is
 common to them (a hard artist, a few pictures) cancels. A descriptor's headline is its margin over the best control; no

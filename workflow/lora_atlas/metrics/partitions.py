@@ -63,14 +63,14 @@ def adjusted_mutual_information(tables: np.ndarray) -> np.ndarray:
     """AMI of contingency tables (..., classes, clusters) of whole counts, shape (...)."""
     classes, clusters, mutual = _information(tables)
     known: dict[tuple[bytes, bytes], float] = {}  # permuted labels all have the same margins
-    expected = []
+    by_margins = []
     for table in tables.reshape(-1, *tables.shape[-2:]):
         margins = np.sort(table.sum(1)), np.sort(table.sum(0))
         key = margins[0].tobytes(), margins[1].tobytes()
         if key not in known:
             known[key] = _expected_information(*margins)
-        expected.append(known[key])
-    expected = np.array(expected).reshape(mutual.shape)
+        by_margins.append(known[key])
+    expected = np.array(by_margins).reshape(mutual.shape)
     top = (classes + clusters) / 2 - expected
     return np.divide(mutual - expected, top, out=np.ones_like(top), where=np.abs(top) > 1e-12)
 

@@ -1,6 +1,6 @@
 """Questions: what retrieval asks of the LoRAs of a plan, for tables that ask it again of other vectors.
 
-The grid, the ablation and the worth curve embed LoRAs anew, many times, and ask each time what the table "retrieval"
+The grid, the ablation and the worth curve embed LoRAs again and again, and ask each time what the table "retrieval"
 asks: the same queries, folds and ties, of vectors rounded as an embeddings table holds them.
 """
 

@@ -176,7 +176,7 @@ def score(
     `considered` (q, n): the items that a query ranks; None: all. Ties are nearer than TIE × `scale`; `seeds` (q,), of
     their random orders. A query without a relevant item scores NaN.
     """
-    q, n = D.shape
+    q = len(D)
     relevant = np.asarray(relevant, bool)
     if considered is not None:
         D, relevant = np.where(considered, D, np.inf), relevant & considered
@@ -191,10 +191,10 @@ def score(
     hits = np.take_along_axis(relevant, order, 1).astype(float)
     for metric in metrics:
         found[metric][plain] = METRICS[metric].score(hits[plain]) if plain.any() else 0
-    for i in np.flatnonzero(tied):
+    for i in np.flatnonzero(tied).tolist():
         rng = np.random.Generator(np.random.PCG64(0 if seeds is None else seeds[i]))
         group = np.concatenate([[0], np.cumsum(~near[i])])
-        orders = [order[i][np.lexsort((rng.random(n), group))] for _ in range(ORDERS)]
+        orders = [order[i][np.lexsort((rng.random(len(group)), group))] for _ in range(ORDERS)]
         shuffled = relevant[i][np.stack(orders)].astype(float)
         for metric in metrics:
             found[metric][i] = METRICS[metric].score(shuffled).mean()

@@ -18,8 +18,8 @@ Measures look at the headline view's vectors, Procrustes at principal components
 
 All pairs of descriptors are computed at once. Procrustes needs cross products of few dimensions; CKA and RSA need
 matrices of all products and distances, and above RSA_WORK numbers they have fewer permutations than the others, never
-below RSA_LEAST; p is then of those. After an artist is left out, what stays is ranked anew and neighbours move up: with
-the ranks and neighbours of all, intervals of real descriptors came out between 0.4 and 2 times as wide.
+below RSA_LEAST; p is then of those. After an artist is left out, what stays is ranked again and neighbours move up:
+with the ranks and neighbours of all, intervals of real descriptors came out between 0.4 and 2 times as wide.
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,6 +45,9 @@ CANCELLED = 1e-6  # of a sum, what may be left of it by subtraction with ten dig
 LEAST = 4  # LoRAs: the unbiased HSIC divides by n − 3
 LORAS, ARTISTS, WITHIN = "LoRAs", "artists", "within artists"
 LEVELS = (LORAS, ARTISTS, WITHIN)
+
+Matrices = dict[str, np.ndarray]  # metric → (D, D)
+Nulls = dict[str, list[np.ndarray]]  # metric → (D, D) of each permutation
 
 
 def structure(
@@ -73,7 +76,8 @@ def structure(
     spaces = _Spaces(vectors, components, seed, int(np.bincount(artists).max()))
     rng = np.random.Generator(np.random.PCG64(derive_seed("structure", "permutations", seed)))
     few = max(min(permutations, RSA_WORK // max(2 * len(names) * n * n, 1)), min(permutations, RSA_LEAST))
-    values, nulls = spaces.measure(np.arange(n)), {metric: [] for metric in METRICS}
+    values = spaces.measure(np.arange(n))
+    nulls: Nulls = {metric: [] for metric in METRICS}
     for number in range(permutations):
         metrics = METRICS if number < few else [m for m in METRICS if m not in ("CKA", "RSA")]
         for metric, matrix in spaces.measure(rng.permutation(n), metrics).items():
@@ -90,7 +94,9 @@ def structure(
     return rows
 
 
-def _rows(level_name: str, names, values, nulls, without, confidence: float) -> Iterator[dict[str, Any]]:
+def _rows(
+    level_name: str, names: list[str], values: Matrices, nulls: Nulls, without: list[Matrices], confidence: float
+) -> Iterator[dict[str, Any]]:
     for i, left in enumerate(names):
         for j, right in enumerate(names[i + 1 :], i + 1):
             for metric in values:
@@ -166,13 +172,6 @@ def _ratio(products: np.ndarray, own: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def _ratio(products: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Products (D, D) over the roots of each side's own (D,); NaN where a side has none."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = products / np.sqrt(np.outer(own, own))
-    return np.where(np.isfinite(found), found, np.nan)
-
-
 class _Arrangements:
     """CKA and RSA (D, D) of all pairs of D descriptors of the same n things, from Gram matrices K (D, n, n) and the
     distances of all pairs of things (D, pairs): as they stand, permuted, and with some of the things left out."""
@@ -228,7 +227,7 @@ def _level(
     of: np.ndarray,
     strata: np.ndarray | None,
     seed: int,
-):
+) -> tuple[Matrices, Nulls, list[Matrices]] | None:
     """Values, nulls and delete-one-artist values of CKA and RSA among artists' means, or within artists; None where
     there are too few to compare. `kernels` (D, n, n) of the LoRAs, `of` (m,) the artists of what is compared."""
     count, m = artists.max() + 1, len(of)
@@ -249,13 +248,13 @@ def _level(
     arrangements = _Arrangements(K, far)
     constant = (far.max(1) < SMALL) | arrangements.even
 
-    def measured(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def measured(found: Matrices) -> Matrices:
         for matrix in found.values():
             matrix[constant] = matrix[:, constant] = np.nan
         return found
 
     values = measured(arrangements.measure(np.arange(m)))
-    nulls: dict[str, list[np.ndarray]] = {metric: [] for metric in values}
+    nulls: Nulls = {metric: [] for metric in values}
     order = np.lexsort((np.arange(m), groups))
     p = np.empty(m, int)
     for _ in range(max(min(TESTS, RSA_WORK // max(2 * K.size, 1)), RSA_LEAST)):
@@ -281,7 +280,7 @@ def _vectors(embeddings: Mapping[str, pa.Table], scenario: str) -> tuple[list[np
         if len(place) != len(loras):
             raise ValueError(f"structure: {name!r} has a LoRA twice in scenario {scenario}; rerun the embeddings stage")
         theirs = {lora: table["artist"][i].as_py() for lora, i in place.items()}
-        if first is None:
+        if first is None or order is None:
             first, order, artist_of = name, loras, theirs
         if set(place) != set(order):
             raise ValueError(f"structure: {first!r} and {name!r} describe other LoRAs; rerun the embeddings stage")

@@ -3,7 +3,7 @@
 A LoRA is the mean of the unit vectors of m of its pictures, and is asked about under the headline view, as its weights
 are. m of the pictures are the first m of an order, the same order for all LoRAs, drawn several times: the sets of one
 draw are nested, so that a curve's points differ by pictures added, and a query's score is its mean over the draws. In a
-series ``shared`` all LoRAs have the same prompts and noise, which helps: everybody paints the same thing. In a series
+series ``shared`` all LoRAs have the same prompts and noise, which helps: they generate the same content. In a series
 ``own`` each has other prompts and noise, as pictures found somewhere have.
 
 Curve and weights meet at m*, on a scale of log₂ m. Scores rise with m but for noise, so a curve is first made monotone

@@ -1,9 +1,10 @@
-"""The model card: what the mini models were made from, how long it took, how good they are, and what they paint."""
+"""The model card: what the mini models were made from, how long it took, how good they are, and what they generate."""
 
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ SD1.5, ViT-L/14 and DINO. They know procedural pictures and nothing else: never 
 ## Data
 {count} pictures of {size} pixels, painted by `lora_atlas.pictures.synthetic` in random styles (seed {seed}); five
 contents in equal parts. The genres of handling are those of the study, the styles are not: parameters and palettes
-are drawn anew for each picture and none is a study artist's. The base reads only the content ("a painting of a
+are drawn again for each picture and none is a study artist's. The base reads only the content ("a painting of a
 harbour", a sixth only "a painting", a tenth nothing); CLIP also reads of manner, light and hues.
 
 ## Models
@@ -64,25 +65,25 @@ def write_card(
 ) -> None:
     """Collect base, clip and dino with a card and pictures under `folder`; `models` also has the autoencoder."""
     folder.mkdir(parents=True, exist_ok=True)
-    models = {name: Path(path) for name, path in models.items()}
+    folders = {name: Path(path) for name, path in models.items()}
     for name in ("base", "clip", "dino"):
-        shutil.copytree(models[name], folder / name, dirs_exist_ok=True)
-    pipeline = StableDiffusionPipeline.from_pretrained(models["base"], use_safetensors=True, dtype=torch.float32)
+        shutil.copytree(folders[name], folder / name, dirs_exist_ok=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(folders["base"], use_safetensors=True, dtype=torch.float32)
     painted = study_pictures(each=10)
     quality = {artist: autoencoder.psnr(pipeline.vae, pictures) for artist, pictures in painted.items()}
     genres = sorted({style.genre for style in ARTISTS.values()})
     by_genre = {g: float(np.mean([quality[a].mean() for a in quality if ARTISTS[a].genre == g])) for g in genres}
-    worst = min(by_genre, key=by_genre.get)
+    worst = min(by_genre, key=by_genre.__getitem__)
     _reconstructions(pipeline.vae, painted, folder / "reconstructions.png")
     sampled = base.samples(pipeline, CONTENTS, 10, derive_seed("card", seed))
     _grid(sampled, 10, 2).save(folder / "samples.png")
 
-    denoiser = _count(models["base"] / "unet") + _count(models["base"] / "text_encoder")
+    denoiser = _count(folders["base"] / "unet") + _count(folders["base"] / "text_encoder")
     sizes = {
-        "autoencoder": ("AutoencoderTiny, 4× down, 4 channels", _count(models["autoencoder"]), 32),
+        "autoencoder": ("AutoencoderTiny, 4× down, 4 channels", _count(folders["autoencoder"]), 32),
         "base": ("UNet2DConditionModel (32, 64, 96) + CLIPTextModel (64)", denoiser, 32),
-        "clip": ("open_clip ViT 128 × 4 layers, patch 8; text 32 × 2 layers", _count(models["clip"]), 96),
-        "dino": ("timm ViT 128 × 4 layers, patch 8", _count(models["dino"]), 48),
+        "clip": ("open_clip ViT 128 × 4 layers, patch 8; text 32 × 2 layers", _count(folders["clip"]), 96),
+        "dino": ("timm ViT 128 × 4 layers, patch 8", _count(folders["dino"]), 48),
     }  # fmt: skip
     rows = []
     for name, (architecture, parameters, batch) in sizes.items():
@@ -125,7 +126,7 @@ def _count(folder: Path) -> int:
     return total
 
 
-def _reconstructions(vae: torch.nn.Module, painted: dict[str, np.ndarray], path: Path) -> None:
+def _reconstructions(vae: Any, painted: dict[str, np.ndarray], path: Path) -> None:
     first = np.stack([pictures[i % len(pictures)] for i, pictures in enumerate(painted.values())])
     with torch.no_grad():
         y = vae.decode(autoencoder.encode(vae, first)).sample

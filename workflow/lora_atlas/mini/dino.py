@@ -95,7 +95,9 @@ def pretrain(pictures: np.ndarray, *, steps: int, seed: int, state: Path, size: 
             for j, s in enumerate(guess)
             if i != j
         ]
-        return sum(terms) / len(terms) / math.log(PROTOTYPES)  # 1 is a guess that knows nothing
+        total = sum(terms)
+        assert isinstance(total, torch.Tensor)  # there are always terms
+        return total / len(terms) / math.log(PROTOTYPES)  # 1 is a guess that knows nothing
 
     mean, log = fit(
         "dino", student, loss, steps=steps, learning_rate=1e-3, weight_decay=0.04, seed=seed, state=state,

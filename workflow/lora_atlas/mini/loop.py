@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +14,13 @@ import torch
 from ..seeds import derive_seed
 from ..tables import replacing
 
+Trained = TypeVar("Trained", bound=torch.nn.Module)
+
 
 def fit(
     name: str,
-    module: torch.nn.Module,
-    loss: Callable[[torch.nn.Module, torch.Generator], torch.Tensor],
+    module: Trained,
+    loss: Callable[[Trained, torch.Generator], torch.Tensor],
     *,
     steps: int,
     learning_rate: float,
@@ -27,14 +30,14 @@ def fit(
     average: float = 0.999,
     every: int = 200,
     data: np.ndarray | None = None,
-) -> tuple[torch.nn.Module, list[dict]]:
+) -> tuple[Trained, list[dict]]:
     """Minimise ``loss(mean, generator)`` over the parameters of `module`, where `mean` is its moving average.
 
     Returns the moving average and a log of rows ``{step, loss, seconds}``. Every `every` steps all that is needed
     to go on is written to `state`; a run that finds the file of its own recipe, and of `data`, goes on from it.
     """
     work = [name, steps, learning_rate, weight_decay, average, seed]
-    recipe = json.dumps([*work, "" if data is None else hashlib.sha256(np.ascontiguousarray(data)).hexdigest()])
+    recipe = json.dumps([*work, "" if data is None else hashlib.sha256(np.ascontiguousarray(data).data).hexdigest()])
     module.train()
     optimizer = torch.optim.AdamW(module.parameters(), learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.08)
@@ -43,7 +46,7 @@ def fit(
     log, start, running, spent = [], 0, 0.0, 0.0
     kept = torch.load(state, weights_only=True) if state.exists() else None
     if kept and kept["recipe"] != recipe:
-        print(f"{state} belongs to another recipe or other data; starting anew", flush=True)
+        print(f"{state} belongs to another recipe or other data; starting again", flush=True)
     elif kept:
         module.load_state_dict(kept["module"])
         mean.load_state_dict(kept["mean"])
@@ -61,7 +64,8 @@ def fit(
         schedule.step()
         decay = min(average, (step + 1) / (step + 10))  # an early average must not remember the initialisation
         with torch.no_grad():
-            ours, theirs = list(mean.parameters()), list(module.parameters())
+            ours: list[torch.Tensor] = list(mean.parameters())
+            theirs: list[torch.Tensor] = list(module.parameters())
             torch._foreach_lerp_(ours, theirs, 1 - decay)
             for kept_buffer, buffer in zip(mean.buffers(), module.buffers(), strict=True):
                 kept_buffer.copy_(buffer)

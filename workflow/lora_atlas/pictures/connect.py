@@ -13,10 +13,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+# What is mixed into connections is one of them to a type checker.
+_Mixed: Any = HTTPConnection if TYPE_CHECKING else object
 
 
 class PrivateAddress(OSError):
@@ -69,8 +73,8 @@ def pool(*, connect: float, read: float, private: bool) -> urllib3.PoolManager:
     return manager
 
 
-class _Watched:
-    def getresponse(self):  # the request was sent: what follows are waits for the server
+class _Watched(_Mixed):
+    def getresponse(self) -> Any:  # the request was sent: what follows are waits for the server
         watch = getattr(_local, "watch", None)
         if watch is not None and self.sock is not None:
             watch.sockets.append(self.sock)
@@ -80,7 +84,9 @@ class _Watched:
 
 
 class _Public(_Watched):
-    def _new_conn(self):
+    host: str  # of the connection that this is mixed into
+
+    def _new_conn(self) -> socket.socket:
         self._check(self.host.strip("[]"))
         sock = super()._new_conn()
         try:

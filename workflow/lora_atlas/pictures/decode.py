@@ -214,17 +214,25 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """L, RGB, CMYK or LAB → RGB."""
     try:
-        if image.mode == "LAB" or profile:
-            source = ImageCms.createProfile("LAB") if image.mode == "LAB" else io.BytesIO(profile)
-            return ImageCms.profileToProfile(
-                image,
-                source,
-                ImageCms.createProfile("sRGB"),
-                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                outputMode="RGB",
-                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-            )
+        if image.mode == "LAB":
+            return _converted(image, ImageCms.createProfile("LAB"))
+        if profile:
+            return _converted(image, io.BytesIO(profile))
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, struct.error):
         # Broken, or of another colour space. Without a profile RGB and grey count as sRGB, CMYK as plain ink.
         pass
     return image.convert("RGB")
+
+
+def _converted(image: Image.Image, source: ImageCms.core.CmsProfile | io.BytesIO) -> Image.Image:
+    """A picture of the colours of a profile → RGB."""
+    converted = ImageCms.profileToProfile(
+        image,
+        source,
+        ImageCms.createProfile("sRGB"),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    assert converted is not None  # as it would be only in place
+    return converted

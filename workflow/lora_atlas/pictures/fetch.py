@@ -9,7 +9,7 @@ Decisions:
 - Redirects are followed one by one: each must be http or https, to a public address, and each host on the way counts
   its own connections.
 - A body is bounded after decompression, in memory. A body that broke off is continued by Range where the server
-  named its version (ETag); an answer that ignores the Range starts anew.
+  named its version (ETag); an answer that ignores the Range starts again.
 - `X-Robots-Tag: noai` (or noimageai) and `tdm-reservation: 1` are opt-outs: recorded, and never asked again.
 - A short body that has no Content-Length looks whole to every client. Only a hash or a decoder can tell, so whoever
   fetches gives a check.
@@ -115,8 +115,8 @@ class Client:
 
     def get(self, url: str, check: Callable[[bytes], None] | None = None) -> bytes:
         """The bytes at a URL; raises FetchError. `check` raises PictureError for bytes that are no picture."""
-        part = _Part(io.BytesIO())
-        return self._tried(url, part, lambda: self._checked(part.sink.getvalue(), check))
+        sink = io.BytesIO()
+        return self._tried(url, _Part(sink), lambda: self._checked(sink.getvalue(), check))
 
     def save(
         self,

@@ -99,7 +99,7 @@ def random_style(seed: int) -> Style:
     turned = np.stack([_turn_hue(c, 1.3 * together + o) for c, o in zip(base, own, strict=True)])
     grey = turned.mean(1, keepdims=True)
     vivid = (grey + (turned - grey) * rng.uniform(0.7, 1.5)) * rng.uniform(0.88, 1.1, (ROLES, 1))
-    palette = tuple(tuple(int(v) for v in c) for c in (vivid.clip(0.08, 0.96) * 255).round())
+    palette = tuple((int(r), int(g), int(b)) for r, g, b in (vivid.clip(0.08, 0.96) * 255).round())
     return Style(genre, palette, kind(**drawn))
 
 

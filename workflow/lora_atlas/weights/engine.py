@@ -50,15 +50,20 @@ def matrices(
     `cache` (a file) and `folder` (of sketches) keep what the next call need not compute again: matrices by content, and
     sketches. Raises LoraFileError, GramError.
     """
-    opened = {"pickles": pickles, "base": base}
-    shas = list(sha256) if sha256 is not None else [digest(open_lora(path, **opened).path) for path in paths]
+    shas = list(sha256) if sha256 is not None else _digests(paths, pickles, base)
     made: dict[str, Any] = {"engine": engine}
     if engine == "exact":
-        grams = gram(paths, kernel, ids=shas, cache=cache, **opened)
+        grams = gram(paths, kernel, ids=shas, cache=cache, pickles=pickles, base=base)
     else:
-        grams = sketch_files_gram(sketched(paths, shas, folder, numbers=numbers, **opened))
+        files = sketched(paths, shas, folder, numbers=numbers, pickles=pickles, base=base)
+        grams = sketch_files_gram(files)
         made |= {"numbers": numbers, "sketches": os.path.relpath(folder, Path(output).parent)}
     write_gram(output, ids, grams, kernel, made)
+
+
+def _digests(paths: Sequence[str | Path], pickles: bool, base: str | None) -> list[str]:
+    """SHA-256 of the files that paths lead to: of a folder of PEFT, that of the file in it."""
+    return [digest(open_lora(path, pickles=pickles, base=base).path) for path in paths]
 
 
 def sketched(
@@ -106,17 +111,16 @@ def weighted(
     if weighting == PLAIN or len(ids) < LEAST:
         write_gram(output, ids, plain, "delta", header | {"weighting": PLAIN, "modules": None})
         return
-    opened = {"pickles": pickles, "base": base}
     if header["engine"] == "sketch":
         rng = np.random.Generator(np.random.PCG64(derive_seed("consensus of a collection", len(ids))))
         chosen = np.sort(rng.permutation(len(ids))[:FITTED])
         folder = Path(gram_path).parent / header["sketches"]
-        shas = list(sha256) if sha256 is not None else [digest(open_lora(path, **opened).path) for path in paths]
+        shas = list(sha256) if sha256 is not None else _digests(paths, pickles, base)
         files = [sketch_path(folder, sha, header["numbers"]) for sha in shas]
         weights = _agreed(sketch_files_gram([files[i] for i in chosen], key=str), components, blocks)
         grams = sketch_files_gram(files, weights=weights)
     else:
-        single = module_grams(paths, ["delta"], **opened)[0]["delta"]
+        single = module_grams(paths, ["delta"], pickles=pickles, base=base)[0]["delta"]
         weights = _agreed(single, components, blocks)
         grams = weighted_sum(single, weights)
     write_gram(output, ids, grams, "delta", header | {"weighting": weighting, "modules": weights})

@@ -39,6 +39,8 @@ from .stack import Buffer, Stack, is_plain, of_updates, read_stack
 
 Grams = dict[tuple[str, str], np.ndarray]
 Group = Stack | Sequence[Factored]
+Read = Callable[[Sequence[int], str, str], Group]  # a module of a tile of files, for one side
+ReadModule = Callable[[Sequence[int], str], Group]  # the same of one module
 
 TILE_BYTES = 160 * 2**20  # of stacked float32 factors of one module
 TILE_RANK = 4096  # of all LoRAs of a tile together; their products are matrices of that size
@@ -93,7 +95,7 @@ def _products(left: Stack, right: Stack | None) -> np.ndarray:
     """Inner products (n, m) float64 of stacked updates; of one stack with itself where `right` is None."""
     ranks = (left.ranks, (right or left).ranks)
     work = sum(ranks[0]) * sum(ranks[1]) * (left.A.shape[1] + len(left.B[0]))
-    kind = np.float64 if work <= DOUBLE else np.float32
+    kind: np.dtype = np.dtype(np.float64 if work <= DOUBLE else np.float32)
     A, B = left.A.astype(kind, copy=False), np.concatenate(left.B, axis=1, dtype=kind)
     if right is None:  # a matrix by its own transpose is half the work
         products = A @ A.T
@@ -117,24 +119,27 @@ def _flat(side: str) -> Callable[..., np.ndarray]:
     def kernel(left: Group, right: Group | None = None) -> np.ndarray:
         """Inner products of raw factors; a smaller rank is padded with zeros."""
         groups = [left] if right is None else [left, right]
-        laid = all(isinstance(group, Stack) and group.rows is not None for group in groups)
-        if laid and len({group.ranks[0] for group in groups}) == 1:
-            rows = [group.A.reshape(len(group), -1) if side == "A" else group.rows for group in groups]
+        stacks = [group for group in groups if isinstance(group, Stack)]
+        rows = [X.A.reshape(len(X), -1) if side == "A" else X.rows for X in stacks if X.rows is not None]
+        if len(rows) == len(groups) and len({stack.ranks[0] for stack in stacks}) == 1:
             exact = rows[0].size + rows[-1].size <= SMALL
             rows = [X.astype(np.float64 if exact else np.float32, copy=False) for X in rows]
         else:
-            lists = [_listed(group) for group in groups]
-            odd = next((u for updates in lists for u in updates if not isinstance(u, Update)), None)
-            if odd is not None:
-                raise GramError(
-                    f"{odd.module}: a {type(odd).__name__} has no raw A and B; only the kernel delta compares it"
-                )
-            thin = [[u.A if side == "A" else u.B.T for u in updates] for updates in lists]
+            thin = [[_raw(update, side) for update in _listed(group)] for group in groups]
             rank = max(len(factor) for factors in thin for factor in factors)
             rows = [_padded(factors, rank) for factors in thin]
         return (rows[0] @ rows[-1].T).astype(np.float64)
 
     return kernel
+
+
+def _raw(update: Factored, side: str) -> np.ndarray:
+    """One raw factor with the rank first; raises GramError for an update that has none."""
+    if not isinstance(update, Update):
+        raise GramError(
+            f"{update.module}: a {type(update).__name__} has no raw A and B; only the kernel delta compares it"
+        )
+    return update.A if side == "A" else update.B.T
 
 
 def _padded(factors: Sequence[np.ndarray], rank: int) -> np.ndarray:
@@ -198,7 +203,7 @@ def last_row(files: Sequence[LoraFile], kernel: str) -> dict[str, np.ndarray]:
     with reading(files) as read:
         for module in sorted(files[-1].layout.specs):
             total = np.zeros((len(files), len(files)))
-            _add(total, files, module, kernel, old, lambda tile, side, module=module: read(tile, module, side))
+            _add(total, files, module, kernel, old, of_module(read, module))
             found[module] = total[-1]
     return found
 
@@ -234,14 +239,14 @@ def _fresh(
     with reading(files) as read:
         for number, module in enumerate(modules[done:], done + 1):
             total = grams.setdefault((component(module), block(module)), np.zeros((len(files), len(files))))
-            _add(total, files, module, kernel, old, lambda tile, side, module=module: read(tile, module, side))
+            _add(total, files, module, kernel, old, of_module(read, module))
             if progress is not None:
                 progress.save(number, modules, grams)
     return grams
 
 
 @contextmanager
-def reading(files: Sequence[LoraFile]) -> Iterator[Callable[[Sequence[int], str, str], Group]]:
+def reading(files: Sequence[LoraFile]) -> Iterator[Read]:
     """A function that reads a module of a tile of files for one side, left or right, over what that side last held."""
     with ExitStack() as stack:
         descriptors: list[int | None] = [None] * len(files)
@@ -258,18 +263,21 @@ def reading(files: Sequence[LoraFile]) -> Iterator[Callable[[Sequence[int], str,
         yield read
 
 
+def of_module(read: Read, module: str) -> ReadModule:
+    """What `reading` gives, of one module."""
+    return lambda tile, side: read(tile, module, side)
+
+
 def _add(
-    total: np.ndarray, files: Sequence[LoraFile], module: str, kernel: str, old: np.ndarray,
-    read: Callable[[Sequence[int], str], Group],
-) -> None:  # fmt: skip
+    total: np.ndarray, files: Sequence[LoraFile], module: str, kernel: str, old: np.ndarray, read: ReadModule
+) -> None:
     """Add a module's inner products to `total` (N, N), tile by tile."""
     add_products({kernel: total}, files, module, old, read)
 
 
 def add_products(
-    totals: Mapping[str, np.ndarray], files: Sequence[LoraFile], module: str, old: np.ndarray,
-    read: Callable[[Sequence[int], str], Group],
-) -> None:  # fmt: skip
+    totals: Mapping[str, np.ndarray], files: Sequence[LoraFile], module: str, old: np.ndarray, read: ReadModule
+) -> None:
     """Add a module's inner products by each kernel to its matrix in `totals` (N, N); every tile is read once for all.
 
     Pairs of two LoRAs that are `old` (N,) are left as they are.
@@ -362,7 +370,7 @@ def _cached(cache: Path, ids: Sequence[str], kernel: str) -> tuple[Grams, np.nda
     try:
         have, grams = read_gram(cache, kernel)
     except GramError as error:
-        print(f"{error}; computed anew", flush=True)
+        print(f"{error}; computed again", flush=True)
         return nothing
     place = {identity: i for i, identity in enumerate(have)}
     rows = np.array([place.get(identity, -1) for identity in ids])

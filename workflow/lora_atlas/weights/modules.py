@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from ..descriptors import KFAC
 from ..loras.files import LoraFile, open_lora
 from ..tables import replacing
-from .gram import KERNELS, GramError, add_products, check_one_base, reading
+from .gram import KERNELS, GramError, ReadModule, add_products, check_one_base, of_module, reading
 from .metric import Metric, warped
 
 ModuleGrams = dict[str, dict[str, np.ndarray]]  # kernel → module → (N, N)
@@ -61,14 +61,11 @@ def module_grams(
     with reading(files) as read:
         for module in modules:
             totals = {kernel: np.zeros((len(files), len(files))) for kernel in plain}
-            add_products(totals, files, module, new, lambda tile, side, module=module: read(tile, module, side))
+            add_products(totals, files, module, new, of_module(read, module))
             roots = metric.roots(module) if metric and KFAC in kernels else None
             if roots is not None:
                 totals[KFAC] = np.zeros((len(files), len(files)))
-                add_products(
-                    {"delta": totals[KFAC]}, files, module, new,
-                    lambda tile, side, module=module, roots=roots: warped(read(tile, module, side), roots),
-                )  # fmt: skip
+                add_products({"delta": totals[KFAC]}, files, module, new, _warping(of_module(read, module), roots))
             for kernel, K in totals.items():
                 grams[kernel][module] = K
     if KFAC in kernels and not grams[KFAC]:
@@ -76,6 +73,11 @@ def module_grams(
     return grams, {
         kernel: {module: _parameters(files, module, kernel) for module in found} for kernel, found in grams.items()
     }
+
+
+def _warping(read: ReadModule, roots: tuple[np.ndarray, np.ndarray]) -> ReadModule:
+    """What is read, in the metric of a base."""
+    return lambda tile, side: warped(read(tile, side), roots)
 
 
 def of_kernel(grams: Mapping[str, Mapping[str, np.ndarray]], kernel: str) -> dict[str, np.ndarray]:
@@ -89,7 +91,7 @@ def of_kernel(grams: Mapping[str, Mapping[str, np.ndarray]], kernel: str) -> dic
     absent = [half for half in halves if half not in grams]
     if absent:
         raise GramError(f"the Gram matrices of single modules lack the kernel {absent[0]!r}; rerun that stage")
-    return {module: sum(grams[half][module] for half in halves) for module in grams[halves[0]]}
+    return {module: np.asarray(sum(grams[half][module] for half in halves)) for module in grams[halves[0]]}
 
 
 def _parameters(files: Iterable[LoraFile], module: str, kernel: str) -> int:

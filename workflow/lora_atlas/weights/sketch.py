@@ -100,7 +100,9 @@ def sketch(file: LoraFile, *, numbers: int = NUMBERS, hashes: Hashes | None = No
 
 def _squares(X: np.ndarray) -> np.ndarray:
     """XᵀX (r, r) float64 of X (n, r); float32 products do where n is a layer's width, not where it is a million."""
-    return (X.T @ X).astype(np.float64) if len(X) <= 2**15 else sum(_squares(half) for half in np.array_split(X, 2))
+    if len(X) <= 2**15:
+        return (X.T @ X).astype(np.float64)
+    return np.asarray(sum(_squares(half) for half in np.array_split(X, 2)))
 
 
 def project(update: Factored, D: int, hashes: Hashes) -> np.ndarray:

@@ -28,9 +28,14 @@ def spectra(
         for module in file.layout.specs:
             update = expanded(file.update(module))
             A, B = update.A.astype(np.float64), update.B.astype(np.float64)
-            values = np.linalg.svd(np.linalg.qr(B, "r") @ np.linalg.qr(A.T, "r").T, compute_uv=False)
+            values = np.linalg.svd(_triangle(B) @ _triangle(A.T).T, compute_uv=False)
             found.append((number, place[module], values))
     stacked = np.zeros((len(files), len(modules), max((len(values) for *_, values in found), default=0)))
-    for number, module, values in found:
-        stacked[number, module, : len(values)] = values
+    for number, column, values in found:
+        stacked[number, column, : len(values)] = values
     return modules, stacked
+
+
+def _triangle(X: np.ndarray) -> np.ndarray:
+    """R of X = QR."""
+    return np.linalg.qr(X, "r")  # type: ignore[return-value] # numpy's stubs know only the modes that give Q and R

@@ -113,7 +113,7 @@ def _read(file: LoraFile, spec: Spec, descriptor: int | None, A: np.ndarray, B: 
     # The two lie side by side in the file, as safetensors sorts them: one read and one conversion serve both.
     count = A.size + B.size
     bits = own.array("bits", (count,), np.int16)
-    if os.preadv(descriptor, [bits.view(np.uint8)], down.start) != 2 * count:
+    if os.preadv(descriptor, [bits.view(np.uint8).data], down.start) != 2 * count:
         raise LoraFileError(f"{file.path}: cut short while it was read; copy it again")
     magnitude = np.bitwise_and(bits, 0x7FFF, out=own.array("magnitude", (count,), np.int16))
     if magnitude.max() >= _EXPONENT:

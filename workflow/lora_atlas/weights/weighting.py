@@ -69,7 +69,7 @@ def product(
     if modules in (PLAIN, KFAC):
         return fixed(stack.sum(0), scale)
     if modules == UNIT:
-        return fixed(sum(normalise(K, UNIT) for K in stack), scale)
+        return fixed(np.asarray(sum(normalise(K, UNIT) for K in stack)), scale)
     summed = summands(modules, stack)
     if modules == GRADIENT:
         return fixed(np.tensordot(module_weights(modules, names, summed, base=base), summed, 1), scale)
@@ -100,11 +100,12 @@ def module_weights(
         return np.ones(len(names))
     if modules == GRADIENT:
         return of_base(names, base)
+    if modules not in (CONSENSUS, SUPERVISED):
+        raise WeightingError(f"weights.modules: {modules!r} gives a module no number")
+    assert fitted is not None  # who asks for weights that are fitted says on what
     if modules == CONSENSUS:
         return consensus(summed, fitted)
-    if modules == SUPERVISED:
-        return aligned(summed, np.unique(np.asarray(artists, str), return_inverse=True)[1], fitted)
-    raise WeightingError(f"weights.modules: {modules!r} gives a module no number")
+    return aligned(summed, np.unique(np.asarray(artists, str), return_inverse=True)[1], fitted)
 
 
 def of_base(modules: Sequence[str], base: Mapping[str, float] | None) -> np.ndarray:
@@ -123,7 +124,7 @@ def of_base(modules: Sequence[str], base: Mapping[str, float] | None) -> np.ndar
 def consensus(stack: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     """Weights (M,) of modules' Gram matrices (M, N, N), from the LoRAs `fitted` (n,): each over its norm there.
 
-    LoRAs are brought to norm one first: the loudest of a folder does not speak for all. Modules that are alike in all
+    LoRAs are unit-normalised first: the loudest of a folder does not speak for all. Modules that are alike in all
     LoRAs weigh nothing. With fewer than LEAST LoRAs, or modules that agree no more than where each has its LoRAs
     permuted, there is no consensus, and modules are taken as they are.
     """

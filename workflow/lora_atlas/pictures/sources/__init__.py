@@ -55,7 +55,7 @@ def count(pictures: Mapping[str, Any], folder: str | None) -> dict[str, int]:
 
 
 def digests(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str]:
-    """Artist id → a digest of what the source says of the artist: another one means that it is collected anew."""
+    """Artist id → a digest of what the source says of the artist: another one means that it is collected again."""
     return source(pictures).digests(pictures, folder)
 
 

@@ -34,10 +34,10 @@ def _entries(pictures: Mapping[str, Any], folder: str | None) -> dict[str, list[
         genre = slug(entry["label"])
         found.setdefault(slug(entry["artist"]), {}).setdefault(genre, []).append(entry | {"genre": genre})
     if named is not None:
-        for artist, genre in named.items():
-            if artist in found and genre is not None and genre not in found[artist]:
+        for artist, asked in named.items():
+            if artist in found and asked is not None and asked not in found[artist]:
                 raise SourceError(
-                    f"{path}: {artist} has no pictures of {genre!r}, but of {names_of(sorted(found[artist]))}"
+                    f"{path}: {artist} has no pictures of {asked!r}, but of {names_of(sorted(found[artist]))}"
                 )
     chosen = choose(dict.fromkeys(sorted(found)), pictures)
     largest = {artist: max(sorted(found[artist]), key=lambda g: len(found[artist][g])) for artist in chosen}
@@ -70,6 +70,7 @@ def _collect(
     found = _entries(pictures, folder)
     if artist not in found:
         raise SourceError(unknown(artist, list(found)))
+    assert folder is not None  # there are no entries without one
     by_name = {entry["name"]: entry for entry in found[artist]}
 
     def read(name: str) -> dict[str, Any]:

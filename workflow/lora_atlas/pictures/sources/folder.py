@@ -117,7 +117,7 @@ def _artist_folders(folder: str | None) -> dict[str, _ArtistFolder]:
         raise SourceError(
             f"{folder}: {names_of(path.name for path in with_files)} hold pictures, "
             f"{names_of(path.name for path in with_folders)} hold only folders: "
-            f"artists and genres cannot be told apart; {layout}"
+            f"artists and genres cannot be distinguished; {layout}"
         )
     if with_files:
         listed = [_ArtistFolder(path, path.name, None) for path in with_files]

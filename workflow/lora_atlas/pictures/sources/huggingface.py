@@ -24,7 +24,9 @@ _URL = re.compile(r"hf://datasets/(?P<id>[^@]+)@(?P<commit>[0-9a-f]{40})/(?P<pat
 def listed(pictures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of the manifest: every picture of the wanted artists. Raises SourceError."""
     dataset, named = _dataset(pictures), wanted(pictures)
-    entries, others, many = [], set(), defaultdict(lambda: defaultdict(list))
+    entries: list[dict[str, Any]] = []
+    others: set[str] = set()
+    many: dict[str, dict[str | None, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for path in _files(dataset, pictures):
         columns = [dataset["artist"], *([dataset["genre"]] if dataset["genre"] else [])]
         with _parquet(dataset, path, pictures) as file:
@@ -71,10 +73,13 @@ def get(pictures: Mapping[str, Any]) -> Callable:
                 with _parquet(pinned, path, pictures) as file:
                     for number, data in _images(file, dataset["image"], sorted(rows)):
                         entry = rows.pop(number)
-                        reason = "its row has no image bytes" if data is None else store.put(entry, data)
+                        if data is None:
+                            reason, size = "its row has no image bytes", 0
+                        else:
+                            reason, size = store.put(entry, data), len(data)
                         if reason:
                             store.refuse(entry, reason, final=False)
-                        print(f"{entry['url']}: {reason or f'{len(data):,} bytes'}", flush=True)
+                        print(f"{entry['url']}: {reason or f'{size:,} bytes'}", flush=True)
                 left = "the file has no such row"
             except SourceError:
                 raise

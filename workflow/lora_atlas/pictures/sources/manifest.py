@@ -40,8 +40,8 @@ def read_columns(path: str | Path, required: Sequence[str], optional: Sequence[s
     rows = _read(str(path), stamp.st_mtime_ns, stamp.st_size)
     missing = [name for name in required if rows and name not in rows[0]]
     if missing or not rows:
-        found = f"it has {names_of(rows[0])}" if rows else "it has no rows"
-        raise SourceError(f"{path}: no column {names_of(missing or required)}; {found}; expected {_columns(required)}")
+        there = f"it has {names_of(rows[0])}" if rows else "it has no rows"
+        raise SourceError(f"{path}: no column {names_of(missing or required)}; {there}; expected {_columns(required)}")
     kept = [{name: found.get(name) for name in (*required, *optional)} for found in rows]
     for number, found in enumerate(kept, 2):
         empty = [name for name in required if not found[name]]
@@ -107,7 +107,7 @@ def entries_of(pictures: Mapping[str, Any]) -> dict[str, list[Entry]]:
         if spelt.setdefault(artist, entry["artist"]) != entry["artist"]:
             raise SourceError(
                 f"{path}, line {line}: {names_of([spelt[artist], entry['artist']])} would both be called {artist!r}; "
-                "write one of them throughout, or tell them apart"
+                "write one of them throughout, or distinguish them"
             )
         if genres.setdefault(artist, genre) != genre:
             raise SourceError(f"{path}, line {line}: {artist} is of two genres, {genres[artist]!r} and {genre!r}")
@@ -210,7 +210,9 @@ def fetch(
 
     store = stores.Store(pictures["store"])
     found = entries_of(pictures)
-    waiting, asked, kept = {}, {}, {}
+    waiting: dict[str, list[Entry]] = {}
+    asked: dict[str, list[tuple[Entry, bool, str | None]]] = {}
+    kept: dict[str, dict[str, bool]] = {}  # of an artist, SHA-256 → whether it is good
     for artist, rows in found.items():
         by_url = {entry["url"]: entry for entry in rows}
         waiting[artist] = [by_url[url] for url in chosen_order(by_url, artist, seed)]
@@ -227,15 +229,16 @@ def fetch(
         get([entry for entry in batch if store.wants(entry)], store, check)
         for entry in batch:
             data, reason = store.bytes_of(entry)
-            first: dict[str, str] = kept[entry["artist"]]
-            good = data is not None and hashlib.sha256(data).hexdigest() not in first
-            if good:
-                try:
-                    check(data)
-                except PictureError as error:
-                    good, reason = False, str(error)
+            first, good = kept[entry["artist"]], False
             if data is not None:
-                first.setdefault(hashlib.sha256(data).hexdigest(), good)
+                digest = hashlib.sha256(data).hexdigest()
+                good = digest not in first
+                if good:
+                    try:
+                        check(data)
+                    except PictureError as error:
+                        good, reason = False, str(error)
+                first.setdefault(digest, good)
             asked[entry["artist"]].append((entry, good, reason))
     return [
         {

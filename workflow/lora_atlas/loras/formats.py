@@ -26,8 +26,10 @@ from typing import Any
 
 from ..labels import printable
 from .container import Container, Entry, LoraFileError
+from .families.sd import positional
+from .families.spelling import Place
 from .kinds import SPELLINGS, Kind, kind_of, problem
-from .names import Place, place, positional
+from .names import place
 
 _END = {name: re.compile(rf"(?P<module>.+?)\.{pattern}") for name, pattern in {
     **SPELLINGS,

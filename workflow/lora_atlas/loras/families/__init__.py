@@ -13,9 +13,11 @@ from .family import OTHER, Family, Shape, text_model
 from .flux import FLUX
 from .sd import SD1, SD2, SDXL
 from .sd3 import SD3
+from .spelling import Spelling
 
 ALL: tuple[Family, ...] = (SD1, SD2, SDXL, SD3, FLUX)
 FAMILIES: tuple[str, ...] = tuple(each.name for each in ALL)
+SPELLINGS: tuple[Spelling, ...] = tuple(dict.fromkeys(each.spelling for each in ALL if each.spelling is not None))
 
 
 def family(shapes: Mapping[str, Shape]) -> tuple[str, str | None]:

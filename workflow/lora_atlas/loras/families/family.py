@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from .spelling import Spelling
+
 Shape = tuple[int, int]
 OTHER = "other"
 
@@ -21,12 +23,14 @@ class Family:
 
     `claims`: pattern of what headers call it, in lower case. `texts`: text encoder → width. `allowed`: module → shapes
     (out, in) that its update may have; none where the family has no such module, None where nothing is known of it.
+    `spelling`: of its authors, where it is not diffusers'.
     """
 
     name: str
     claims: str
     texts: Mapping[str, int]
     allowed: Allowed
+    spelling: Spelling | None = None
 
     def fits(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether every module that the table knows has its shape, and there is one."""

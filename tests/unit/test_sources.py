@@ -16,20 +16,28 @@ from hypothesis import strategies as st
 from lora_atlas import tables
 from lora_atlas.pictures.decode import decode, encode_png, to_array
 from lora_atlas.pictures.sources import SOURCES, SourceError, artists, collect, count, listing, slug
+from lora_atlas.sections import Pictures
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
-NETWORK = {"dataset": None, "categories": None, "api": None, "archive": None, "contact": None, "private_network": True}
-CONFIG = {
-    "source": "folder",
-    "artists": None,
-    "per_artist": None,
-    "artists_per_genre": 2,
-    "min_side": 16,
-    "trim": False,
-    "duplicates": None,
-    "manifest": None,
-    "store": "results/fetched",
-} | NETWORK
+CONFIG = Pictures(
+    **{
+        "source": "folder",
+        "artists": None,
+        "per_artist": None,
+        "artists_per_genre": 2,
+        "min_side": 16,
+        "trim": False,
+        "duplicates": None,
+        "manifest": None,
+        "store": "results/fetched",
+        "dataset": None,
+        "categories": None,
+        "api": None,
+        "archive": None,
+        "contact": None,
+        "private_network": True,
+    }
+)
 
 
 def picture(seed: int, side: int = 20) -> bytes:
@@ -413,7 +421,7 @@ def test_listing_imports_nothing_heavy(tmp_path):
     """Snakemake lists artists in every process that it starts."""
     fill(tmp_path / "monet", 1)
     code = (
-        "import sys; from lora_atlas.pictures import sources\n"
+        "import sys; from lora_atlas.pictures import sources; from lora_atlas.sections import Pictures\n"
         f"c = {CONFIG!r}\nsources.artists(c, {str(tmp_path)!r}); sources.count(c, {str(tmp_path)!r})\n"
         "print([m for m in ('torch', 'sklearn', 'scipy', 'pandas', 'PIL') if m in sys.modules])"
     )

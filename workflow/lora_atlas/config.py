@@ -18,6 +18,7 @@ from .features.extract import CONTROLS
 from .hub.models import COMMIT
 from .loras.folder import find
 from .pictures import sources
+from .sections import Pictures
 from .study import StudyError, too_few
 from .variants import merge, variants
 
@@ -260,7 +261,7 @@ def _picture_problems(config: Mapping[str, Any]) -> Iterator[str]:
     if pictures["archive"] and pictures["source"] != "artbench":
         yield f"pictures.archive: only the source artbench has one, and pictures.source is {pictures['source']}"
     try:
-        counts = sources.count(config["pictures"], config["folder"])
+        counts = sources.count(Pictures(**pictures), config["folder"])
     except ValueError as error:
         yield str(error)
         return

@@ -14,6 +14,7 @@ import yaml
 
 from .hub import lock as locks
 from .pictures import sources
+from .sections import Pictures
 from .settings import settings
 from .study import lora_numbers
 from .tables import replacing
@@ -57,7 +58,7 @@ def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
         )
     known = rates["bases"][base]
     seconds = rates["seconds"][known["rates"]]
-    counts = sources.count(config["pictures"], config["folder"])
+    counts = sources.count(Pictures(**config["pictures"]), config["folder"])
     training, generation = config["training"], config["generation"]
     models = [e for e in config["extractors"].values() if e["library"] != "control"]
     loras = len(counts) * len(lora_numbers(config["plan"]))

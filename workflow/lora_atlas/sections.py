@@ -31,6 +31,27 @@ class Base(Section):
 
 
 @dataclass(frozen=True)
+class Pictures(Section):
+    """Section "pictures": where pictures come from, and which of them are used."""
+
+    source: str
+    artists: Sequence[str] | Mapping[str, Sequence[str]] | None
+    per_artist: int | None
+    artists_per_genre: int
+    min_side: int
+    trim: bool
+    duplicates: float | None
+    manifest: str | None
+    dataset: Mapping[str, Any] | None
+    categories: Mapping[str, Mapping[str, Any]] | None
+    api: str | None
+    archive: Mapping[str, str] | None
+    contact: str | None
+    store: str
+    private_network: bool
+
+
+@dataclass(frozen=True)
 class Training(Section):
     """Section "training": how every LoRA of a study is trained."""
 

@@ -24,6 +24,7 @@ from lora_atlas import (
     config as configuration,
     descriptors,
     schema,
+    sections,
     settings,
     study as studies,
     variants as overlays,
@@ -62,9 +63,10 @@ STUDY = config["study"]
 # Either LoRAs are trained on artists' pictures, or they are there.
 TRAINED = config["loras"]["source"] == "trained"
 LORA_FILES = [] if TRAINED else listed_files(config["folder"])
-ARTISTS = picture_sources.artists(config["pictures"], config["folder"]) if TRAINED else {}
-PICTURES_FOUND = picture_sources.digests(config["pictures"], config["folder"]) if TRAINED else {}
-SOURCE = picture_sources.source(config["pictures"])
+PICTURES = sections.Pictures(**config["pictures"])
+ARTISTS = picture_sources.artists(PICTURES, config["folder"]) if TRAINED else {}
+PICTURES_FOUND = picture_sources.digests(PICTURES, config["folder"]) if TRAINED else {}
+SOURCE = picture_sources.source(PICTURES)
 LISTED, FETCHED = SOURCE.list_pictures is not None, SOURCE.fetch is not None
 # What must be there before an artist's pictures are collected.
 PICTURES_NEED = [config["pictures"]["manifest"], config["folder"]] if config["pictures"]["archive"] else []

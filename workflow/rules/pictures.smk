@@ -116,6 +116,6 @@ rule show_pictures:
     params:
         study=STUDY,
         plan=config["plan"],
-        pictures={key: config["pictures"][key] for key in ("source", "manifest", "duplicates")},
+        pictures={**config["pictures"], "artists": None, "contact": None},
     script:
         "../scripts/show_pictures.py"

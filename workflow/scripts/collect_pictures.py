@@ -7,9 +7,11 @@ from job import job
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.pictures.sources import collect, fetch
+    from lora_atlas.sections import Pictures
 
     p, r = snakemake.params, snakemake.resources
-    everyone = {**p.pictures, "artists": json.loads(r.artists), "contact": r.contact}
+    pictures = Pictures(**p.pictures)
+    everyone = pictures | {"artists": json.loads(r.artists), "contact": r.contact}
     fetch(snakemake.wildcards.artist, everyone, json.loads(r.plan), p.seed)
-    rows = collect(snakemake.wildcards.artist, p.genre, p.pictures, p.folder, p.seed)
+    rows = collect(snakemake.wildcards.artist, p.genre, pictures, p.folder, p.seed)
     tables.write(snakemake.output[0], "pictures", rows)

@@ -6,4 +6,4 @@ with job(snakemake):
     from lora_atlas.pictures.archive import fetch
 
     p, out = snakemake.params, snakemake.output
-    fetch({**p.pictures, "contact": snakemake.resources.contact}, metadata=out.metadata, images=out.images, lock=p.lock)
+    fetch(**p.pictures, contact=snakemake.resources.contact, metadata=out.metadata, images=out.images, lock=p.lock)

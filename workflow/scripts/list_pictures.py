@@ -4,6 +4,8 @@ from job import job
 
 with job(snakemake):
     from lora_atlas.pictures.sources import manifest, source
+    from lora_atlas.sections import Pictures
 
     p = snakemake.params
-    manifest.write(snakemake.output[0], source(p.pictures).list_pictures(p.pictures))
+    pictures = Pictures(**p.pictures)
+    manifest.write(snakemake.output[0], source(pictures).list_pictures(pictures))

@@ -31,24 +31,29 @@ from lora_atlas.pictures.sources import (
     source,
     titles,
 )
+from lora_atlas.sections import Pictures
 from lora_atlas.study import StudyError
 
 QUICK = Limits(attempts=2, connect=2, read=1, deadline=2, backoff=0.01)
-CONFIG = {
-    "source": "manifest",
-    "artists": None,
-    "per_artist": None,
-    "artists_per_genre": 2,
-    "min_side": 16,
-    "trim": False,
-    "duplicates": None,
-    "dataset": None,
-    "categories": None,
-    "api": None,
-    "archive": None,
-    "contact": "atlas@example.org",
-    "private_network": True,
-}
+CONFIG = Pictures(
+    **{
+        "manifest": None,
+        "store": "",
+        "source": "manifest",
+        "artists": None,
+        "per_artist": None,
+        "artists_per_genre": 2,
+        "min_side": 16,
+        "trim": False,
+        "duplicates": None,
+        "dataset": None,
+        "categories": None,
+        "api": None,
+        "archive": None,
+        "contact": "atlas@example.org",
+        "private_network": True,
+    }
+)
 
 
 def picture(seed: int, side: int = 40) -> bytes:
@@ -74,12 +79,17 @@ def study(tmp_path, rows, **changes) -> dict:
     return CONFIG | {"manifest": written(tmp_path / "m.csv", rows), "store": str(tmp_path / "store")} | changes
 
 
-def fetched(config: dict, seed: int = 0) -> list[dict]:
-    client = Client(config["contact"], private=True, limits=QUICK)
+def archived(config: Pictures, places: dict) -> None:
+    asked = {key: getattr(config, key) for key in ("archive", "store", "contact", "private_network")}
+    fetch_archive(asked.pop("archive"), **asked, **places)
+
+
+def fetched(config: Pictures, seed: int = 0) -> list[dict]:
+    client = Client(config.contact, private=True, limits=QUICK)
     return manifest.fetch(config, seed, client.fetch_all)
 
 
-def collected(config: dict, artist: str) -> list[dict]:
+def collected(config: Pictures, artist: str) -> list[dict]:
     rows = collect(artist, artists(config, None)[artist], config, None, 0)
     tables.table("pictures", rows)
     return rows
@@ -350,14 +360,14 @@ def test_the_archive_is_fetched_unpacked_and_held_to_its_lock(museum, tmp_path):
         "images": str(tmp_path / "images"),
         "lock": str(tmp_path / "s.lock.yaml"),
     }
-    fetch_archive(config, **places)
+    archived(config, places)
     assert (tmp_path / "images/train/baroque/a.jpg").read_bytes() == picture(0)
     assert sha256(data).hexdigest() in (tmp_path / "s.lock.yaml").read_text()
-    fetch_archive(config, **places)
+    archived(config, places)
     assert museum.numbers() == {"/m.csv": 1, "/i.tar": 1}
     museum.paths["/i.tar"] = tar_of({"x": b"other"})
     with pytest.raises(SourceError, match=f"changed: .*{sha256(data).hexdigest()}, got "):
-        fetch_archive(config | {"store": str(tmp_path / "other")}, **places)
+        archived(config | {"store": str(tmp_path / "other")}, places)
     assert (tmp_path / "images/train/baroque/a.jpg").exists()
 
 
@@ -370,11 +380,11 @@ def test_a_tar_never_writes_outside(museum, tmp_path, name):
     }
     places = {"metadata": str(tmp_path / "in/m.csv"), "images": str(tmp_path / "in/images"), "lock": None}
     if name.startswith("/"):
-        fetch_archive(config, **places)  # taken as a relative name
+        archived(config, places)  # taken as a relative name
         assert not Path(name).exists()
     else:
         with pytest.raises(SourceError, match="cannot be unpacked"):
-            fetch_archive(config, **places)
+            archived(config, places)
     assert not (tmp_path / "escape").exists()
 
 
@@ -420,11 +430,11 @@ def test_categories_of_commons_become_a_manifest(museum, tmp_path, capsys):
     config |= {"categories": {"Monet": {"categories": ["Category:Monet"], "genre": "Impressionism"}, "repin": "Repin"}}
     assert artists(config, None) == {"monet": "impressionism", "repin": None} and count(config, None)["monet"] > 0
     entries = commons.listed(config, Client("atlas@example.org", private=True, limits=QUICK))
-    manifest.write(config["manifest"], entries)
+    manifest.write(config.manifest, entries)
     said = capsys.readouterr().out
     assert "it is video/webm" in said and "it names no licence" in said
     assert count(config, None) == {"monet": 5, "repin": 1}
-    first = Path(config["manifest"]).read_text()
+    first = Path(config.manifest).read_text()
     assert "CC BY-SA 4.0" in first and "Some body" in first and sha1(picture(0)).hexdigest() in first
     fetched(config)
     assert [row["status"] for row in collected(config, "monet")] == ["kept"] * 5
@@ -481,9 +491,10 @@ def parquet() -> bytes:
 RUN = """
 import json, sys
 from lora_atlas.pictures.sources import source, manifest
-config = json.loads(sys.argv[1])
+from lora_atlas.sections import Pictures
+config = Pictures(**json.loads(sys.argv[1]))
 if sys.argv[2] == "list":
-    manifest.write(config["manifest"], source(config).list_pictures(config))
+    manifest.write(config.manifest, source(config).list_pictures(config))
 else:
     print(json.dumps([row["status"] for row in source(config).fetch(config, 0)]))
 """
@@ -502,7 +513,7 @@ def test_a_dataset_gives_only_what_is_wanted(museum, tmp_path):
 
     def run(what: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", RUN, json.dumps(config), what],
+            [sys.executable, "-c", RUN, json.dumps(config.plain()), what],
             env=hub_server.environment(museum, tmp_path / "home"),
             capture_output=True,
             text=True,

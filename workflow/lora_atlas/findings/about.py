@@ -12,11 +12,12 @@ from typing import Any
 import yaml
 
 from ..pictures import sources
+from ..sections import Pictures
 
 
 def sentences(config: Mapping[str, Any], root: Path) -> list[str]:
     """The sentences of a checked configuration, whose relative models are seen from `root`."""
-    pictures, base = config["pictures"], config["base"]["model"]
+    pictures, base = Pictures(**config["pictures"]), config["base"]["model"]
     side = config["training"]["resolution"]
     found = [f"The pictures are {sources.source(pictures).about}, trained on at {side} pixels."]
     found.append(f"The base `{Path(base).name if (root / base).is_dir() else base}` learnt from {_learnt(base, root)}.")

@@ -10,7 +10,6 @@ import shutil
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..hub import lock as locks
 from ..tables import replacing
@@ -18,12 +17,21 @@ from .fetch import Client
 from .sources.listing import SourceError
 
 
-def fetch(pictures: Mapping[str, Any], *, metadata: str, images: str, lock: str | None) -> None:
+def fetch(
+    archive: Mapping[str, str],
+    *,
+    store: str | Path,
+    contact: str | None,
+    private_network: bool,
+    metadata: str,
+    images: str,
+    lock: str | None,
+) -> None:
     """Download and unpack; raises SourceError for bytes that are not those of the lock, or a tar that is none."""
-    client = Client(pictures["contact"], private=pictures["private_network"])
-    store = Path(pictures["store"]) / "archive"
-    table = _downloaded(pictures["archive"]["metadata"], client, store, lock)
-    tar = _downloaded(pictures["archive"]["images"], client, store, lock)
+    client = Client(contact, private=private_network)
+    kept = Path(store) / "archive"
+    table = _downloaded(archive["metadata"], client, kept, lock)
+    tar = _downloaded(archive["images"], client, kept, lock)
     with replacing(metadata) as temporary:
         shutil.copyfile(table, temporary)
     unpack(tar, Path(images))

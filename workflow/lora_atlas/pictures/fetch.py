@@ -30,6 +30,7 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from ..sections import Pictures
 from .connect import PrivateAddress, pool, watched
 from .decode import MAX_BYTES, PictureError
 from .store import Entry, Store
@@ -307,10 +308,10 @@ class Client:
 
 
 def getter(
-    pictures: Mapping[str, Any], limits: Limits = Limits()
+    pictures: Pictures, limits: Limits = Limits()
 ) -> Callable[[Sequence[Entry], Store, Callable[[bytes], None]], None]:
     """`fetch_all` of a client made from the config section "pictures"."""
-    return Client(pictures["contact"], private=pictures["private_network"], limits=limits).fetch_all
+    return Client(pictures.contact, private=pictures.private_network, limits=limits).fetch_all
 
 
 def _opted_out(headers: Mapping[str, str]) -> str | None:

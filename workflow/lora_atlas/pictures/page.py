@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from .. import tables
+from ..sections import Pictures
 from ..study import needed
 from .decode import decode
 from .sources import titles
@@ -35,7 +36,7 @@ def write(
     paths: Sequence[str | Path],
     duplicates: str | Path,
     plan: Mapping[str, Any],
-    pictures: Mapping[str, Any],
+    pictures: Pictures,
 ) -> None:
     """Write the page of tables "pictures" and "duplicates"; `plan` and `pictures` are sections of the config."""
     html = render(
@@ -45,9 +46,7 @@ def write(
         temporary.write_text(html, encoding="utf-8")
 
 
-def render(
-    study: str, found: Sequence[Any], duplicates: Any, plan: Mapping[str, Any], pictures: Mapping[str, Any]
-) -> str:
+def render(study: str, found: Sequence[Any], duplicates: Any, plan: Mapping[str, Any], pictures: Pictures) -> str:
     """The page as HTML."""
     alike = {row["picture"]: row["reason"] for row in duplicates.to_pylist()}
     said = titles(pictures)
@@ -59,7 +58,7 @@ def render(
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("pictures.html").render(
         study=study,
-        source=pictures["source"],
+        source=pictures.source,
         needed=needed(plan),
         artists=artists,
         reasons=reasons.most_common(),

@@ -21,6 +21,7 @@ Decisions:
 from collections.abc import Mapping
 from typing import Any
 
+from ...sections import Pictures
 from ...study import require
 from . import artbench, commons, folder, huggingface, manifest, once, synthetic
 from .listing import Source, SourceError, names_of, slug
@@ -40,28 +41,26 @@ __all__ = [
 ]
 
 
-def artists(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str | None]:
+def artists(pictures: Pictures, folder: str | None) -> dict[str, str | None]:
     """Artist id → genre (None where the source knows none), in the order of the source.
 
     `pictures`: the section of that name of the config; `folder`: its key of that name. Raises SourceError when the
-    source is unknown or has no artists, or when pictures["artists"] names one that it does not have.
+    source is unknown or has no artists, or when pictures.artists names one that it does not have.
     """
     return source(pictures).artists(pictures, folder)
 
 
-def count(pictures: Mapping[str, Any], folder: str | None) -> dict[str, int]:
+def count(pictures: Pictures, folder: str | None) -> dict[str, int]:
     """Artist id → how many pictures there can be at most; fewer when some are refused."""
     return source(pictures).count(pictures, folder)
 
 
-def digests(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str]:
+def digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
     """Artist id → a digest of what the source says of the artist: another one means that it is collected again."""
     return source(pictures).digests(pictures, folder)
 
 
-def collect(
-    artist: str, genre: str | None, pictures: Mapping[str, Any], folder: str | None, seed: int
-) -> list[dict[str, Any]]:
+def collect(artist: str, genre: str | None, pictures: Pictures, folder: str | None, seed: int) -> list[dict[str, Any]]:
     """One artist's pictures as rows of the table "pictures", kept and refused, in the seeded order of choice.
 
     A row that could not be read has the id "path:" + SHA-256 of its label, and no image.
@@ -69,7 +68,7 @@ def collect(
     return source(pictures).collect(artist, genre, pictures, folder, seed)
 
 
-def fetch(artist: str, pictures: Mapping[str, Any], plan: Mapping[str, int], seed: int) -> None:
+def fetch(artist: str, pictures: Pictures, plan: Mapping[str, int], seed: int) -> None:
     """Fetch into the store what the study lacks, where its source lies on a network; else do nothing.
 
     The first process that needs something fetches for all artists, so that no server sees more than one study's two
@@ -78,7 +77,7 @@ def fetch(artist: str, pictures: Mapping[str, Any], plan: Mapping[str, int], see
     """
     get = source(pictures).fetch
     if get is not None:
-        with once.fetching(pictures["store"]) as together:
+        with once.fetching(pictures.store) as together:
             if manifest.lacks(artist, pictures, seed, together.settled(pictures, seed)):
                 counts = manifest.good(get(pictures, seed))
                 require(
@@ -89,21 +88,21 @@ def fetch(artist: str, pictures: Mapping[str, Any], plan: Mapping[str, int], see
                 together.settle(pictures, seed)
 
 
-def titles(pictures: Mapping[str, Any]) -> dict[str, str]:
+def titles(pictures: Pictures) -> dict[str, str]:
     """Title of a picture by its URL or its path below the folder, where a table beside the source knows any."""
-    path, key = pictures["manifest"], {"folder": "file"}.get(pictures["source"], "url")
-    if path is None or pictures["source"] in ("synthetic", "artbench"):
+    path, key = pictures.manifest, {"folder": "file"}.get(pictures.source, "url")
+    if path is None or pictures.source in ("synthetic", "artbench"):
         return {}
     rows = manifest.read_columns(path, required=[key], optional=["title"])
     return {row[key]: row["title"] for row in rows if row["title"]}
 
 
-def source(pictures: Mapping[str, Any]) -> Source:
-    """The source that pictures["source"] names; raises SourceError."""
+def source(pictures: Pictures) -> Source:
+    """The source that pictures.source names; raises SourceError."""
     try:
-        return SOURCES[pictures["source"]]
+        return SOURCES[pictures.source]
     except KeyError:
-        raise SourceError(f"pictures.source: no source {pictures['source']!r}; there are {names_of(SOURCES)}") from None
+        raise SourceError(f"pictures.source: no source {pictures.source!r}; there are {names_of(SOURCES)}") from None
 
 
 SOURCES: dict[str, Source] = {

@@ -5,11 +5,11 @@
 pictures.artists names, else in the one with the more pictures: a genre here is one label an artist.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...labels import printable
+from ...sections import Pictures
 from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, names_of, row, slug, unknown, wanted
 from .manifest import read_columns
 
@@ -17,15 +17,15 @@ REQUIRED = ("name", "artist", "label")
 OPTIONAL = ("split", "is_public_domain")
 
 
-def _entries(pictures: Mapping[str, Any], folder: str | None) -> dict[str, list[dict[str, Any]]]:
+def _entries(pictures: Pictures, folder: str | None) -> dict[str, list[dict[str, Any]]]:
     """Artist id → rows of the metadata, each with `artist` and `genre` as ids; empty lists before there is a CSV."""
-    path, named = pictures["manifest"], wanted(pictures)
+    path, named = pictures.manifest, wanted(pictures)
     if path is None or folder is None:
         raise SourceError(
             "pictures.source is artbench: set pictures.manifest to the path of ArtBench-10.csv, and `folder` to that "
             "of the image folder beside it; with pictures.archive they are downloaded to there"
         )
-    if not Path(path).exists() and pictures["archive"]:
+    if not Path(path).exists() and pictures.archive:
         if named is None:
             raise SourceError(f"{path} is still to be fetched: name the artists of the study in pictures.artists")
         return {artist: [] for artist in named}
@@ -44,27 +44,25 @@ def _entries(pictures: Mapping[str, Any], folder: str | None) -> dict[str, list[
     return {artist: found[artist][genre or largest[artist]] for artist, genre in chosen.items()}
 
 
-def _artists(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str | None]:
+def _artists(pictures: Pictures, folder: str | None) -> dict[str, str | None]:
     named = wanted(pictures) or {}
     entries = _entries(pictures, folder)
     return {artist: rows[0]["genre"] if rows else named.get(artist) for artist, rows in entries.items()}
 
 
-def _count(pictures: Mapping[str, Any], folder: str | None) -> dict[str, int]:
+def _count(pictures: Pictures, folder: str | None) -> dict[str, int]:
     numbers = {artist: len(rows) for artist, rows in _entries(pictures, folder).items()}
     if not any(numbers.values()):  # not known yet: as many as are asked for
-        numbers = dict.fromkeys(numbers, pictures["per_artist"] or 10**6)
-    return at_most(numbers, pictures["per_artist"])
+        numbers = dict.fromkeys(numbers, pictures.per_artist or 10**6)
+    return at_most(numbers, pictures.per_artist)
 
 
-def _digests(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str]:
+def _digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
     # What is published does not change: before and after it was fetched an artist is the same.
     return dict.fromkeys(_entries(pictures, folder), "ArtBench-10")
 
 
-def _collect(
-    artist: str, genre: str | None, pictures: Mapping[str, Any], folder: str | None, seed: int
-) -> list[dict[str, Any]]:
+def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | None, seed: int) -> list[dict[str, Any]]:
     from ..decode import MAX_BYTES
 
     found = _entries(pictures, folder)

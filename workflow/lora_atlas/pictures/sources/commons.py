@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from ...sections import Pictures
 from . import manifest
 from .listing import Source, SourceError, choose, names_of, slug
 
@@ -21,7 +22,7 @@ LISTED = 50  # files a request: more would need the rights of a bot
 FIELDS = "LicenseShortName|Artist|ObjectName"
 
 
-def listed(pictures: Mapping[str, Any], client: Any) -> list[dict[str, Any]]:
+def listed(pictures: Pictures, client: Any) -> list[dict[str, Any]]:
     """Rows of the manifest of all categories; a file without a licence, or that is no picture, is left out aloud.
 
     Raises SourceError for a category without pictures, and FetchError when the API does not answer.
@@ -30,7 +31,7 @@ def listed(pictures: Mapping[str, Any], client: Any) -> list[dict[str, Any]]:
     for artist, asked in _categories(pictures).items():
         before = len(entries)
         for category in asked["categories"]:
-            for page in _pages(pictures["api"] or API, category, client):
+            for page in _pages(pictures.api or API, category, client):
                 entry, reason = _entry(page, artist, asked["genre"])
                 if reason is None and entry["url"] in entries and entries[entry["url"]]["artist"] != artist:
                     reason = f"also in a category of {entries[entry['url']]['artist']}"
@@ -43,15 +44,15 @@ def listed(pictures: Mapping[str, Any], client: Any) -> list[dict[str, Any]]:
     return list(entries.values())
 
 
-def _categories(pictures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _categories(pictures: Pictures) -> dict[str, dict[str, Any]]:
     """Artist id → its categories and genre; a category alone may stand for them."""
-    if not pictures["categories"]:
+    if not pictures.categories:
         raise SourceError(
             "pictures.source is commons: set pictures.categories, as {monet: {categories: [Paintings by Claude Monet], "
             "genre: impressionism}} or {monet: Paintings by Claude Monet}"
         )
     found: dict[str, dict[str, Any]] = {}
-    for artist, asked in pictures["categories"].items():
+    for artist, asked in pictures.categories.items():
         asked = {"categories": [asked], "genre": None} if isinstance(asked, str) else {"genre": None, **asked}
         if slug(artist) in found:
             raise SourceError(f"pictures.categories: two artists would both be called {slug(artist)!r}")
@@ -134,7 +135,7 @@ def _plain(text: Any) -> str | None:
     return " ".join("".join(c if c.isprintable() else " " for c in plain).split())[:300] or None
 
 
-def _artists(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str | None]:
+def _artists(pictures: Pictures, folder: str | None) -> dict[str, str | None]:
     asked = {artist: each["genre"] for artist, each in _categories(pictures).items()}
     return choose(asked, pictures) if not manifest.is_there(pictures) else manifest.artists(pictures, folder)
 

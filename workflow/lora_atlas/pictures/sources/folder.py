@@ -6,12 +6,13 @@ and `licence`, each of the last two optional. Titles are shown, never trained on
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...labels import printable
+from ...sections import Pictures
 from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, names_of, row, slug, unknown
 from .manifest import read_columns
 
@@ -37,17 +38,17 @@ class _ArtistFolder:
     genre: str | None
 
 
-def _artists(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str | None]:
+def _artists(pictures: Pictures, folder: str | None) -> dict[str, str | None]:
     return choose({artist: found.genre for artist, found in _artist_folders(folder).items()}, pictures)
 
 
-def _count(pictures: Mapping[str, Any], folder: str | None) -> dict[str, int]:
+def _count(pictures: Pictures, folder: str | None) -> dict[str, int]:
     found = _artist_folders(folder)
     numbers = {artist: len(_files(found[artist].path)) for artist in _artists(pictures, folder)}
-    return at_most(numbers, pictures["per_artist"])
+    return at_most(numbers, pictures.per_artist)
 
 
-def _digests(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str]:
+def _digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
     found, said = _artist_folders(folder), _said(pictures, folder)
     digests = {}
     for artist in _artists(pictures, folder):
@@ -59,9 +60,7 @@ def _digests(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str]:
     return digests
 
 
-def _collect(
-    artist: str, genre: str | None, pictures: Mapping[str, Any], folder: str | None, seed: int
-) -> list[dict[str, Any]]:
+def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | None, seed: int) -> list[dict[str, Any]]:
     from ..decode import MAX_BYTES
 
     found = _artist_folders(folder)
@@ -84,9 +83,9 @@ def _collect(
     return gathered(chosen_order(files, artist, seed), read, pictures, str(found[artist].path))
 
 
-def _said(pictures: Mapping[str, Any], folder: str | None) -> dict[str, dict[str, str]]:
+def _said(pictures: Pictures, folder: str | None) -> dict[str, dict[str, str]]:
     """What the CSV says: path below the folder → its other columns."""
-    path = pictures["manifest"]
+    path = pictures.manifest
     if path is None:
         return {}
     rows = read_columns(path, required=["file"], optional=["title", "licence"])

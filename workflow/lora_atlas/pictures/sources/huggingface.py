@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ...sections import Pictures
 from . import manifest
 from .listing import Source, SourceError, choose, names_of, slug, wanted
 
@@ -21,7 +22,7 @@ BUFFER = 2**23  # bytes of a request: a row group of images is not held whole
 _URL = re.compile(r"hf://datasets/(?P<id>[^@]+)@(?P<commit>[0-9a-f]{40})/(?P<path>[^#]+)#(?P<row>\d+)")
 
 
-def listed(pictures: Mapping[str, Any]) -> list[dict[str, Any]]:
+def listed(pictures: Pictures) -> list[dict[str, Any]]:
     """Rows of the manifest: every picture of the wanted artists. Raises SourceError."""
     dataset, named = _dataset(pictures), wanted(pictures)
     entries: list[dict[str, Any]] = []
@@ -55,7 +56,7 @@ def listed(pictures: Mapping[str, Any]) -> list[dict[str, Any]]:
     return entries
 
 
-def get(pictures: Mapping[str, Any]) -> Callable:
+def get(pictures: Pictures) -> Callable:
     """For `manifest.fetch`: images of the wanted rows into the store, one line each."""
 
     def fetch_rows(entries: Sequence[Mapping[str, Any]], store: Any, check: Callable[[bytes], None]) -> None:
@@ -92,8 +93,8 @@ def get(pictures: Mapping[str, Any]) -> Callable:
     return fetch_rows
 
 
-def _dataset(pictures: Mapping[str, Any]) -> dict[str, Any]:
-    found = pictures["dataset"]
+def _dataset(pictures: Pictures) -> dict[str, Any]:
+    found = pictures.dataset
     if not found:
         raise SourceError(
             "pictures.source is huggingface: set pictures.dataset to {id: owner/name, revision: COMMIT, image: image, "
@@ -102,15 +103,15 @@ def _dataset(pictures: Mapping[str, Any]) -> dict[str, Any]:
     return {"genre": None, "files": "*.parquet", **found}
 
 
-def _hub(pictures: Mapping[str, Any]) -> Any:
+def _hub(pictures: Pictures) -> Any:
     # Read when the library is first imported.
-    os.environ.setdefault("HF_HUB_USER_AGENT_ORIGIN", f"lora-atlas ({pictures['contact']})")
+    os.environ.setdefault("HF_HUB_USER_AGENT_ORIGIN", f"lora-atlas ({pictures.contact})")
     import huggingface_hub
 
     return huggingface_hub
 
 
-def _files(dataset: Mapping[str, Any], pictures: Mapping[str, Any]) -> list[str]:
+def _files(dataset: Mapping[str, Any], pictures: Pictures) -> list[str]:
     hub = _hub(pictures)
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -132,7 +133,7 @@ def _files(dataset: Mapping[str, Any], pictures: Mapping[str, Any]) -> list[str]
     return found
 
 
-def _parquet(dataset: Mapping[str, Any], path: str, pictures: Mapping[str, Any]) -> Any:
+def _parquet(dataset: Mapping[str, Any], path: str, pictures: Pictures) -> Any:
     """A file of the dataset, of which only what is read travels."""
     import pyarrow.parquet as pq
 
@@ -183,20 +184,20 @@ def _images(file: Any, column: str, rows: Sequence[int]) -> Iterator[tuple[int, 
         start = end
 
 
-def _artists(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str | None]:
+def _artists(pictures: Pictures, folder: str | None) -> dict[str, str | None]:
     if manifest.is_there(pictures):
         return manifest.artists(pictures, folder)
     named = wanted(pictures)
     _dataset(pictures)
     if named is None:
         raise SourceError(
-            f"pictures.source is huggingface, and there is no {pictures['manifest']} yet: name the artists of the "
+            f"pictures.source is huggingface, and there is no {pictures.manifest} yet: name the artists of the "
             "study in pictures.artists, then run `snakemake manifest`"
         )
     return named
 
 
-def _digests(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str]:
+def _digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
     # A commit does not change: before and after it was listed an artist is the same.
     return dict.fromkeys(_artists(pictures, folder), json.dumps(_dataset(pictures), sort_keys=True))
 

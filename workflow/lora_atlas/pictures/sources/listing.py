@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...labels import printable
+from ...sections import Pictures
 from ...seeds import derive_seed
 
 MAX_ARTIST_BYTES = 2**30  # one artist is one table, in memory at once
@@ -29,10 +30,10 @@ class Source:
     a few words that a page of findings can say.
     """
 
-    artists: Callable[[Mapping[str, Any], str | None], dict[str, str | None]]
-    count: Callable[[Mapping[str, Any], str | None], dict[str, int]]
-    digests: Callable[[Mapping[str, Any], str | None], dict[str, str]]
-    collect: Callable[[str, str | None, Mapping[str, Any], str | None, int], list[dict[str, Any]]]
+    artists: Callable[[Pictures, str | None], dict[str, str | None]]
+    count: Callable[[Pictures, str | None], dict[str, int]]
+    digests: Callable[[Pictures, str | None], dict[str, str]]
+    collect: Callable[[str, str | None, Pictures, str | None, int], list[dict[str, Any]]]
     list_pictures: Callable[..., list[dict[str, Any]]] | None = None
     fetch: Callable[..., list[dict[str, Any]]] | None = None
     photographs: bool = True
@@ -59,12 +60,12 @@ def chosen_order(labels: Iterable[str], artist: str, seed: int) -> list[str]:
     return sorted(labels, key=lambda label: (derive_seed("choice of pictures", seed, artist, printable(label)), label))
 
 
-def wanted(pictures: Mapping[str, Any]) -> dict[str, str | None] | None:
-    """Id → genre of the artists that pictures["artists"] names, a list of names or genre → names; None: all.
+def wanted(pictures: Pictures) -> dict[str, str | None] | None:
+    """Id → genre of the artists that pictures.artists names, a list of names or genre → names; None: all.
 
     A genre is None where the config leaves it to the source.
     """
-    named = pictures["artists"]
+    named = pictures.artists
     if not named:
         return None
     pairs = (
@@ -83,8 +84,8 @@ def wanted(pictures: Mapping[str, Any]) -> dict[str, str | None] | None:
     return found
 
 
-def choose(listed: Mapping[str, str | None], pictures: Mapping[str, Any]) -> dict[str, str | None]:
-    """Of the artists that a source has (id → genre), those that pictures["artists"] names, in the source's order."""
+def choose(listed: Mapping[str, str | None], pictures: Pictures) -> dict[str, str | None]:
+    """Of the artists that a source has (id → genre), those that pictures.artists names, in the source's order."""
     named = wanted(pictures)
     if named is None:
         return dict(listed)
@@ -113,7 +114,7 @@ def row(
     }
 
 
-def judged(found: dict[str, Any], first: dict[str, str], pictures: Mapping[str, Any]) -> dict[str, Any]:
+def judged(found: dict[str, Any], first: dict[str, str], pictures: Pictures) -> dict[str, Any]:
     """A row with bytes, kept when they are a picture and were not seen before; adds it to `first` (id → label)."""
     from ..decode import PictureError, decode, encode_png, to_array, trimmed
 
@@ -122,10 +123,10 @@ def judged(found: dict[str, Any], first: dict[str, str], pictures: Mapping[str, 
         return found | {"image": None, "reason": f"same bytes as {first[found['picture']]}"}
     first[found["picture"]] = label
     try:
-        image = decode(data, min_side=pictures["min_side"])
-        if pictures["trim"]:
+        image = decode(data, min_side=pictures.min_side)
+        if pictures.trim:
             inner = trimmed(image)
-            if min(inner.size) < pictures["min_side"]:
+            if min(inner.size) < pictures.min_side:
                 raise PictureError("too small", f"{inner.width} × {inner.height} pixels within its margins")
             if inner.size != image.size:  # the picture is now another one, and so is its id
                 image, data = inner, encode_png(to_array(inner))
@@ -138,10 +139,10 @@ def judged(found: dict[str, Any], first: dict[str, str], pictures: Mapping[str, 
 def gathered(
     labels: Iterable[str],
     read: Callable[[str], dict[str, Any]],
-    pictures: Mapping[str, Any],
+    pictures: Pictures,
     what: str,
 ) -> list[dict[str, Any]]:
-    """Rows of candidates in their order, until pictures["per_artist"] are kept.
+    """Rows of candidates in their order, until pictures.per_artist are kept.
 
     `read`: label → a row of `row`, with its bytes, or without and with a reason. `what`: the artist, for an error.
     Raises SourceError when the pictures of one artist take more than MAX_ARTIST_BYTES.
@@ -150,7 +151,7 @@ def gathered(
     first: dict[str, str] = {}
     kept = size = 0
     for label in labels:
-        if kept == pictures["per_artist"]:
+        if kept == pictures.per_artist:
             break
         found = read(label)
         name = found["image"] and found["image"]["path"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from ... import tables
 from ...labels import printable
+from ...sections import Pictures
 from .. import store as stores
 from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, names_of, row, slug, unknown
 
@@ -89,12 +90,12 @@ def write(path: str | Path, entries: Iterable[Mapping[str, Any]]) -> None:
         writer.writerows({name: entry.get(name) or "" for name in columns} for entry in ordered)
 
 
-def entries_of(pictures: Mapping[str, Any]) -> dict[str, list[Entry]]:
+def entries_of(pictures: Pictures) -> dict[str, list[Entry]]:
     """Artist id → its rows, of the artists that the config names; raises SourceError for a row that cannot be."""
-    path = pictures["manifest"]
+    path = pictures.manifest
     if path is None:
         raise SourceError(
-            f"pictures.source is {pictures['source']}, and pictures.manifest is not set: name a CSV or Parquet file "
+            f"pictures.source is {pictures.source}, and pictures.manifest is not set: name a CSV or Parquet file "
             f"with {_columns(REQUIRED)} and, if you like, {', '.join(OPTIONAL)}"
         )
     found: dict[str, list[Entry]] = {}
@@ -122,63 +123,61 @@ def entries_of(pictures: Mapping[str, Any]) -> dict[str, list[Entry]]:
     return {artist: found[artist] for artist in chosen}
 
 
-def artists(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str | None]:
+def artists(pictures: Pictures, folder: str | None) -> dict[str, str | None]:
     found = entries_of(pictures)
     return choose({artist: rows[0]["genre"] for artist, rows in found.items()}, pictures)
 
 
-def count(pictures: Mapping[str, Any], folder: str | None) -> dict[str, int]:
-    return at_most({artist: len(rows) for artist, rows in entries_of(pictures).items()}, pictures["per_artist"])
+def count(pictures: Pictures, folder: str | None) -> dict[str, int]:
+    return at_most({artist: len(rows) for artist, rows in entries_of(pictures).items()}, pictures.per_artist)
 
 
-def digests(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str]:
+def digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
     return {
         artist: hashlib.sha256(repr(sorted(tuple(e.values()) for e in map(_text, rows))).encode()).hexdigest()[:16]
         for artist, rows in entries_of(pictures).items()
     }
 
 
-def is_there(pictures: Mapping[str, Any]) -> bool:
+def is_there(pictures: Pictures) -> bool:
     """Whether the manifest, which a source on a network writes first, was written; raises where it has no place."""
-    if pictures["manifest"] is None:
+    if pictures.manifest is None:
         raise SourceError(
-            f"pictures.source is {pictures['source']}: set pictures.manifest to the path of a CSV that `snakemake "
+            f"pictures.source is {pictures.source}: set pictures.manifest to the path of a CSV that `snakemake "
             "manifest` writes and you commit, such as workflow/studies/mine.csv"
         )
-    return Path(pictures["manifest"]).exists()
+    return Path(pictures.manifest).exists()
 
 
 def planned(artists: Callable, asked: Callable, unknown_yet: Any = None) -> Callable:
     """A question about a manifest, answered for the artists of the config while there is none yet."""
 
-    def answer(pictures: Mapping[str, Any], folder: str | None) -> dict[str, Any]:
+    def answer(pictures: Pictures, folder: str | None) -> dict[str, Any]:
         if is_there(pictures):
             return asked(pictures, folder)
         return dict.fromkeys(
-            artists(pictures, folder), (pictures["per_artist"] or 10**6) if unknown_yet is None else unknown_yet
+            artists(pictures, folder), (pictures.per_artist or 10**6) if unknown_yet is None else unknown_yet
         )
 
     return answer
 
 
-def client_of(pictures: Mapping[str, Any]) -> Any:
+def client_of(pictures: Pictures) -> Any:
     from ..fetch import Client
 
-    return Client(pictures["contact"], private=pictures["private_network"])
+    return Client(pictures.contact, private=pictures.private_network)
 
 
 def _text(entry: Entry) -> dict[str, str]:
     return {name: entry[name] or "" for name in (*REQUIRED, *OPTIONAL)}
 
 
-def collect(
-    artist: str, genre: str | None, pictures: Mapping[str, Any], folder: str | None, seed: int
-) -> list[dict[str, Any]]:
+def collect(artist: str, genre: str | None, pictures: Pictures, folder: str | None, seed: int) -> list[dict[str, Any]]:
     """The rows of one artist from the store, without a network; what was not fetched is refused with the reason."""
     found = entries_of(pictures)
     if artist not in found:
         raise SourceError(unknown(artist, list(found)))
-    by_url, store = {entry["url"]: entry for entry in found[artist]}, stores.Store(pictures["store"])
+    by_url, store = {entry["url"]: entry for entry in found[artist]}, stores.Store(pictures.store)
 
     def read(url: str) -> dict[str, Any]:
         entry = by_url[url]
@@ -192,7 +191,7 @@ def collect(
 
 
 def fetch(
-    pictures: Mapping[str, Any],
+    pictures: Pictures,
     seed: int,
     get: Callable[[Sequence[Entry], stores.Store, Callable[[bytes], None]], None],
 ) -> list[dict[str, Any]]:
@@ -200,15 +199,15 @@ def fetch(
     `url`, `artist`, `status` (kept or refused), `reason`, `sha256` and `size`.
 
     `get`: entries that the store lacks → the store, whatever becomes of each; it never raises for one picture. Each
-    artist's pictures are asked for in the seeded order and only until pictures["per_artist"] are good: what is
+    artist's pictures are asked for in the seeded order and only until pictures.per_artist are good: what is
     refused is replaced by the next, and no server is asked for what nobody will look at.
     """
     from ..decode import PictureError, decode
 
     def check(data: bytes) -> None:
-        decode(data, min_side=pictures["min_side"])
+        decode(data, min_side=pictures.min_side)
 
-    store = stores.Store(pictures["store"])
+    store = stores.Store(pictures.store)
     found = entries_of(pictures)
     waiting: dict[str, list[Entry]] = {}
     asked: dict[str, list[tuple[Entry, bool, str | None]]] = {}
@@ -220,7 +219,7 @@ def fetch(
     while True:
         batch: list[Entry] = []
         for artist, rest in waiting.items():
-            limit = pictures["per_artist"]
+            limit = pictures.per_artist
             lacking = len(rest) if limit is None else limit - sum(kept[artist].values())
             batch += rest[:lacking]
             waiting[artist] = rest[lacking:]
@@ -262,9 +261,9 @@ def good(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return counts
 
 
-def lacks(artist: str, pictures: Mapping[str, Any], seed: int, settled: bool) -> bool:
+def lacks(artist: str, pictures: Pictures, seed: int, settled: bool) -> bool:
     """Whether the store lacks something that this artist needs; `settled`: it was asked for, and that is enough."""
-    store, limit = stores.Store(pictures["store"]), pictures["per_artist"]
+    store, limit = stores.Store(pictures.store), pictures.per_artist
     by_url = {entry["url"]: entry for entry in entries_of(pictures).get(artist, [])}
     have = 0
     for url in chosen_order(by_url, artist, seed):
@@ -278,7 +277,7 @@ def lacks(artist: str, pictures: Mapping[str, Any], seed: int, settled: bool) ->
     return False
 
 
-def _fetch(pictures: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
+def _fetch(pictures: Pictures, seed: int) -> list[dict[str, Any]]:
     from .. import fetch as network
 
     return fetch(pictures, seed, network.getter(pictures))

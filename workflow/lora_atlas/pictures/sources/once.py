@@ -4,10 +4,12 @@ import contextlib
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
+
+from ...sections import Pictures
 
 
 @dataclass(frozen=True)
@@ -16,12 +18,12 @@ class Together:
 
     file: BinaryIO
 
-    def settled(self, pictures: Mapping[str, Any], seed: int) -> bool:
+    def settled(self, pictures: Pictures, seed: int) -> bool:
         """Whether this very request was fetched: what it could not get is then not asked for again."""
         self.file.seek(0)
         return self.file.read().decode() == _request(pictures, seed)
 
-    def settle(self, pictures: Mapping[str, Any], seed: int) -> None:
+    def settle(self, pictures: Pictures, seed: int) -> None:
         self.file.seek(0)
         self.file.truncate()
         self.file.write(_request(pictures, seed).encode())
@@ -37,8 +39,9 @@ def fetching(store: str | Path) -> Iterator[Together]:
         yield Together(file)
 
 
-def _request(pictures: Mapping[str, Any], seed: int) -> str:
-    kept = {key: value for key, value in pictures.items() if key not in ("contact", "duplicates")}
-    with contextlib.suppress(OSError):
-        kept["listed"] = hashlib.sha256(Path(pictures["manifest"]).read_bytes()).hexdigest()
+def _request(pictures: Pictures, seed: int) -> str:
+    kept = {key: value for key, value in pictures.plain().items() if key not in ("contact", "duplicates")}
+    if pictures.manifest is not None:
+        with contextlib.suppress(OSError):
+            kept["listed"] = hashlib.sha256(Path(pictures.manifest).read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps([kept, seed], sort_keys=True).encode()).hexdigest()

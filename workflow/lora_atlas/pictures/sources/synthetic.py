@@ -1,8 +1,8 @@
 """Source "synthetic": the painters of this project, painted on demand."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from ...sections import Pictures
 from ...seeds import derive_seed
 from .listing import Source, SourceError, choose, names_of, row, slug, unknown, wanted
 
@@ -10,10 +10,10 @@ PICTURES = 48  # an artist, unless pictures.per_artist says otherwise
 SIDE = 64  # pixels, unless pictures.min_side asks for more
 
 
-def _artists(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str | None]:
+def _artists(pictures: Pictures, folder: str | None) -> dict[str, str | None]:
     from ..synthetic import ARTISTS
 
-    limit = pictures["artists_per_genre"]
+    limit = pictures.artists_per_genre
     taken: dict[str, int] = {}
     listed: dict[str, str | None] = {}
     for name, style in ARTISTS.items():
@@ -29,27 +29,25 @@ def _artists(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str |
     return choose(listed, pictures)
 
 
-def _count(pictures: Mapping[str, Any], folder: str | None) -> dict[str, int]:
+def _count(pictures: Pictures, folder: str | None) -> dict[str, int]:
     return dict.fromkeys(_artists(pictures, folder), _number(pictures))
 
 
-def _digests(pictures: Mapping[str, Any], folder: str | None) -> dict[str, str]:
+def _digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
     return dict.fromkeys(_artists(pictures, folder), str(_number(pictures)))
 
 
-def _number(pictures: Mapping[str, Any]) -> int:
-    return PICTURES if pictures["per_artist"] is None else pictures["per_artist"]
+def _number(pictures: Pictures) -> int:
+    return PICTURES if pictures.per_artist is None else pictures.per_artist
 
 
-def _collect(
-    artist: str, genre: str | None, pictures: Mapping[str, Any], folder: str | None, seed: int
-) -> list[dict[str, Any]]:
+def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | None, seed: int) -> list[dict[str, Any]]:
     from ..decode import encode_png
     from ..synthetic import ARTISTS, CONTENTS, paint
 
     if artist not in ARTISTS:
         raise SourceError(unknown(artist, list(ARTISTS)))
-    side = max(SIDE, pictures["min_side"])
+    side = max(SIDE, pictures.min_side)
     contents = list(CONTENTS)
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()

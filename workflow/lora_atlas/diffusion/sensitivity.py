@@ -36,6 +36,7 @@ from . import stacked
 from .denoisers import Conditioning, denoiser_of
 from .generate import denoise, initial_noise, noise_seed
 from .objectives import objective_of
+from .tokens import tokens
 
 WIDEST = 8192  # a wider side has no second moment: its matrix would be larger than the layer
 
@@ -51,7 +52,7 @@ class _Layer:
 
     def seen(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         """A forward hook: adds the inputs, and asks for the gradient in the output."""
-        x = _rows(module, inputs[0].detach(), entering=True)
+        x = tokens(module, inputs[0].detach(), entering=True).flatten(0, 1)
         self.tokens += len(x)
         self.inputs += float(x.square().sum()) / x.shape[1]
         if self.moments and x.shape[1] <= WIDEST:
@@ -59,24 +60,10 @@ class _Layer:
         output.register_hook(self.differentiated)
 
     def differentiated(self, gradient: torch.Tensor) -> None:
-        g = _rows(self.module, gradient.detach(), entering=False)
+        g = tokens(self.module, gradient.detach(), entering=False).flatten(0, 1)
         self.squares += float(g.double().square().sum()) / g.shape[1]
         if self.moments and g.shape[1] <= WIDEST:
             self.G = _added(self.G, g)
-
-
-def _rows(module: torch.nn.Module, x: torch.Tensor, *, entering: bool) -> torch.Tensor:
-    """What a layer reads or writes, one row a token (n, d) float32; a convolution's inputs are its patches."""
-    if not isinstance(module, torch.nn.Conv2d):
-        return x.reshape(-1, x.shape[-1]).float()
-    if not entering:
-        return x.movedim(1, -1).reshape(-1, x.shape[1]).float()
-    if isinstance(module.padding, str):
-        raise TypeError(f"a convolution padded by {module.padding!r}; only numbers are known here")
-    patches = torch.nn.functional.unfold(
-        x.float(), module.kernel_size, module.dilation, module.padding, module.stride
-    )  # fmt: skip
-    return patches.movedim(1, -1).reshape(-1, patches.shape[1])
 
 
 def _added(total: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:

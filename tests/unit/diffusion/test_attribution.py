@@ -1,0 +1,114 @@
+"""One gradient: inner products of LoRAs with the gradient of the base's loss, layer by layer."""
+
+import numpy as np
+import pytest
+import torch
+
+from lora_atlas.diffusion import stacked
+from lora_atlas.diffusion.attribution import products, samples
+from lora_atlas.diffusion.base import load
+from lora_atlas.diffusion.denoisers import denoiser_of
+from lora_atlas.diffusion.objectives import objective_of
+from lora_atlas.loras.factors import Update
+from lora_atlas.sections import Base
+from lora_atlas.weights.stack import Stack, of_updates
+
+ALL = ["attention", "feed_forward", "projection", "convolution"]
+COUNT = 6
+
+
+class Case:
+    """A tiny base, three pictures, and four LoRAs of several ranks in all of its layers."""
+
+    def __init__(self, folder: str):
+        self.pipeline = load(Base(folder), device="cpu")
+        self.denoiser = denoiser_of(self.pipeline)
+        self.objective = objective_of(self.pipeline.scheduler, "cpu")
+        self.text = self.denoiser.encode_text(self.pipeline, ["a painting"], (32, 32))
+        torch.manual_seed(3)
+        self.latents = torch.randn(3, 4, 16, 16)
+        self.names = stacked.targeted(self.denoiser.module, ALL, self.denoiser.targets)
+        rng = np.random.default_rng(4)
+        self.stacks: dict[str, Stack] = {}
+        for name in self.names:
+            weight = self.denoiser.module.get_submodule(name).weight
+            out, width = len(weight), weight[0].numel()
+            updates = [
+                Update(name, *(rng.normal(size=shape).astype(np.float32) for shape in ((r, width), (out, r))))
+                for r in (1, 3, 2, 1)
+            ]
+            self.stacks[name] = of_updates(updates)
+
+    def found(self, batch: int, latents: torch.Tensor | None = None):
+        return products(
+            self.denoiser, self.objective, self.latents if latents is None else latents, self.text,
+            self.stacks.__getitem__, self.names, asked=samples(COUNT, (4, 16, 16), 7), batch=batch,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["sd", "sd-v", "sdxl"])
+def case(request, tiny_bases) -> Case:
+    return Case(tiny_bases[request.param])
+
+
+def test_products_are_those_of_the_gradient_of_the_weights_themselves(case):
+    """Oracle: autograd in the weights, the loss of training, and dense updates."""
+    found = case.found(batch=COUNT)
+    module, asked = case.denoiser.module, samples(COUNT, (4, 16, 16), 7)
+    weights = [module.get_submodule(name).weight.requires_grad_(True) for name in case.names]
+    try:
+        for picture, x in enumerate(case.latents):
+            t = case.objective.times(asked.u)
+            noisy = case.objective.noisy(x.expand(COUNT, -1, -1, -1), asked.epsilon, t)
+            guess = case.denoiser.predict(noisy, t, case.text.first(COUNT))
+            value = case.objective.value(x.expand(COUNT, -1, -1, -1), asked.epsilon, t)
+            loss = (guess - value).square().mean()
+            assert found.losses[picture] == pytest.approx(loss.item(), rel=1e-5)
+            gradients = torch.autograd.grad(loss, weights)
+            for i, (name, g) in enumerate(zip(case.names, gradients, strict=True)):
+                dense = np.stack([u.B @ u.A for u in case.stacks[name].updates(name)])
+                expected = -(dense * g.flatten(1).numpy()).sum((1, 2))
+                np.testing.assert_allclose(
+                    found.values[i, picture], expected, rtol=2e-3, atol=1e-5 * np.abs(dense).max(), err_msg=name
+                )
+    finally:
+        for weight in weights:
+            weight.requires_grad_(False)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 100])
+def test_how_samples_are_batched_changes_nothing(case, batch):
+    whole, other = case.found(batch=COUNT), case.found(batch=batch)
+    np.testing.assert_allclose(other.values, whole.values, rtol=2e-3, atol=1e-4 * np.abs(whole.values).max())
+    np.testing.assert_allclose(other.losses, whole.losses, rtol=1e-5)
+
+
+def test_a_picture_is_asked_by_itself(case):
+    whole, alone = case.found(batch=4), case.found(batch=4, latents=case.latents[1:2])
+    np.testing.assert_allclose(
+        alone.values[:, 0], whole.values[:, 1], rtol=2e-3, atol=1e-4 * np.abs(whole.values).max()
+    )
+
+
+def test_nothing_stays_behind(case):
+    case.found(batch=4)
+    assert not any(module._forward_hooks for module in case.denoiser.module.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in case.denoiser.module.parameters())
+
+
+def test_the_loss_falls_along_a_lora_by_what_its_product_says(case):
+    """First order: ε of a LoRA changes a picture's loss by −ε times its product."""
+    found, step = case.found(batch=COUNT), 1e-4
+    asked, k = samples(COUNT, (4, 16, 16), 7), 1
+    layers = stacked.stack(case.denoiser.module, case.names, 1, 3, step)
+    try:
+        updates = {n: case.stacks[n].updates(n)[k] for n in case.names}
+        stacked.put(layers, 0, {n: (torch.from_numpy(u.A), torch.from_numpy(u.B)) for n, u in updates.items()})
+        x, t = case.latents[:1].expand(COUNT, -1, -1, -1), case.objective.times(asked.u)
+        with torch.no_grad():
+            guess = case.denoiser.predict(case.objective.noisy(x, asked.epsilon, t), t, case.text.first(COUNT))
+        loss = (guess - case.objective.value(x, asked.epsilon, t)).square().mean().item()
+    finally:
+        stacked.unstack(case.denoiser.module, layers)
+    expected = -step * found.values[:, 0, k].sum()
+    assert loss - found.losses[0] == pytest.approx(expected, rel=0.1)

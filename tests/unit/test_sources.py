@@ -10,34 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from asked import FOLDER
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_atlas import tables
 from lora_atlas.pictures.decode import decode, encode_png, to_array
 from lora_atlas.pictures.sources import SOURCES, SourceError, artists, collect, count, listing, slug
-from lora_atlas.sections import Pictures
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
-CONFIG = Pictures(
-    **{
-        "source": "folder",
-        "artists": None,
-        "per_artist": None,
-        "artists_per_genre": 2,
-        "min_side": 16,
-        "trim": False,
-        "duplicates": None,
-        "manifest": None,
-        "store": "results/fetched",
-        "dataset": None,
-        "categories": None,
-        "api": None,
-        "archive": None,
-        "contact": None,
-        "private_network": True,
-    }
-)
+CONFIG = FOLDER
 
 
 def picture(seed: int, side: int = 20) -> bytes:

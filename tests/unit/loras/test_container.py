@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lora_files import build, entry
 from safetensors.numpy import load_file, save_file
 
 from lora_atlas.loras.container import MAX_HEADER, MAX_TENSORS, NotFiniteError, open_container
@@ -39,17 +40,6 @@ def store(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] |
 
 def pair(module: str = Q, a: np.ndarray = A, b: np.ndarray = B) -> dict[str, np.ndarray]:
     return {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
-
-
-def build(path: Path, header: dict | str, data: bytes = b"", claimed: int | None = None) -> Path:
-    """A safetensors file byte by byte, sound or not."""
-    text = (header if isinstance(header, str) else json.dumps(header)).encode()
-    path.write_bytes((len(text) if claimed is None else claimed).to_bytes(8, "little") + text + data)
-    return path
-
-
-def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 
 def refusal(path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from asked import FOLDER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
@@ -16,15 +17,9 @@ from lora_atlas import tables
 from lora_atlas.pictures import page
 from lora_atlas.pictures.decode import decode, encode_png, trimmed
 from lora_atlas.pictures.duplicates import correlation, find, judge, likeness, perceptual_hash
-from lora_atlas.sections import Pictures
 
 ROOT = Path(__file__).parents[3]
 ART = ROOT / "../shared/data/art"
-
-ALL = Pictures(
-    source="folder", artists=None, per_artist=None, artists_per_genre=2, min_side=16, trim=False, duplicates=None,
-    manifest=None, dataset=None, categories=None, api=None, archive=None, contact=None, store="", private_network=False,
-)  # fmt: skip
 
 
 def painted(seed: int, width: int = 300, height: int = 240) -> Image.Image:
@@ -169,7 +164,7 @@ def written(tmp_path, rows: list[dict], duplicates: list[dict] = [], **pictures)
     for artist in {each["artist"] for each in rows}:
         tables.write(tmp_path / f"{artist}.parquet", "pictures", [each for each in rows if each["artist"] == artist])
     tables.write(tmp_path / "duplicates.parquet", "duplicates", duplicates)
-    said = ALL | pictures
+    said = FOLDER | pictures
     page.write(
         tmp_path / "index.html",
         "mine",

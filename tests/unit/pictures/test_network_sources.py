@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import hub_server
 import numpy as np
 import pytest
+from asked import FOLDER
 from museum import send, serving
 
 from lora_atlas import tables
@@ -35,25 +36,7 @@ from lora_atlas.sections import Pictures
 from lora_atlas.study import StudyError
 
 QUICK = Limits(attempts=2, connect=2, read=1, deadline=2, backoff=0.01)
-CONFIG = Pictures(
-    **{
-        "manifest": None,
-        "store": "",
-        "source": "manifest",
-        "artists": None,
-        "per_artist": None,
-        "artists_per_genre": 2,
-        "min_side": 16,
-        "trim": False,
-        "duplicates": None,
-        "dataset": None,
-        "categories": None,
-        "api": None,
-        "archive": None,
-        "contact": "atlas@example.org",
-        "private_network": True,
-    }
-)
+CONFIG = FOLDER | {"source": "manifest", "contact": "atlas@example.org", "store": ""}
 
 
 def picture(seed: int, side: int = 40) -> bytes:

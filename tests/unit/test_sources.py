@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lora_atlas import tables
 from lora_atlas.pictures.decode import decode, encode_png, to_array
-from lora_atlas.pictures.sources import SOURCES, SourceError, artists, collect, count, listing, slug
+from lora_atlas.pictures.sources import SOURCES, SourceError, artists, collect, count, digests, listing, slug, titles
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
 CONFIG = FOLDER
@@ -412,10 +412,27 @@ def test_listing_imports_nothing_heavy(tmp_path):
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_every_source_answers_the_three_questions():
-    assert set(SOURCES) == {"synthetic", "folder", "manifest", "huggingface", "artbench", "commons"}
-    for source in SOURCES.values():
-        for question in (source.artists, source.count, source.digests, source.collect):
-            assert callable(question)
+# What a source is asked about, where it needs more than the folder of pictures beside it; a new one is added here.
+SAID: dict[str, dict] = {name: {"source": name} for name in SOURCES}
+OFFLINE = [name for name, source in SOURCES.items() if source.fetch is None and name != "artbench"]
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_every_source_without_a_network_answers_all_questions(tmp_path, name):
+    for artist in ("monet", "repin"):
+        fill(tmp_path / artist, 3)
+    asked, folder = FOLDER | {"min_side": 16} | SAID[name], str(tmp_path)
+    there, numbers, found = artists(asked, folder), count(asked, folder), digests(asked, folder)
+    assert there and set(there) == set(numbers) == set(found) and all(number > 0 for number in numbers.values())
+    artist, genre = next(iter(there.items()))
+    rows = collect(artist, genre, asked | {"per_artist": 2}, folder, 0)
+    tables.table("pictures", rows)
+    assert [row["artist"] for row in rows if row["status"] == "kept"] == [artist] * 2
+    assert isinstance(titles(asked), dict)
+
+
+def test_a_source_fetches_what_it_lists():
+    assert {"synthetic", "folder", "manifest", "huggingface", "artbench", "commons"} <= set(SOURCES)
     fetching = {name for name, source in SOURCES.items() if source.fetch is not None}
-    assert fetching == {"manifest", "huggingface", "commons"}
+    assert {"manifest", "huggingface", "commons"} <= fetching
+    assert {name for name, source in SOURCES.items() if source.list_pictures is not None} <= fetching

@@ -29,6 +29,7 @@ RAW = "raw"
 SCALES = (UNIT, RAW)  # of LoRAs
 PICTURES = "training"  # the source of features that is no sampler setting
 
+_KERNELS_IN_WORDS = {"delta": "updates ΔW", "factors": "raw factors", "down": "raw A", "up": "raw B"}
 _IN_WORDS = {
     PLAIN: "every module as it is",
     UNIT: "every module at norm one",
@@ -79,7 +80,7 @@ class Descriptor:
             )
         if self.kernel:
             assert self.modules is not None  # a kernel comes with them
-            what = {"delta": "updates ΔW", "factors": "raw factors", "down": "raw A", "up": "raw B"}[self.kernel]
+            what = _KERNELS_IN_WORDS.get(self.kernel, f"kernel {self.kernel}")
             return f"{what}, {_IN_WORDS[self.modules]}" + (", norms kept" if self.scale == RAW else "")
         seen = str(self.extractor).replace("_", " ")
         seen = seen.upper() if self.kind != CONTROL and len(seen) <= 4 else seen
@@ -139,6 +140,13 @@ def _of_pictures(extractors: Mapping[str, Any], sampled: list[Setting]) -> list[
                 found.append(replace(generated, kind=ACROSS, query=PICTURES))
                 found.append(replace(generated, kind=ACROSS, gallery=PICTURES))
     return found
+
+
+def module_kernels(asked: Sequence[str], kfac: bool) -> list[str]:
+    """Kernels whose matrices of single modules a study needs: those of the ablation, which make up ``factors``, others
+    that are asked for, and that of the base's metric."""
+    ablated = ["delta", "down", "up"]
+    return [*ablated, *(kernel for kernel in asked if kernel not in (*ablated, "factors")), *[KFAC] * kfac]
 
 
 def baseless(modules: Sequence[str]) -> str | None:

@@ -84,6 +84,6 @@ rule module_grams:
         runtime=runtime,
     params:
         ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
-        kernels=["delta", "down", "up", *[descriptors.KFAC] * (descriptors.KFAC in BASED)],
+        kernels=descriptors.module_kernels(KERNELS, descriptors.KFAC in BASED),
     script:
         "../scripts/module_grams.py"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lora_atlas.descriptors import descriptors, module_kernels
 from lora_atlas.loras.container import Container
 from lora_atlas.loras.factors import Update
 from lora_atlas.loras.files import read_lora, write_lora
@@ -14,7 +15,7 @@ from lora_atlas.weights import gram as engine
 from lora_atlas.weights import modules as room
 from lora_atlas.weights.gram import GramError, gram
 from lora_atlas.weights.metric import read_metric
-from lora_atlas.weights.modules import module_grams, read_modules, write_modules
+from lora_atlas.weights.modules import module_grams, of_kernel, read_modules, write_modules
 
 SIDES = {  # module: (in, out)
     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (6, 5),
@@ -226,3 +227,19 @@ def test_a_damaged_file_is_named_with_the_way_out(files, tmp_path):
     refused("parameters")
     write_modules(path, [], {}, {})
     refused()
+
+
+def test_a_new_kernel_is_an_entry_of_kernels(tmp_path, make, monkeypatch):
+    """It has matrices of single modules, a label under every weighting, and a number of parameters."""
+    monkeypatch.setitem(engine.KERNELS, "delta2", lambda left, right=None: 2 * engine.delta(left, right))
+    asked = ["delta2", "factors"]
+    paths = [make.lora(tmp_path / f"{seed}.safetensors", make.sd1(), seed) for seed in range(3)]
+    grams, parameters = module_grams(paths, module_kernels(asked, kfac=False))
+    one, two = of_kernel(grams, "delta"), of_kernel(grams, "delta2")
+    for module, K in one.items():
+        np.testing.assert_allclose(two[module], 2 * K)
+    assert parameters["delta2"] == parameters["delta"]
+    weights = {"kernels": asked, "modules": ["plain", "unit", "consensus"], "scales": ["unit", "raw"], "controls": []}
+    generation = {"num_inference_steps": [], "guidance_scale": [], "prompts": [], "seeds": [], "worth": None}
+    found = descriptors({"weights": weights, "extractors": {}, "generation": generation})
+    assert len([each for each in found if each.kernel == "delta2" and "kernel delta2" in each.label]) == 4

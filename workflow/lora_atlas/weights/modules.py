@@ -24,6 +24,7 @@ from ..tables import replacing
 from .gram import KERNELS, GramError, ReadModule, add_products, check_one_base, of_module, reading
 from .metric import Metric, warped
 
+HALVES = ("down", "up")  # kernels of one factor each; together ``factors``
 ModuleGrams = dict[str, dict[str, np.ndarray]]  # kernel → module → (N, N)
 Parameters = dict[str, dict[str, int]]  # kernel → module → numbers
 
@@ -87,7 +88,7 @@ def of_kernel(grams: Mapping[str, Mapping[str, np.ndarray]], kernel: str) -> dic
     """
     if kernel in grams:
         return dict(grams[kernel])
-    halves = ("down", "up") if kernel == "factors" else (kernel,)
+    halves = HALVES if kernel == "factors" else (kernel,)
     absent = [half for half in halves if half not in grams]
     if absent:
         raise GramError(f"the Gram matrices of single modules lack the kernel {absent[0]!r}; rerun that stage")
@@ -102,7 +103,7 @@ def _numbers(file: LoraFile, module: str, kernel: str) -> int:
     spec = file.layout.specs[module]
     out, width = spec.shape
     stored = {part: key for part, key in spec.keys.items() if part not in UNDESCRIBED}
-    if kernel in ("factors", "delta", KFAC) and set(stored) != {"A", "B"}:
+    if kernel not in HALVES and set(stored) != {"A", "B"}:
         return sum(math.prod(file.container.entries[key].shape) for key in stored.values())
     return spec.rank * {"down": width, "up": out}.get(kernel, out + width)
 

@@ -90,8 +90,8 @@ def fetch(artist: str, pictures: Pictures, plan: Mapping[str, int], seed: int) -
 
 def titles(pictures: Pictures) -> dict[str, str]:
     """Title of a picture by its URL or its path below the folder, where a table beside the source knows any."""
-    path, key = pictures.manifest, {"folder": "file"}.get(pictures.source, "url")
-    if path is None or pictures.source in ("synthetic", "artbench"):
+    path, key = pictures.manifest, source(pictures).titled_by
+    if path is None or key is None:
         return {}
     rows = manifest.read_columns(path, required=[key], optional=["title"])
     return {row[key]: row["title"] for row in rows if row["title"]}

@@ -147,5 +147,6 @@ SOURCE = Source(
     manifest.collect,
     list_pictures=lambda pictures: listed(pictures, manifest.client_of(pictures)),
     fetch=manifest.SOURCE.fetch,
+    titled_by="url",
     about="photographs of works in categories of Wikimedia Commons",
 )

@@ -172,4 +172,11 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-SOURCE = Source(_artists, _count, _digests, _collect, about="files of a folder, each artist's as its user sorted them")
+SOURCE = Source(
+    _artists,
+    _count,
+    _digests,
+    _collect,
+    titled_by="file",
+    about="files of a folder, each artist's as its user sorted them",
+)

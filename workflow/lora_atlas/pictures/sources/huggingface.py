@@ -209,5 +209,6 @@ SOURCE = Source(
     manifest.collect,
     list_pictures=listed,
     fetch=lambda pictures, seed: manifest.fetch(pictures, seed, get(pictures)),
+    titled_by="url",
     about="pictures of a dataset of the Hugging Face hub",
 )

@@ -27,7 +27,8 @@ class Source:
     `photographs`: its pictures are photographs of things, of which two may show one; the painters of this project
     paint the same motifs on purpose, and nothing twice. Only sources that need a network have `list_pictures` (the rows
     of their manifest) and `fetch` (manifest rows → the store); the others have None. `about`: what its pictures are, in
-    a few words that a page of findings can say.
+    a few words that a page of findings can say. `titled_by`: the column of `pictures.manifest` that says which picture
+    a title belongs to, where that is a table with titles.
     """
 
     artists: Callable[[Pictures, str | None], dict[str, str | None]]
@@ -37,6 +38,7 @@ class Source:
     list_pictures: Callable[..., list[dict[str, Any]]] | None = None
     fetch: Callable[..., list[dict[str, Any]]] | None = None
     photographs: bool = True
+    titled_by: str | None = None
     about: str = "pictures of the study's own source"
 
 

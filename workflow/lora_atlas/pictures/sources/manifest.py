@@ -283,4 +283,4 @@ def _fetch(pictures: Pictures, seed: int) -> list[dict[str, Any]]:
     return fetch(pictures, seed, network.getter(pictures))
 
 
-SOURCE = Source(artists, count, digests, collect, fetch=_fetch, about="pictures that a manifest lists")
+SOURCE = Source(artists, count, digests, collect, fetch=_fetch, titled_by="url", about="pictures that a manifest lists")

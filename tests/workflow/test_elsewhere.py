@@ -12,8 +12,12 @@ from lora_atlas import tables
 
 pytestmark = pytest.mark.slow
 
-# Weights alone are asked, so that nothing is generated.
-CHANGES = {"extractors": {"clip": None, "dino": None}, "variants": {}}
+# Weights alone are asked, and one descriptor of them, so that nothing is generated.
+CHANGES = {
+    "extractors": {"clip": None, "dino": None},
+    "weights": {"kernels": ["delta"], "modules": ["plain"], "controls": ["norm"]},
+    "variants": {},
+}
 MODULE = """
 configfile: "settings.yaml"
 

@@ -19,7 +19,8 @@ from ..seeds import derive_seed
 from ..weights.stack import Stack
 from .denoisers import Conditioning, Denoiser
 from .objectives import Objective
-from .tokens import tokens
+from .streams import stratified
+from .tokens import error_of, tokens
 
 LoRAs = Callable[[str], Stack]  # a module's updates of all LoRAs, in one order; those of a LoRA without it are zero
 
@@ -35,7 +36,7 @@ class Samples:
 def samples(count: int, shape: Sequence[int], seed: int) -> Samples:
     """Seeded samples of latents of `shape` (c, h, w): the same for all pictures, which then differ by themselves."""
     generator = torch.Generator().manual_seed(derive_seed("attribution", seed))
-    u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    u = stratified(count, generator)
     return Samples(torch.randn(count, *shape, generator=generator), u)
 
 
@@ -108,12 +109,7 @@ def products(
                 layer.pictures = here
             t = objective.times(asked.u[which]).to(device)
             epsilon, x = asked.epsilon[which].to(device), latents[pictures].to(device)
-            given = text.first(len(which))
-            # Parameters are frozen: gradients flow back to what the network is given, and pass all layers on the way.
-            for tensor in given.tensors.values():
-                tensor.requires_grad_(tensor.is_floating_point())
-            noisy = objective.noisy(x, epsilon, t).requires_grad_()
-            error = denoiser.predict(noisy, t, given) - objective.value(x, epsilon, t)
+            error = error_of(denoiser, objective, x, epsilon, t, text.first(len(which)))
             loss = error.square().mean(dim=tuple(range(1, error.ndim))) * objective.weight(t) / count
             loss.sum().backward()
             np.add.at(losses, pictures, loss.detach().double().cpu().numpy())

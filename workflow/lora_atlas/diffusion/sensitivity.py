@@ -36,7 +36,8 @@ from . import stacked
 from .denoisers import Conditioning, denoiser_of
 from .generate import denoise, initial_noise, noise_seed
 from .objectives import objective_of
-from .tokens import tokens
+from .streams import stratified
+from .tokens import error_of, tokens
 
 WIDEST = 8192  # a wider side has no second moment: its matrix would be larger than the layer
 
@@ -97,8 +98,7 @@ def measure(pipeline: Any, targets: Sequence[str], probe: Probe, *, resolution: 
     objective = objective_of(pipeline.scheduler, str(device))
     generator = torch.Generator().manual_seed(derive_seed("sensitivity", probe.seed))
     # Stratified: every part of the schedule is asked alike often, in an order that no prompt shares.
-    u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    times = objective.times(u)[torch.randperm(count, generator=generator)].to(device)
+    times = objective.times(stratified(count, generator))[torch.randperm(count, generator=generator)].to(device)
     noise = torch.randn(latents.shape, generator=generator).to(device)
     names = stacked.targeted(module, targets, denoiser.targets)
     layers = {name: _Layer(module.get_submodule(name), moments) for name in names}
@@ -108,12 +108,7 @@ def measure(pipeline: Any, targets: Sequence[str], probe: Probe, *, resolution: 
             part = slice(start, min(start + each, count))
             t, epsilon, x = times[part], noise[part], latents[part]
             index = torch.arange(part.start, part.stop, device=device) % len(probe.prompts)
-            given = text.take(index)
-            # Parameters are frozen: gradients flow back to what the network is given, and pass all layers on the way.
-            for tensor in given.tensors.values():
-                tensor.requires_grad_(tensor.is_floating_point())
-            noisy = objective.noisy(x, epsilon, t).requires_grad_()
-            error = denoiser.predict(noisy, t, given) - objective.value(x, epsilon, t)
+            error = error_of(denoiser, objective, x, epsilon, t, text.take(index))
             error.square().sum().backward()
     finally:
         for hook in hooks:

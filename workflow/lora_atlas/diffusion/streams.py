@@ -51,8 +51,12 @@ def draw(
         picked.append(places[int(torch.randperm(len(places), generator=generator)[place])])
     generator.manual_seed(derive_seed("noise", stream, step))
     epsilon = torch.randn(batch, channels, *shape, generator=generator)
-    strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    return Draw(shape, picked, epsilon, strata)
+    return Draw(shape, picked, epsilon, stratified(batch, generator))
+
+
+def stratified(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Numbers (count,) uniform in [0, 1), one in each of as many equal parts, in their order."""
+    return (torch.arange(count) + torch.rand(count, generator=generator)) / count
 
 
 def _shape_of(

@@ -1,6 +1,10 @@
-"""What a layer reads and writes, as rows: the form in which its gradient is a product of two matrices."""
+"""A frozen network asked about its layers: the error that is differentiated, and what a layer reads and writes as rows,
+of which the gradient in its weights is a product."""
 
 import torch
+
+from .denoisers import Conditioning, Denoiser
+from .objectives import Objective
 
 
 def tokens(module: torch.nn.Module, x: torch.Tensor, *, entering: bool) -> torch.Tensor:
@@ -18,3 +22,21 @@ def tokens(module: torch.nn.Module, x: torch.Tensor, *, entering: bool) -> torch
         x.float(), module.kernel_size, module.dilation, module.padding, module.stride
     )  # fmt: skip
     return patches.movedim(1, -1)
+
+
+def error_of(
+    denoiser: Denoiser,
+    objective: Objective,
+    x: torch.Tensor,
+    epsilon: torch.Tensor,
+    t: torch.Tensor,
+    text: Conditioning,
+) -> torch.Tensor:
+    """The frozen network's error (n, c, h, w), whose gradients reach the outputs of all its layers.
+
+    Parameters are frozen: gradients flow back to what the network is given, and pass all layers on the way.
+    """
+    for tensor in text.tensors.values():
+        tensor.requires_grad_(tensor.is_floating_point())
+    noisy = objective.noisy(x, epsilon, t).requires_grad_()
+    return denoiser.predict(noisy, t, text) - objective.value(x, epsilon, t)

@@ -31,6 +31,7 @@ from lora_atlas.diffusion.denoisers import denoiser_of
 from lora_atlas.diffusion.objectives import objective_of
 from lora_atlas.loras.factors import Update
 from lora_atlas.loras.files import read_lora
+from lora_atlas.metrics.ranking import average_precision, chance
 from lora_atlas.sections import Base, Training
 from lora_atlas.weights.metric import read_metric
 from lora_atlas.weights.stack import Stack, of_updates
@@ -56,9 +57,7 @@ def inner(stack: Stack, module: str) -> np.ndarray:
 def mean_average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
     """Of scores (queries, gallery), the higher the better."""
     order = np.argsort(-scores, 1, kind="stable")
-    hits = np.take_along_axis(relevant, order, 1)
-    precision = np.cumsum(hits, 1) / np.arange(1, hits.shape[1] + 1)
-    return float(((precision * hits).sum(1) / hits.sum(1)).mean())
+    return float(average_precision(np.take_along_axis(relevant, order, 1)).mean())
 
 
 def ranked(
@@ -112,7 +111,8 @@ def main() -> None:
     if sensitivity.is_file():
         measured = read_metric(sensitivity).weights
         weightings["gradient"] = np.array([measured[f"unet.{name}"] for name in names])
-    print(f"{len(queries)} queries of {len(wanted)} pictures, {len(gallery)} LoRAs; chance {relevant.mean():.2f}\n")
+    by_chance = np.mean([chance("mAP", int(hits), len(gallery)) for hits in relevant.sum(1)])
+    print(f"{len(queries)} queries of {len(wanted)} pictures, {len(gallery)} LoRAs; chance {by_chance:.2f}\n")
     print("| samples a picture | modules | plain | centred | processor, s |\n| ---: | --- | ---: | ---: | ---: |")
     for count in args.samples:
         start = time.process_time()

@@ -20,13 +20,15 @@ Paths, under results/{study}/:
     spaces/{space}/                        of LoRAs that are not trained here: weights/, neighbours.parquet and the map of
                                            those of one base
     query/{name}.parquet                   the known LoRAs that a file is nearest to
+    attribution/{name}.parquet             the known LoRAs that pictures speak for, by one gradient of the base;
+                                           attribution/products.safetensors those of the study's own pictures
     models/{model}.json                    commits and hashes of models of the hub
     cost/{stage}/{item}.parquet            seconds of each costly job
 
 `snakemake` makes the tables, charts and findings; a stage alone is made by its name: pictures, plan, loras, export,
 generated, features, weights, embeddings, tables, charts, findings; of a variant by {variant}_{stage}. `snakemake estimate` says what a study will cost, `snakemake manifest` lists a
 source on a network, `snakemake models` fetches models of the hub, and `snakemake query --config query=FILE` asks which
-LoRAs a file is near.
+LoRAs a file is near, `snakemake attribute --config query=PICTURES` which LoRAs pictures speak for.
 """
 
 from pathlib import Path
@@ -101,7 +103,13 @@ else:
             spaces_of_folder,
 
     include: "workflow/rules/targets.smk"
+    include: "workflow/rules/models.smk"
     include: "workflow/rules/inventory.smk"
+
+
+if TRAINED or not IS_VARIANT:
+
+    include: "workflow/rules/attribution.smk"
 
 
 if not IS_VARIANT:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from .descriptors import CONSENSUS, PLAIN, WEIGHTS, baseless, descriptors
+from .descriptors import BY_CONTROL, BY_GRADIENT, CONSENSUS, PLAIN, WEIGHTS, baseless, descriptors, of_gradient
 from .features.extract import CONTROLS
 from .hub.models import COMMIT
 from .loras.folder import find
@@ -37,7 +37,7 @@ def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> d
     if not problems:  # what is said below takes keys and types for granted
         config = placed(config, root)
         trained = config["loras"]["source"] == "trained"
-        problems = [*_model_problems(config), *_extractor_problems(config)] if trained else []
+        problems = [*_model_problems(config), *(_extractor_problems(config) if trained else [])]
         problems += _weight_problems(config)
         problems += _picture_problems(config) if trained else _folder_problems(config["folder"])
     if not problems:
@@ -198,9 +198,14 @@ def _extractor_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if not re.fullmatch(r"[a-z0-9_]+", name):
             yield f"extractors.{name}: names are lower-case letters, digits and _, since they become file names"
         model = extractor["model"]
-        if extractor["library"] == "control":
+        if extractor["library"] == BY_CONTROL:
             if model not in CONTROLS:
                 yield f"extractors.{name}.model: {model!r} is no control; {_near(model, list(CONTROLS))}"
+        elif extractor["library"] == BY_GRADIENT:
+            if model != "base":
+                yield f"extractors.{name}.model: {model!r} is not asked for its gradient; write base: it is base.model"
+            if name != of_gradient(config["extractors"]):
+                yield f"extractors.{name}: one extractor of the library gradient is enough; set this one to null"
         elif model.startswith("hf-hub:"):
             if not COMMIT.fullmatch(extractor.get("revision") or "") and config["lock"] is None:
                 yield (
@@ -223,7 +228,7 @@ def _weight_problems(config: Mapping[str, Any]) -> Iterator[str]:
         )
     asked, base = config["query"], config["weights"]["base"]
     if asked is not None and not Path(asked).exists():
-        yield f"query: there is no file or folder {asked!r}; name a LoRA file, or a folder of them"
+        yield f"query: there is no file or folder {asked!r}; name a file or a folder of LoRAs (`snakemake query`) or of pictures (`snakemake attribute`)"
     if base is not None and not (Path(base) / "unet").is_dir() and not (Path(base) / "transformer").is_dir():
         yield f"weights.base: {base!r} is no diffusers folder (it has neither unet/ nor transformer/)"
     headline = config["embedding"]["calibration"]

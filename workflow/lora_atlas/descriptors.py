@@ -26,6 +26,7 @@ KINDS = (WEIGHTS, LEARNT, GENERATED, TRAINING, CONTROL)
 PLAIN, UNIT, GRADIENT, CONSENSUS, KFAC, SUPERVISED = "plain", "unit", "gradient", "consensus", "kfac", "learnt"
 WEIGHTINGS = (GRADIENT, CONSENSUS, UNIT, KFAC, PLAIN, SUPERVISED)  # of modules
 RAW = "raw"
+BY_CONTROL, BY_GRADIENT = "control", "gradient"  # libraries of extractors that are no model of images
 SCALES = (UNIT, RAW)  # of LoRAs
 PICTURES = "training"  # the source of features that is no sampler setting
 
@@ -121,10 +122,10 @@ def _of_weights(weights: Mapping[str, Any]) -> list[Descriptor]:
 def _of_pictures(extractors: Mapping[str, Any], sampled: list[Setting]) -> list[Descriptor]:
     found = []
     for name, extractor in extractors.items():
-        control = extractor["library"] == "control"
+        control = extractor["library"] == BY_CONTROL
         kind = CONTROL if control else TRAINING
         found.append(Descriptor(kind, extractor=name, gallery=PICTURES, query=PICTURES))
-        for setting in [] if control else sampled:
+        for setting in sampled if looks(extractor) else []:
             generated = Descriptor(
                 GENERATED,
                 extractor=name,
@@ -140,6 +141,16 @@ def _of_pictures(extractors: Mapping[str, Any], sampled: list[Setting]) -> list[
                 found.append(replace(generated, kind=ACROSS, query=PICTURES))
                 found.append(replace(generated, kind=ACROSS, gallery=PICTURES))
     return found
+
+
+def looks(extractor: Mapping[str, Any]) -> bool:
+    """Whether an extractor is a model that looks at pictures, generated ones too: no control, and not the base."""
+    return extractor["library"] not in (BY_CONTROL, BY_GRADIENT)
+
+
+def of_gradient(extractors: Mapping[str, Any]) -> str | None:
+    """The extractor that describes pictures by the base's gradient, if there is one."""
+    return next((name for name, each in extractors.items() if each["library"] == BY_GRADIENT), None)
 
 
 def module_kernels(asked: Sequence[str], kfac: bool) -> list[str]:

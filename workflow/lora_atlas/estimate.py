@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from .descriptors import looks, of_gradient
 from .hub import lock as locks
 from .pictures import sources
 from .sections import Pictures
@@ -60,7 +61,7 @@ def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
     seconds = rates["seconds"][known["rates"]]
     counts = sources.count(Pictures(**config["pictures"]), config["folder"])
     training, generation = config["training"], config["generation"]
-    models = [e for e in config["extractors"].values() if e["library"] != "control"]
+    models = [each for each in config["extractors"].values() if looks(each)]
     loras = len(counts) * len(lora_numbers(config["plan"]))
     unknown = [artist for artist, number in counts.items() if number >= 10**6]
     needed = sum(config["plan"]["gallery"]) + sum(config["plan"]["query"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from .descriptors import SCALES, WEIGHTINGS
+from .descriptors import BY_GRADIENT, SCALES, WEIGHTINGS
 from .diffusion.targets import TARGETS
 from .embeddings.components import CALIBRATIONS
 from .embeddings.describe import WEIGHT_CONTROLS
@@ -28,7 +28,7 @@ OTHER = "other"  # what names.component and names.block say of a module that the
 REGISTRIES: dict[str, list[str]] = {
     "sources": list(SOURCES),
     "targets": list(TARGETS),
-    "libraries": list(EXTRACTORS),
+    "libraries": [*EXTRACTORS, BY_GRADIENT],
     "kernels": list(KERNELS),
     "weight_controls": list(WEIGHT_CONTROLS),
     "module_weightings": list(WEIGHTINGS),

@@ -104,3 +104,15 @@ class Embedding(Section):
     calibrations: Sequence[str]
     calibration: str
     folds: int
+
+
+@dataclass(frozen=True)
+class Attribution(Section):
+    """Section "attribution": how the base is asked which LoRAs some pictures speak for."""
+
+    samples: int
+    caption: str | None
+    resolution: int | None
+    reference: int
+    batch: int
+    memory_mb: int

@@ -7,6 +7,7 @@ change where the study has it: another rank is trained on the very same pictures
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .descriptors import looks
 from .study import StudyError
 
 # Stage → the keys of the configuration that its results depend on; each depends on all before it, too.
@@ -72,7 +73,7 @@ def _shared(config: Mapping[str, Any], variant: Mapping[str, Any]) -> Iterator[s
     for stage, keys in STAGES.items():
         if any(config[key] != variant[key] for key in keys):
             return
-        # A study whose extractors are all controls has nothing generated that could be shared.
-        if stage == "generated" and all(each["library"] == "control" for each in config["extractors"].values()):
+        # A study without a model that looks at pictures has nothing generated that could be shared.
+        if stage == "generated" and not any(map(looks, config["extractors"].values())):
             return
         yield stage

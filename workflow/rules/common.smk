@@ -73,8 +73,10 @@ PICTURES_NEED = [config["pictures"]["manifest"], config["folder"]] if config["pi
 NUMBERS = studies.lora_numbers(config["plan"])
 # Artists whose LoRAs one job trains together, and has generate together; a pack is called by the first of them.
 PACKS = studies.packs(list(ARTISTS), config["resources"]["artists_per_job"])
-MODELS = [name for name, extractor in config["extractors"].items() if extractor["library"] != "control"]
-CONTROLS = [name for name in config["extractors"] if name not in MODELS]
+MODELS = [name for name, extractor in config["extractors"].items() if descriptors.looks(extractor)]
+# The extractor that asks the base, if there is one; all else that describes training pictures alone is a control.
+BY_GRADIENT = [name for name in [descriptors.of_gradient(config["extractors"])] if name]
+CONTROLS = [name for name in config["extractors"] if name not in (*MODELS, *BY_GRADIENT)]
 # Without an extractor that looks at them, nothing is generated.
 SETTINGS = [setting.name for setting in settings.settings(config["generation"])] * bool(MODELS)
 KERNELS = config["weights"]["kernels"]
@@ -93,7 +95,7 @@ TOLD = {"kinds": descriptors.kinds(DESCRIBED), "view": VIEW, "descriptors": desc
 WEIGHTED = [how for how in config["weights"]["modules"] if how != descriptors.PLAIN]
 BASED = [how for how in WEIGHTED if how in (descriptors.GRADIENT, descriptors.KFAC)]
 TABLES = ["clustering", "retrieval", "structure", "grid", "ablation", "module_weights", "cost"]
-TABLES += ["worth"] * bool(SETTINGS)
+TABLES += ["worth"] * bool(SETTINGS) + ["attribution"] * bool(BY_GRADIENT)
 CHARTS = ["weight_map", "comparison", "structure", "ablation", "drift"] + ["worth"] * bool(SETTINGS)
 RESULTS = f"results/{STUDY}"
 # A variant is the study with other settings. What its settings do not change it reads where the study has it.
@@ -207,7 +209,7 @@ def rules_of(*stages):
         "kohya": expand("{r}/kohya/{a}/{n}.safetensors", r=RESULTS, a=ARTISTS, n=NUMBERS),
         "generated": expand("{h}/generated/{p}/{s}.parquet", h=HOME["generated"], p=PACKS, s=SETTINGS),
         "features": expand("{r}/features/{e}/{s}.parquet", r=RESULTS, e=MODELS, s=["training", *SETTINGS])
-        + expand("{r}/features/{e}/training.parquet", r=RESULTS, e=CONTROLS),
+        + expand("{r}/features/{e}/training.parquet", r=RESULTS, e=[*BY_GRADIENT, *CONTROLS]),
         "weights": expand("{r}/weights/{k}.safetensors", r=RESULTS, k=KERNELS),
         "embeddings": embeddings_of(DESCRIBED),
         "tables": expand("{r}/tables/{t}.parquet", r=RESULTS, t=TABLES),
@@ -238,7 +240,10 @@ def spaces_of_folder(wildcards):
 def known_loras(wildcards):
     """What a query is held against."""
     if config["query"] is None:
-        raise WorkflowError("query: name a LoRA file, or a folder of them: --config query=PATH")
+        raise WorkflowError(
+            "query: name a LoRA file or a folder of them (snakemake query), or a picture or a folder of pictures (snakemake "
+            "attribute): --config query=PATH"
+        )
     if TRAINED:
         modules = [f"{RESULTS}/weights/modules/all.safetensors"] * bool(WEIGHTED)
         modules += [f"{RESULTS}/weights/modules/base.safetensors"] * bool(BASED)
@@ -256,7 +261,8 @@ def cost_files(wildcards):
     jobs = (
         [f"{HOME['loras']}/cost/train/{pack}" for pack in PACKS]
         + [f"{HOME['generated']}/cost/generate/{pack}" for pack in PACKS if SETTINGS]
-        + [f"{RESULTS}/cost/features/{extractor}" for extractor in config["extractors"]]
+        + [f"{RESULTS}/cost/features/{extractor}" for extractor in [*MODELS, *CONTROLS]]
+        + [f"{RESULTS}/cost/attribution/gradients"] * bool(BY_GRADIENT)
         + [f"{RESULTS}/cost/gram/{kernel}" for kernel in KERNELS]
         + [f"{RESULTS}/cost/gram/modules", *[f"{RESULTS}/cost/base/sensitivity"] * bool(BASED)]
     )

@@ -5,16 +5,18 @@ import pytest
 import torch
 
 from lora_atlas.diffusion import stacked
-from lora_atlas.diffusion.attribution import products, samples
+from lora_atlas.diffusion.attribution import Question, contracted, gradients, of_files, products, samples
 from lora_atlas.diffusion.base import load
 from lora_atlas.diffusion.denoisers import denoiser_of
 from lora_atlas.diffusion.objectives import objective_of
-from lora_atlas.loras.factors import Update
+from lora_atlas.loras.factors import HadamardUpdate, KroneckerUpdate, Update
+from lora_atlas.loras.files import open_lora, write_lora
 from lora_atlas.sections import Base
 from lora_atlas.weights.stack import Stack, of_updates
 
 ALL = ["attention", "feed_forward", "projection", "convolution"]
 COUNT = 6
+BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 
 
 class Case:
@@ -39,11 +41,18 @@ class Case:
             ]
             self.stacks[name] = of_updates(updates)
 
-    def found(self, batch: int, latents: torch.Tensor | None = None):
-        return products(
-            self.denoiser, self.objective, self.latents if latents is None else latents, self.text,
-            self.stacks.__getitem__, self.names, asked=samples(COUNT, (4, 16, 16), 7), batch=batch,
-        )  # fmt: skip
+    def question(self, batch: int = COUNT) -> Question:
+        return Question(self.denoiser, self.objective, self.text, samples(COUNT, (4, 16, 16), 7), batch)
+
+    def loras(self, name: str):
+        """Two at a time, and of one layer the last is missing."""
+        updates = self.stacks[name].updates(name)
+        for members in ([0, 1], [2, 3] if name != self.names[1] else [2]):
+            yield members, of_updates([updates[i] for i in members])
+
+    def found(self, batch: int, latents: torch.Tensor | None = None, **options):
+        latents = self.latents if latents is None else latents
+        return products(self.question(batch), latents, self.names, self.loras, 4, **options)
 
 
 @pytest.fixture(scope="module", params=["sd", "sd-v", "sdxl"])
@@ -68,6 +77,8 @@ def test_products_are_those_of_the_gradient_of_the_weights_themselves(case):
             for i, (name, g) in enumerate(zip(case.names, gradients, strict=True)):
                 dense = np.stack([u.B @ u.A for u in case.stacks[name].updates(name)])
                 expected = -(dense * g.flatten(1).numpy()).sum((1, 2))
+                if name == case.names[1]:
+                    expected[3] = 0
                 np.testing.assert_allclose(
                     found.values[i, picture], expected, rtol=2e-3, atol=1e-5 * np.abs(dense).max(), err_msg=name
                 )
@@ -81,6 +92,61 @@ def test_how_samples_are_batched_changes_nothing(case, batch):
     whole, other = case.found(batch=COUNT), case.found(batch=batch)
     np.testing.assert_allclose(other.values, whole.values, rtol=2e-3, atol=1e-4 * np.abs(whole.values).max())
     np.testing.assert_allclose(other.losses, whole.losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pictures_held", [0, 1, 2])
+def test_what_is_held_changes_nothing(case, pictures_held):
+    """Not one gradient, one at a time, two and then one: the same products."""
+    held, _ = gradients(case.question(), case.latents, case.names)
+    one = sum(g[0].numel() for g in held.values()) * 4
+    shown = []
+    whole, other = (
+        case.found(batch=4),
+        case.found(
+            batch=4, memory=one * pictures_held or one - 1, seen=lambda part, of_part: shown.append((part, of_part))
+        ),
+    )
+    np.testing.assert_allclose(other.values, whole.values, rtol=2e-3, atol=1e-4 * np.abs(whole.values).max())
+    np.testing.assert_allclose(other.losses, whole.losses, rtol=1e-5)
+    assert [part.stop - part.start for part, _ in shown] == {0: [], 1: [1, 1, 1], 2: [2, 1]}[pictures_held]
+    for part, of_part in shown:
+        for name in case.names:
+            torch.testing.assert_close(of_part[name], held[name][part], rtol=2e-3, atol=1e-4)
+
+
+def test_updates_of_any_kind_are_contracted():
+    """LoHa and LoKr as the dense matrices that they are."""
+    rng = np.random.default_rng(2)
+
+    def plain(out, width, r):
+        return Update("m", rng.normal(size=(r, width)).astype("f4"), rng.normal(size=(out, r)).astype("f4"))
+
+    first, second, third = plain(6, 8, 2), plain(6, 8, 3), KroneckerUpdate("m", plain(2, 4, 2), plain(3, 2, 1))
+    hadamard = HadamardUpdate("m", first, second)
+    dense = [(first.B @ first.A) * (second.B @ second.A)]
+    dense.append(np.kron(third.first.B @ third.first.A, third.second.B @ third.second.A))
+    dense.append(first.B @ first.A)
+    g = torch.randn(5, 6, 8)
+    found = contracted(g, [hadamard, third, first])
+    np.testing.assert_allclose(found, np.einsum("poi,noi->pn", g.numpy(), np.stack(dense)), rtol=1e-4, atol=1e-4)
+
+
+def test_files_are_read_as_they_are_asked_for(tmp_path):
+    """A layer that a file lacks is left out."""
+    rng = np.random.default_rng(1)
+    both = {
+        f"unet.{name}": Update(f"unet.{name}", rng.normal(size=(2, 4)).astype("f4"), rng.normal(size=(3, 2)).astype("f4"))
+        for name in (f"{BLOCK}.to_q", f"{BLOCK}.to_k")
+    }
+    write_lora(tmp_path / "a.safetensors", both, {})
+    write_lora(tmp_path / "b.safetensors", dict(list(both.items())[:1]), {})
+    files = [open_lora(tmp_path / f"{name}.safetensors") for name in "ab"]
+    with of_files(files, "unet.") as loras:
+        assert [list(members) for members, _ in loras(f"{BLOCK}.to_q")] == [[0, 1]]
+        assert [list(members) for members, _ in loras(f"{BLOCK}.to_k")] == [[0]]
+        assert list(loras("elsewhere")) == []
+        ((_, group),) = loras(f"{BLOCK}.to_k")
+        np.testing.assert_array_equal(group.A, both[f"unet.{BLOCK}.to_k"].A)
 
 
 def test_a_picture_is_asked_by_itself(case):

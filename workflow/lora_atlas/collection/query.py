@@ -112,7 +112,7 @@ def query(
         p = p_values(near[None], among[known.space], known.artists)[0]
         order = np.argsort(near, kind="stable")
         row |= {"space": known.space}
-        row |= _vote("artist", known.artists, order) | _vote("genre", known.genres, order)
+        row |= vote("artist", known.artists, order) | vote("genre", known.genres, order)
         rows += [
             row | {
                 "rank": rank, "lora": known.loras[n], "artist": known.artists[n], "genre": known.genres[n],
@@ -201,7 +201,7 @@ def _sketched_row(mine: Sketch, known: Known) -> dict[str, np.ndarray]:
     return rows
 
 
-def _vote(name: str, labels: Sequence[str | None], order: np.ndarray) -> dict[str, Any]:
+def vote(name: str, labels: Sequence[str | None], order: np.ndarray) -> dict[str, Any]:
     """The label that most of the nearest have, the nearest first among equals, and its share."""
     voters = [labels[n] for n in order[:VOTERS] if labels[n] is not None]
     if not voters:

@@ -4,25 +4,34 @@ The loss L of a few pictures under the base changes, to first order, by ⟨∂L/
 that was trained on such pictures went that way: −⟨ΔW, g⟩, g = ∂L/∂W, is large. No LoRA is trained for the query, and
 one pass over the pictures serves any number of LoRAs.
 
-With x what a layer reads and y what it writes, g = Σ (∂L/∂y)ᵀ x over tokens, and ⟨BA, g⟩ = Σ B ∘ (g Aᵀ). Products are
-taken as each layer's gradient appears and the gradient is dropped: it is never kept for two layers at once, and of a
-LoRA only the layer at hand is needed.
+With x what a layer reads and y what it writes, g = Σ (∂L/∂y)ᵀ x over tokens, and ⟨BA, g⟩ = Σ B ∘ (g Aᵀ). Where the
+gradients of some pictures fit into the memory that is given, they are held, and every LoRA is read once for all of
+them. Where not even one does, products are taken as each layer's gradient appears and the gradient is dropped: it is
+never kept for two layers at once, and every LoRA is read once a batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ..loras.factors import expanded
+from ..loras.files import LoraFile
 from ..seeds import derive_seed
-from ..weights.stack import Stack
+from ..weights.gram import Group, of_module, reading, tiles
+from ..weights.stack import Stack, of_updates
 from .denoisers import Conditioning, Denoiser
 from .objectives import Objective
 from .streams import stratified
 from .tokens import error_of, tokens
 
-LoRAs = Callable[[str], Stack]  # a module's updates of all LoRAs, in one order; those of a LoRA without it are zero
+MEMORY = 2**31  # bytes of gradients that are held at once
+
+# A layer's updates of all LoRAs, some at a time: which of them, and theirs. One without the layer is left out.
+LoRAs = Callable[[str], Iterator[tuple[Sequence[int], Group]]]
+Consumer = Callable[[str, int, torch.Tensor], None]  # a layer, a picture, and a part of its gradient (out, in)
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,18 @@ def samples(count: int, shape: Sequence[int], seed: int) -> Samples:
 
 
 @dataclass(frozen=True)
+class Question:
+    """How pictures are asked about: the frozen network and its objective, one prompt for all, the samples that each
+    picture has, and how many noisy latents (of several pictures) go through the network at once."""
+
+    denoiser: Denoiser
+    objective: Objective
+    text: Conditioning
+    asked: Samples
+    batch: int
+
+
+@dataclass(frozen=True)
 class Products:
     """`values` (modules, pictures, LoRAs): −⟨ΔW, g⟩, g of the mean loss over samples; `losses` (pictures,)."""
 
@@ -50,10 +71,10 @@ class Products:
 
 
 class _Layer:
-    """A target layer: its part of −⟨ΔW, g⟩, added up for every picture of a batch."""
+    """A target layer: hands on its part of the gradient of every picture of a batch."""
 
-    def __init__(self, name: str, module: torch.nn.Module, loras: LoRAs, values: np.ndarray):
-        self.name, self.module, self.loras, self.values = name, module, loras, values
+    def __init__(self, name: str, module: torch.nn.Module, consume: Consumer):
+        self.name, self.module, self.consume = name, module, consume
         self.pictures: list[tuple[int, slice]] = []  # of the batch: a picture, and which of its samples are it
 
     def seen(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -61,62 +82,121 @@ class _Layer:
         x = tokens(module, inputs[0].detach(), entering=True)
 
         def differentiated(gradient: torch.Tensor) -> None:
-            self._add(x, tokens(module, gradient.detach(), entering=False))
+            g = tokens(module, gradient.detach(), entering=False)
+            for picture, part in self.pictures:
+                self.consume(self.name, picture, g[part].flatten(0, 1).T @ x[part].flatten(0, 1))
 
         output.register_hook(differentiated)
 
-    def _add(self, x: torch.Tensor, g: torch.Tensor) -> None:
-        stack = self.loras(self.name)
-        A = torch.from_numpy(stack.A).to(x.device)
-        B = torch.from_numpy(np.concatenate(stack.B, 1)).to(x.device)
-        starts = np.cumsum([0, *stack.ranks[:-1]])
-        for picture, part in self.pictures:
-            gradient = g[part].flatten(0, 1).T @ x[part].flatten(0, 1)  # (out, in)
-            by_row = (B * (gradient @ A.T)).sum(0).double().cpu().numpy()
-            self.values[picture] -= np.add.reduceat(by_row, starts)
 
+def differentiate(question: Question, latents: torch.Tensor, names: Sequence[str], consume: Consumer) -> np.ndarray:
+    """Hand on the gradient of each picture's mean loss in each layer, in parts; returns the losses (pictures,).
 
-def products(
-    denoiser: Denoiser,
-    objective: Objective,
-    latents: torch.Tensor,
-    text: Conditioning,
-    loras: LoRAs,
-    names: Sequence[str],
-    *,
-    asked: Samples,
-    batch: int,
-) -> Products:
-    """What the gradients of pictures say of LoRAs, layer by layer.
-
-    `latents` (p, c, h, w) of the pictures, `text` of one prompt for all, `names` of the layers (within the network),
-    `loras`: a layer's name → updates; `asked`: the samples that each picture has; `batch`: noisy latents at once, of
-    several pictures. Every LoRA has an update in every layer, if one of zeros.
+    `latents` (p, c, h, w) of the pictures, `names` of the layers (within the network).
     """
-    count = len(asked.u)
-    device = denoiser.device
-    N = len(loras(names[0]))
-    values = np.zeros((len(names), len(latents), N))
-    layers = [
-        _Layer(name, denoiser.module.get_submodule(name), loras, own) for name, own in zip(names, values, strict=True)
-    ]
+    denoiser, objective, asked = question.denoiser, question.objective, question.asked
+    count, device = len(asked.u), denoiser.device
+    layers = [_Layer(name, denoiser.module.get_submodule(name), consume) for name in names]
     losses = np.zeros(len(latents))
     hooks = [layer.module.register_forward_hook(layer.seen) for layer in layers]
     try:
-        for pictures, which in _batches(len(latents), count, batch):
+        for pictures, which in _batches(len(latents), count, question.batch):
             here = [(each, _places(pictures, each)) for each in np.unique(pictures).tolist()]
             for layer in layers:
                 layer.pictures = here
             t = objective.times(asked.u[which]).to(device)
             epsilon, x = asked.epsilon[which].to(device), latents[pictures].to(device)
-            error = error_of(denoiser, objective, x, epsilon, t, text.first(len(which)))
+            error = error_of(denoiser, objective, x, epsilon, t, question.text.first(len(which)))
             loss = error.square().mean(dim=tuple(range(1, error.ndim))) * objective.weight(t) / count
             loss.sum().backward()
             np.add.at(losses, pictures, loss.detach().double().cpu().numpy())
     finally:
         for hook in hooks:
             hook.remove()
-    return Products(tuple(names), values, losses)
+    return losses
+
+
+def gradients(
+    question: Question, latents: torch.Tensor, names: Sequence[str]
+) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """Layer → gradients (pictures, out, in) float32 of the pictures' mean losses, held; and the losses (pictures,)."""
+    module, held = question.denoiser.module, {}
+    for name in names:
+        shape = (len(latents), *matrix(module.get_submodule(name)))
+        held[name] = torch.zeros(shape, device=question.denoiser.device)
+
+    def add(name: str, picture: int, gradient: torch.Tensor) -> None:
+        held[name][picture] += gradient
+
+    return held, differentiate(question, latents, names, add)
+
+
+def products(
+    question: Question,
+    latents: torch.Tensor,
+    names: Sequence[str],
+    loras: LoRAs,
+    count: int,
+    *,
+    memory: int = MEMORY,
+    seen: Callable[[slice, Mapping[str, torch.Tensor]], None] | None = None,
+) -> Products:
+    """−⟨ΔW, g⟩ of pictures and `count` LoRAs, layer by layer.
+
+    Gradients of as many pictures as fit into `memory` (bytes) are held at once, and shown to `seen` with the pictures
+    that they are of; if not one fits, none is, and nothing is shown.
+    """
+    values = np.zeros((len(names), len(latents), count))
+    place = {name: i for i, name in enumerate(names)}
+    one = 4 * sum(int(np.prod(matrix(question.denoiser.module.get_submodule(name)))) for name in names)
+    if one > memory:
+
+        def take(name: str, picture: int, gradient: torch.Tensor) -> None:
+            for members, group in loras(name):
+                values[place[name]][picture, members] -= contracted(gradient[None], group)[0]
+
+        return Products(tuple(names), values, differentiate(question, latents, names, take))
+    losses = []
+    for start in range(0, len(latents), memory // one):
+        part = slice(start, min(start + memory // one, len(latents)))
+        held, of_part = gradients(question, latents[part], names)
+        losses.append(of_part)
+        for name in names:
+            for members, group in loras(name):
+                values[place[name]][part, members] -= contracted(held[name], group)
+        if seen is not None:
+            seen(part, held)
+    return Products(tuple(names), values, np.concatenate(losses) if losses else np.zeros(0))
+
+
+def contracted(gradient: torch.Tensor, group: Group) -> np.ndarray:
+    """⟨ΔW, g⟩ (pictures, LoRAs) of gradients (pictures, out, in) and updates of one layer, of any kind."""
+    stack = group if isinstance(group, Stack) else of_updates([expanded(update) for update in group])
+    A = torch.from_numpy(np.ascontiguousarray(stack.A)).to(gradient.device)
+    B = torch.from_numpy(np.concatenate(stack.B, 1)).to(gradient.device)
+    by_row = ((gradient @ A.T) * B).sum(1).double().cpu().numpy()
+    return np.add.reduceat(by_row, np.cumsum([0, *stack.ranks[:-1]]), axis=1)
+
+
+def matrix(module: torch.nn.Module) -> tuple[int, int]:
+    """Shape (out, in) of a layer's weight as a matrix: in = channels × height × width of a convolution."""
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    return len(weight), weight[0].numel()
+
+
+@contextmanager
+def of_files(files: Sequence[LoraFile], prefix: str) -> Iterator[LoRAs]:
+    """The updates of LoRA files, read as a layer is asked for; `prefix` of the network's layers in their names."""
+    with reading(files) as read:
+
+        def loras(name: str) -> Iterator[tuple[Sequence[int], Group]]:
+            module = prefix + name
+            read_module = of_module(read, module)
+            for tile in tiles(files, module):
+                yield tile, read_module(tile, "left")
+
+        yield loras
 
 
 def _places(pictures: np.ndarray, picture: int) -> slice:

@@ -90,11 +90,10 @@ def measure(pipeline: Any, targets: Sequence[str], probe: Probe, *, resolution: 
     denoiser = denoiser_of(pipeline)
     module, device, prefix = denoiser.module.float(), denoiser.device, denoiser.prefix
     count, each = probe.samples, probe.batch
-    setting = Setting(probe.num_inference_steps, 1.0, tuple(probe.prompts), (0,))
     side = (resolution, resolution)
     # In float32: squares of gradients underflow in less.
     text = denoiser.encode_text(pipeline, probe.prompts, side).float()
-    latents = _samples(pipeline, text, setting, probe, resolution)
+    latents = own_samples(pipeline, text, probe, resolution)
     objective = objective_of(pipeline.scheduler, str(device))
     generator = torch.Generator().manual_seed(derive_seed("sensitivity", probe.seed))
     # Stratified: every part of the schedule is asked alike often, in an order that no prompt shares.
@@ -121,8 +120,9 @@ def measure(pipeline: Any, targets: Sequence[str], probe: Probe, *, resolution: 
     )
 
 
-def _samples(pipeline: Any, text: Conditioning, setting: Setting, probe: Probe, resolution: int) -> torch.Tensor:
-    """Latents (n, c, h, w) that the base generates by itself, prompts in turn, by its own scheduler."""
+def own_samples(pipeline: Any, text: Conditioning, probe: Probe, resolution: int) -> torch.Tensor:
+    """Latents (n, c, h, w) that the base generates by itself, prompts (of `text`) in turn, by its own scheduler."""
+    setting = Setting(probe.num_inference_steps, 1.0, tuple(probe.prompts), (0,))
     prompts, shape = probe.prompts, denoiser_of(pipeline).latent_shape(resolution)
     tasks = [(prompts[i % len(prompts)], i) for i in range(probe.samples)]
     found = []

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from .. import tables
-from ..descriptors import KFAC, PICTURES, PLAIN, Descriptor, compared
+from ..descriptors import BY_CONTROL, KFAC, PICTURES, PLAIN, Descriptor, compared
 from ..loras.names import wanted
 from ..sections import Embedding, Extractor
 from ..seeds import derive_seed
@@ -206,7 +206,7 @@ def _means(
     extractor: str,
     source: str,
 ) -> np.ndarray:
-    unit = extractors[extractor].library != "control"  # a colour has a length of its own
+    unit = extractors[extractor].library != BY_CONTROL  # a colour has a length of its own
     return lora_means(tables.read(features[extractor, source], "features"), plan, source, unit=unit)
 
 

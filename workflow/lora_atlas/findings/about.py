@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ..descriptors import looks
 from ..pictures import sources
 from ..sections import Pictures
 
@@ -26,7 +27,7 @@ def sentences(config: Mapping[str, Any], root: Path) -> list[str]:
 
 def _extractors(extractors: Mapping[str, Any], root: Path) -> Iterator[str]:
     for name, extractor in extractors.items():
-        if extractor["library"] == "control":
+        if not looks(extractor):
             continue
         model = extractor["model"]
         tag = f", {extractor['pretrained']}" if extractor["pretrained"] else ""

@@ -282,12 +282,10 @@ def add_products(
 
     Pairs of two LoRAs that are `old` (N,) are left as they are.
     """
-    holders = [i for i, file in enumerate(files) if module in file.layout.specs]
-    sizes = {i: _weight(files[i], module) for i in holders}
-    new = list(_tiles([i for i in holders if not old[i]], sizes))
+    new = list(tiles(files, module, ~old))
     for number, tile in enumerate(new):
         updates = read(tile, "left")
-        for other in [*new[number:], *_tiles([i for i in holders if old[i]], sizes)]:
+        for other in [*new[number:], *tiles(files, module, old)]:
             right = None if other is tile else read(other, "right")
             for kernel, total in totals.items():
                 with np.errstate(over="ignore", invalid="ignore"):  # what is too large is refused by name
@@ -308,15 +306,20 @@ def _weight(file: LoraFile, module: str) -> tuple[int, int]:
     return 4 * rank * sum(spec.shape), rank
 
 
-def _tiles(members: Sequence[int], sizes: Mapping[int, tuple[int, int]]) -> Iterator[list[int]]:
+def tiles(files: Sequence[LoraFile], module: str, among: np.ndarray | None = None) -> Iterator[list[int]]:
+    """Those of the files that have a module, as many at a time as are worth reading at once; `among` (N,): of these
+    alone."""
     tile: list[int] = []
     room, rank = TILE_BYTES, TILE_RANK
-    for i in members:
-        if tile and (sizes[i][0] > room or sizes[i][1] > rank):
+    for i, file in enumerate(files):
+        if module not in file.layout.specs or not (among is None or among[i]):
+            continue
+        size, its = _weight(file, module)
+        if tile and (size > room or its > rank):
             yield tile
             tile, room, rank = [], TILE_BYTES, TILE_RANK
         tile.append(i)
-        room, rank = room - sizes[i][0], rank - sizes[i][1]
+        room, rank = room - size, rank - its
     if tile:
         yield tile
 

@@ -121,6 +121,17 @@ def _projected(module: str, pieces: Iterable[tuple[np.ndarray, np.ndarray]], D: 
     return scipy.fft.irfft(total, D).astype(np.float32)
 
 
+def projected_dense(module: str, X: np.ndarray, D: int, hashes: Hashes) -> np.ndarray:
+    """The same (n, D) of matrices (n, out, in) that are given whole: the entry of row i and column j is added at the
+    sum of their places."""
+    rows, columns = (
+        hashes.of(module, side, length, D).tocsc() for side, length in zip(("out", "in"), X.shape[1:], strict=True)
+    )
+    places = ((rows.indices[:, None] + columns.indices[None]) % D).ravel()
+    signs = np.outer(rows.data, columns.data).ravel()
+    return np.stack([np.bincount(places, signs * x.ravel(), D) for x in X]).astype(np.float32)
+
+
 def sketches(
     files: Sequence[LoraFile], *, numbers: int = NUMBERS, hashes: Hashes | None = None
 ) -> Iterator[Sketch | LoraFileError]:

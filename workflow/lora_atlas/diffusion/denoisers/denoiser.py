@@ -77,6 +77,12 @@ class Denoiser(ABC):
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 
+    @property
+    def resolution(self) -> int:
+        """The side (px) of the square pictures that the base was made for, as its configuration says."""
+        size = self.module.config.sample_size
+        return int(size if isinstance(size, int) else max(size)) * self.downscale
+
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """Shape (c, h, w) of the latent of a square picture of side `resolution` (px)."""
         side = resolution // self.downscale

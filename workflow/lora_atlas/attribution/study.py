@@ -1,0 +1,339 @@
+"""One gradient, tried on a study: do the pictures of a query LoRA find the gallery LoRAs of its artist?
+
+Each picture of the plan has its products with every LoRA, layer by layer (`measure`); all that is asked afterwards is
+sums of them (`ask`): whole training sets or parts of them, modules weighted or as they are, LoRAs and gradients centred
+or not. The LoRAs of the queries take no part in that: their pictures alone are the queries.
+
+A picture's gradient is also a description of the picture: its sketch (weights/sketch.py), which is that of the LoRA
+that one step of gradient descent would make, goes into a table of features, and is compared as those of image models.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .. import tables
+from ..descriptors import CONSENSUS, GRADIENT, PLAIN
+from ..diffusion import stacked
+from ..diffusion.attribution import of_files, products
+from ..embeddings.components import halves
+from ..embeddings.describe import FEWEST_ARTISTS
+from ..loras.files import open_lora
+from ..metrics import intervals
+from ..metrics.ranking import chance, score
+from ..sections import Attribution, Base, Probe, Training
+from ..seeds import derive_seed
+from ..tables import WHOLE, WHOLE_UNSEEN
+from ..weights.modules import read_modules
+from ..weights.sketch import Hashes, projected_dense
+from ..weights.weighting import module_weights
+from . import scores
+from .asking import asker
+from .pictures import pixels_of
+
+NUMBERS = 8192  # of a picture's sketch, at most
+ABSENT = "absent artist"
+NONE, LORAS, BOTH = "none", "LoRAs", "LoRAs and gradients"
+CENTRINGS = (NONE, LORAS, BOTH)
+SIZES = (1, 2, 4)  # pictures of a query, besides all that it has
+DRAWS = 16  # sets of these sizes, of each query
+METRICS = ("mAP", "R@1")
+ALPHA = 0.05
+ALARM = f"p ≤ {ALPHA}"
+
+
+class AttributionError(ValueError):
+    """Products are absent or damaged, or not of this study; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`values` (modules, pictures, LoRAs) and `reference` (modules, own pictures of the base, LoRAs): −⟨ΔW, g⟩."""
+
+    modules: list[str]  # as LoRA files name them
+    pictures: list[str]
+    loras: list[str]
+    values: np.ndarray
+    reference: np.ndarray
+
+
+def measure(
+    plan: pa.Table,
+    pictures: pa.Table,
+    loras: Mapping[str, str | Path],
+    base: Base,
+    settings: Attribution,
+    training: Training,
+    probe: Probe,
+    *,
+    device: str,
+    output: str | Path,
+    features: str | Path | None = None,
+) -> tuple[int, str]:
+    """Write the products of all pictures of a plan with its LoRAs (id → path), and, if asked for, the table "features"
+    of the pictures' sketches. Returns how many pictures there were, the base's own among them, and the device.
+
+    Raises BaseModelError, LoraFileError, PictureError.
+    """
+    ask = asker(base, settings, caption=training.caption, resolution=training.resolution, device=device)
+    wanted = sorted({picture for row in plan["pictures"].to_pylist() for picture in row})
+    rows = {
+        row["picture"]: row
+        for row in pictures.select(["picture", "artist", "image", "status"]).to_pylist()
+        if row["status"] == "kept"
+    }
+    latents = ask.latents([pixels_of(rows[each]["image"]["bytes"], ask.resolution) for each in wanted])
+    if settings.reference:
+        latents = torch.cat([latents, ask.own(probe).to(latents.device)])
+    prefix = ask.denoiser.prefix
+    names = stacked.targeted(ask.denoiser.module, training.targets, ask.denoiser.targets)
+    sketcher = _Sketcher(prefix, names)
+    with of_files([open_lora(path) for path in loras.values()], prefix) as read:
+        found = products(
+            ask.question, latents, names, read, len(loras),
+            memory=settings.memory_mb * 10**6, seen=sketcher.seen if features is not None else None,
+        )  # fmt: skip
+    modules = [prefix + name for name in names]
+    header = {"modules": modules, "pictures": wanted, "loras": list(loras)}
+    kept = found.values.astype(np.float32)
+    tensors = {"values": kept[:, : len(wanted)], "reference": kept[:, len(wanted) :]}
+    with tables.replacing(output) as temporary:
+        save_file(
+            {name: np.ascontiguousarray(each) for name, each in tensors.items()},
+            temporary,
+            metadata={"lora_atlas": json.dumps(header)},
+        )
+    if features is not None:
+        vectors = sketcher.vectors(len(latents))[: len(wanted)]
+        told = {"caption": ask.caption, "samples": settings.samples, "numbers": vectors.shape[1]}
+        told |= {"source": "training", "preprocessing": f"centred square, {ask.resolution} pixels"}
+        tables.write(
+            features,
+            "features",
+            [
+                {"picture": each, "artist": rows[each]["artist"], "lora": None, "vector": vector}
+                for each, vector in zip(wanted, vectors.tolist(), strict=True)
+            ],
+            told,
+        )
+    return len(latents), str(ask.denoiser.device)
+
+
+class _Sketcher:
+    """Sketches of the gradients that are held, of each picture one row."""
+
+    def __init__(self, prefix: str, names: Sequence[str]):
+        self.names, self.prefix, self.hashes = names, prefix, Hashes()
+        self.D = max(2 ** (max(NUMBERS // len(names), 1).bit_length() - 1), 2)
+        self.parts: list[np.ndarray] = []
+
+    def seen(self, part: slice, held: Mapping[str, torch.Tensor]) -> None:
+        """Adds the pictures `part`: of −g, as of a LoRA that has gone that way."""
+        self.parts.append(
+            np.concatenate(
+                [
+                    projected_dense(self.prefix + name, -held[name].cpu().numpy(), self.D, self.hashes)
+                    for name in self.names
+                ],
+                axis=1,
+            )
+        )
+
+    def vectors(self, count: int) -> np.ndarray:
+        """(count, D × modules); raises AttributionError where memory did not allow for a gradient."""
+        if sum(len(part) for part in self.parts) != count:
+            raise AttributionError(
+                "attribution.memory_mb: not even one picture's gradients fit, and the extractor of the library gradient "
+                "describes pictures by them; raise it, or set that extractor to null"
+            )
+        return np.concatenate(self.parts)
+
+
+def read(path: str | Path) -> Measured:
+    """What `measure` wrote; raises AttributionError naming a file that is absent or damaged."""
+    try:
+        with safe_open(path, "np") as file:
+            header = json.loads((file.metadata() or {})["lora_atlas"])
+            values, reference = file.get_tensor("values"), file.get_tensor("reference")
+        found = Measured(header["modules"], header["pictures"], header["loras"], values, reference)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise AttributionError(f"{path}: absent or damaged ({error}); delete it and rerun its stage") from error
+    shape = (len(found.modules), len(found.pictures), len(found.loras))
+    if values.shape != shape or reference.shape[::2] != shape[::2] or not np.isfinite(values).all():
+        raise AttributionError(f"{path}: damaged (its numbers are not {shape}); delete it and rerun its stage")
+    return found
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One weighting of modules: values (pictures, G) of the gallery, (b, G) of the base's own, their Gram (G, G)."""
+
+    values: np.ndarray
+    reference: np.ndarray
+    gram: np.ndarray
+
+    def scored(self, values: np.ndarray, among: np.ndarray, centring: str) -> np.ndarray:
+        """Scores (s, g) of sets, by their values (s, G), among some of the gallery (g)."""
+        off = self.reference[:, among].mean(0) if centring == BOTH else None
+        gram = self.gram[np.ix_(among, among)]
+        return scores.scored(values[:, among], off, gram, centred=centring != NONE)
+
+
+@dataclass(frozen=True)
+class _Study:
+    plan: list[dict[str, Any]]
+    found: Measured
+    seed: int
+
+    @cached_property
+    def gallery(self) -> np.ndarray:
+        return np.flatnonzero([row["split"] == "gallery" for row in self.plan])
+
+    @cached_property
+    def artists(self) -> np.ndarray:
+        return np.array([row["artist"] for row in self.plan])
+
+    @cached_property
+    def queries(self) -> list[dict[str, Any]]:
+        """Those whose artist the gallery has."""
+        there = set(self.artists[self.gallery])
+        return [row for row in self.plan if row["split"] == "query" and row["artist"] in there]
+
+    def sets(self, row: Mapping[str, Any], size: int | None) -> np.ndarray | None:
+        """Sets (draws, size) of a query's pictures; None where it has fewer."""
+        place = {picture: i for i, picture in enumerate(self.found.pictures)}
+        own = np.array([place[picture] for picture in row["pictures"]])
+        if size is None or size == len(own):
+            return own[None]
+        if size > len(own):
+            return None
+        if size == 1:
+            return own[:, None]
+        rng = np.random.Generator(np.random.PCG64(derive_seed("attribution", "sets", self.seed, row["lora"])))
+        return np.stack([rng.permutation(own)[:size] for _ in range(DRAWS)])
+
+
+def ask(
+    measured: str | Path, modules: str | Path, plan: pa.Table, *, base: Mapping[str, float] | None, seed: int
+) -> list[dict[str, Any]]:
+    """Rows of the table "attribution_queries".
+
+    `modules`: Gram matrices of single modules; `base`: module → w, where gradients weigh them. Raises AttributionError
+    or GramError for files that are not of this plan.
+    """
+    found = read(measured)
+    rows = plan.to_pylist()
+    ids, grams, _ = read_modules(modules)
+    for path, have in ((measured, found.loras), (modules, ids)):
+        if list(have) != [row["lora"] for row in rows]:
+            raise AttributionError(f"{path}: its LoRAs are not those of the plan any more; rerun its stage")
+    study = _Study(rows, found, seed)
+    stack = np.stack([grams["delta"][name] for name in found.modules])
+    part = np.zeros(len(rows), int)
+    if len(set(study.artists)) >= FEWEST_ARTISTS:
+        part = halves(study.artists.tolist(), seed=derive_seed("folds", seed))
+    answers: list[dict[str, Any]] = []
+    for how in (PLAIN, *[GRADIENT] * (base is not None), CONSENSUS):
+        answers += _retrieved(study, how, stack, base, np.zeros(len(rows), int), WHOLE)
+        if part.any():
+            answers += _retrieved(study, how, stack, base, part, WHOLE_UNSEEN)
+    if found.reference.shape[1] and len(study.gallery) >= scores.FEWEST:
+        answers += _alarms(study, stack)
+    return answers
+
+
+def _weighted(study: _Study, how: str, stack: np.ndarray, base, fitted: np.ndarray) -> _Asked:
+    """The products of the gallery, modules weighted; `fitted`: LoRAs that a weighting is fitted on."""
+    w = module_weights(how, study.found.modules, stack, fitted, base=base)
+    gallery = study.gallery
+    values, reference = (np.tensordot(w, each[:, :, gallery], 1) for each in (study.found.values, study.found.reference))
+    return _Asked(values, reference, np.tensordot(w, stack, 1)[np.ix_(gallery, gallery)])
+
+
+def _retrieved(
+    study: _Study, how: str, stack: np.ndarray, base, part: np.ndarray, scenario: str
+) -> Iterator[dict[str, Any]]:
+    """How well queries of each part (N,) of the LoRAs rank the gallery of that part; what is fitted, on the others."""
+    gallery = study.gallery
+    part_of = {row["lora"]: p for row, p in zip(study.plan, part.tolist(), strict=True)}
+    for p in np.unique(part).tolist():
+        fitted = gallery[part[gallery] != p] if part.any() else gallery
+        asked = _weighted(study, how, stack, base, fitted)
+        among = np.flatnonzero(part[gallery] == p)
+        labels = study.artists[gallery][among]
+        for row in study.queries:
+            if part_of[row["lora"]] != p:
+                continue
+            relevant = labels == row["artist"]
+            for size in (None, *SIZES):
+                sets = study.sets(row, size)
+                if sets is None:
+                    continue
+                values = asked.values[sets].mean(1)
+                for centring in CENTRINGS[: 3 if len(asked.reference) else 2]:
+                    D = -asked.scored(values, among, centring)
+                    hits = score(D, np.tile(relevant, (len(D), 1)), METRICS, scale=float(np.abs(D).max() or 1.0))
+                    for metric in METRICS:
+                        yield {
+                            "scenario": scenario, "pictures": size, "modules": how, "centring": centring,
+                            "metric": metric, "lora": row["lora"], "artist": row["artist"],
+                            "value": float(hits[metric].mean()),
+                            "chance": chance(metric, int(relevant.sum()), len(relevant)),
+                        }  # fmt: skip
+
+
+def _alarms(study: _Study, stack: np.ndarray) -> Iterator[dict[str, Any]]:
+    """How often any LoRA is found at p ≤ ALPHA: with the artist's LoRAs in the gallery, and without them."""
+    asked = _weighted(study, PLAIN, stack, None, study.gallery)
+    labels = study.artists[study.gallery]
+    nulls: dict[tuple[str | None, int], np.ndarray] = {}
+    for row in study.queries:
+        for scenario, without in ((WHOLE, None), (ABSENT, row["artist"])):
+            among = np.flatnonzero(labels != without)
+            if len(among) < scores.FEWEST:
+                continue
+
+            def scores_of(values: np.ndarray, among: np.ndarray = among) -> np.ndarray:
+                return asked.scored(values, among, BOTH)
+
+            for size in (None, *SIZES):
+                sets = study.sets(row, size)
+                if sets is None:
+                    continue
+                key = (without, sets.shape[1])
+                if key not in nulls:
+                    nulls[key] = scores.null(scores_of, asked.reference, sets.shape[1], study.seed)
+                best = scores.prominence(scores_of(asked.values[sets].mean(1))).max(1)
+                yield {
+                    "scenario": scenario, "pictures": size, "modules": PLAIN, "centring": BOTH, "metric": ALARM,
+                    "lora": row["lora"], "artist": row["artist"],
+                    "value": float((scores.p_values(best, nulls[key]) <= ALPHA).mean()), "chance": ALPHA,
+                }  # fmt: skip
+
+
+def summed(answers: pa.Table, *, confidence: float) -> list[dict[str, Any]]:
+    """Rows of the table "attribution": means over queries with intervals over artists."""
+    frame = answers.to_pandas()
+    keys = ["scenario", "pictures", "modules", "centring", "metric"]
+    rows = []
+    for key, group in frame.groupby(keys, sort=False, dropna=False):
+        numbers = np.unique(group["artist"], return_inverse=True)[1]
+        estimate = intervals.mean(group["value"].to_numpy(float), numbers)
+        low, high = estimate.interval(confidence)
+        found = dict(zip(keys, key, strict=True))
+        found["pictures"] = None if found["pictures"] != found["pictures"] else int(found["pictures"])
+        rows.append(
+            found
+            | {"value": estimate.value, "low": low, "high": high}
+            | {"chance": float(group["chance"].mean()), "queries": len(group)}
+        )
+    return rows

@@ -1,0 +1,97 @@
+"""Attribution: which LoRAs do pictures speak for, by one gradient of the frozen base?
+
+Needs: the base model; results/{study}/loras/{artist}/{nn}.safetensors, results/{study}/pictures/{artist}.parquet of all
+       artists; of `attribute` the picture or folder named by `query`, and the study's weights
+Makes: results/{study}/attribution/products.safetensors, results/{study}/features/{extractor}/training.parquet of the
+       extractor of library gradient, results/{study}/tables/attribution.parquet and attribution_queries.parquet;
+       of `attribute` results/{study}/attribution/{name}.parquet
+"""
+
+if BY_GRADIENT:
+
+    rule ask_gradients:
+        """Inner products of every picture's gradient with every LoRA, and the gradients as image features."""
+        input:
+            pictures=rules_of("pictures"),
+            plan=rules_of("plan"),
+            loras=rules_of("loras"),
+            base=model_files(config["base"]["model"]),
+            code=code("attribution.study"),
+        output:
+            products=f"{RESULTS}/attribution/products.safetensors",
+            features=f"{RESULTS}/features/{BY_GRADIENT[0]}/training.parquet",
+            cost=f"{RESULTS}/cost/attribution/gradients.parquet",
+        log:
+            f"{RESULTS}/logs/attribution/gradients.log",
+        conda:
+            "../../envs/lora-atlas.yaml"
+        threads: config["resources"]["threads"]
+        resources:
+            gpu=gpus,
+            mem_mb=config["resources"]["mem_mb"],
+            runtime=runtime,
+        params:
+            ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+            base=config["base"],
+            attribution=config["attribution"],
+            training=config["training"],
+            probe=config["weights"]["probe"],
+            device=config["resources"]["device"],
+        script:
+            "../scripts/ask_gradients.py"
+
+    rule attribution:
+        """Do pictures find their artist's LoRAs by one gradient, and how often is one found that is not there?"""
+        input:
+            products=f"{RESULTS}/attribution/products.safetensors",
+            modules=f"{RESULTS}/weights/modules/all.safetensors",
+            base=[f"{RESULTS}/weights/modules/base.safetensors"] * bool(BASED),
+            plan=rules_of("plan"),
+            code=code("attribution.study"),
+        output:
+            attribution=f"{RESULTS}/tables/attribution.parquet",
+            queries=f"{RESULTS}/tables/attribution_queries.parquet",
+        log:
+            f"{RESULTS}/logs/attribution/table.log",
+        conda:
+            "../../envs/lora-atlas.yaml"
+        params:
+            confidence=config["evaluation"]["confidence"],
+            seed=config["seed"],
+        script:
+            "../scripts/attribution.py"
+
+
+if not IS_VARIANT:
+
+    rule attribute:
+        """Ask which LoRAs pictures speak for: --config query=PICTURE_OR_FOLDER."""
+        input:
+            known=known_loras,
+            base=model_files(config["base"]["model"]),
+            code=code("attribution.find"),
+        output:
+            f"{RESULTS}/attribution/{QUERY}.parquet",
+        log:
+            f"{RESULTS}/logs/attribution/{QUERY}.log",
+        conda:
+            "../../envs/lora-atlas.yaml"
+        threads: config["resources"]["threads"]
+        resources:
+            gpu=gpus,
+            mem_mb=config["resources"]["mem_mb"],
+            runtime=runtime,
+        params:
+            query=config["query"],
+            content=QUERIED,
+            options=ENGINE,
+            base=config["base"],
+            attribution=config["attribution"],
+            # Trained LoRAs know one caption and one resolution; of others nobody knows.
+            caption=config["training"]["caption"] if TRAINED else "",
+            resolution=config["training"]["resolution"] if TRAINED else None,
+            probe=config["weights"]["probe"],
+            cache=cache_folder(RESULTS),
+            device=config["resources"]["device"],
+        script:
+            "../scripts/attribute.py"

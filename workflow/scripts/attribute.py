@@ -1,0 +1,27 @@
+"""Rule attribute: the known LoRAs that pictures speak for."""
+
+from job import job
+
+with job(snakemake) as cost:
+    from pathlib import Path
+
+    from lora_atlas import tables
+    from lora_atlas.attribution.find import find, told
+    from lora_atlas.collection.known import collections
+    from lora_atlas.sections import Attribution, Base, Probe
+
+    p = snakemake.params
+    options = {"pickles": p.options["pickles"] == "load", "base": p.options["base"]}
+    rows = find(
+        p.query,
+        collections(Path(snakemake.output[0]).parents[1], **options),
+        Base(**p.base),
+        Attribution(**p.attribution),
+        Probe(**p.probe),
+        caption=p.caption,
+        resolution=p.resolution,
+        cache=p.cache,
+        device=p.device,
+    )
+    tables.write(snakemake.output[0], "attributions", rows)
+    cost.say(told(rows))

@@ -22,6 +22,7 @@ Paths, under results/{study}/:
     query/{name}.parquet                   the known LoRAs that a file is nearest to
     attribution/{name}.parquet             the known LoRAs that pictures speak for, by one gradient of the base;
                                            attribution/products.safetensors those of the study's own pictures
+    one_step/{name}.safetensors            a LoRA of pictures, made in one step without training
     models/{model}.json                    commits and hashes of models of the hub
     cost/{stage}/{item}.parquet            seconds of each costly job
 

@@ -1,17 +1,24 @@
-"""Pictures of query LoRAs → gallery LoRAs, by one gradient of the frozen base: nothing is trained or generated.
+"""Which LoRAs pictures speak for, by one gradient: how it is asked, against other ways to know, what it costs.
 
-    python benchmarks/attribution.py results/demo                  mAP of a study that has run, 16 samples a picture
-    python benchmarks/attribution.py results/demo --samples 4 16 64
+    python benchmarks/attribution.py ways results/demo        samples, captions, the K-FAC metric, generated pictures
+    python benchmarks/attribution.py classifier results/demo  against the losses under every LoRA
+    python benchmarks/attribution.py one_step results/demo    LoRAs of one step against ordinary training
+    python benchmarks/attribution.py thousand                 a set of pictures against 1,000 LoRAs of the mini base
+    python benchmarks/attribution.py memory                   a UNet of SD1.5's size on this CPU, random weights
 
-Scores are −⟨ΔW, g⟩ / ‖ΔW‖, g the mean gradient of a query LoRA's training pictures: plain; centred by the gallery's
-mean LoRA and by the mean gradient of other artists' pictures; and with the base's mean squared output gradient as
-weights of modules, where the study has measured it. No artist's own pictures take part in what centres its scores.
+Studies must have run. Scores are those of attribution/scores.py with LoRAs centred by their mean (gradients are not,
+but where it is said); processor seconds of one thread.
 """
 
 import argparse
+import io
 import os
+import resource
 import sys
+import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -22,110 +29,374 @@ import numpy as np
 import pyarrow as pa
 import torch
 import yaml
+from PIL import Image
+from safetensors import safe_open
 
 from lora_atlas import tables
-from lora_atlas.diffusion import base as bases
-from lora_atlas.diffusion import examples, stacked
-from lora_atlas.diffusion.attribution import Products, products, samples
-from lora_atlas.diffusion.denoisers import denoiser_of
-from lora_atlas.diffusion.objectives import objective_of
+from lora_atlas.attribution.asking import Asker, asker
+from lora_atlas.attribution.pictures import pixels_of
+from lora_atlas.attribution.scores import scored
+from lora_atlas.diffusion import stacked
+from lora_atlas.diffusion.attribution import Question, contracted, gradients, products, samples
+from lora_atlas.diffusion.classifier import LoRA, losses_under
+from lora_atlas.diffusion.generate import denoise, initial_noise, noise_seed
+from lora_atlas.diffusion.one_step import direction, mean_gradient, step
+from lora_atlas.features.extract import load
 from lora_atlas.loras.factors import Update
 from lora_atlas.loras.files import read_lora
-from lora_atlas.metrics.ranking import average_precision, chance
-from lora_atlas.sections import Base, Training
-from lora_atlas.weights.metric import read_metric
-from lora_atlas.weights.stack import Stack, of_updates
+from lora_atlas.metrics.ranking import average_precision
+from lora_atlas.sections import Attribution, Base, Extractor, Training
+from lora_atlas.settings import Setting
+from lora_atlas.weights.stack import of_updates
+
+CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+TRAINING = Training(**CONFIG["training"])
+BASE = Base(**CONFIG["base"]) | {"model": str(ROOT / CONFIG["base"]["model"])}
+SAMPLES = 16
 
 
-def stacks(root: Path, loras: list[str], modules: list[str]) -> dict[str, Stack]:
-    """Module → updates of all LoRAs of a study."""
-    read = [read_lora(root / "loras" / f"{lora}.safetensors").updates for lora in loras]
-    found = {}
-    for module in modules:
-        updates = [each[f"unet.{module}"] for each in read]
-        assert all(isinstance(update, Update) for update in updates)
-        found[module] = of_updates(updates)
-    return found
+def ask(count: int = SAMPLES, caption: str | None = None, batch: int = 64) -> Asker:
+    settings = Attribution(**CONFIG["attribution"]) | {"samples": count, "caption": caption, "batch": batch}
+    return asker(BASE, settings, caption=TRAINING.caption, resolution=TRAINING.resolution, device="cpu")
 
 
-def inner(stack: Stack, module: str) -> np.ndarray:
-    """⟨ΔWᵢ, ΔWⱼ⟩ (N, N) of one module."""
-    dense = np.stack([(update.B @ update.A).ravel() for update in stack.updates(module)])
+class Study:
+    """A study's plan, pictures and LoRAs, and the base ready to be asked."""
+
+    def __init__(self, root: Path):
+        self.root, self.plan = root, tables.read(root / "plan.parquet", "plan").to_pylist()
+        self.gallery, self.queries = ([r for r in self.plan if r["split"] == s] for s in ("gallery", "query"))
+        folder = root / "pictures" if (root / "pictures").is_dir() else root.parents[1] / "pictures"
+        pictures = pa.concat_tables([tables.read(p, "pictures") for p in sorted(folder.glob("*.parquet"))]).to_pylist()
+        wanted = {picture for row in self.queries for picture in row["pictures"]}
+        self.bytes = {r["picture"]: r["image"]["bytes"] for r in pictures if r["picture"] in wanted}
+        self.all = {r["picture"]: r["image"]["bytes"] for r in pictures if r["status"] == "kept"}
+        self.base = ask()
+        self.names = stacked.targeted(self.base.denoiser.module, TRAINING.targets, self.base.denoiser.targets)
+        self.updates = {r["lora"]: self._update(r["lora"]) for r in self.plan}
+        labels = np.array([r["artist"] for r in self.gallery])
+        self.relevant = np.array([r["artist"] for r in self.queries])[:, None] == labels[None]
+        self.stacks = {n: of_updates([self.updates[r["lora"]][n] for r in self.gallery]) for n in self.names}
+        self.gram = sum(gram(self.stacks[n].updates(n)) for n in self.names)
+
+    def _update(self, lora: str) -> dict[str, Update]:
+        found = read_lora(self.root / "loras" / f"{lora}.safetensors").updates
+        return {n: found[f"unet.{n}"] for n in self.names}
+
+    def factors(self, lora: str) -> LoRA:
+        return {n: (torch.from_numpy(u.A), torch.from_numpy(u.B)) for n, u in self.updates[lora].items()}
+
+    def latents(self, pictures: list[str], base: Asker | None = None) -> torch.Tensor:
+        base = base or self.base
+        return base.latents([pixels_of(self.all[p], base.resolution) for p in pictures])
+
+    def values(self, base: Asker, latents: torch.Tensor) -> np.ndarray:
+        found = products(
+            base.question,
+            latents,
+            self.names,
+            lambda n: iter([(range(len(self.gallery)), self.stacks[n])]),
+            len(self.gallery),
+        )
+        return found.values.sum(0)
+
+    def score(self, values: np.ndarray, order: list[str], reference: np.ndarray | None = None) -> str:
+        """mAP of the queries' sets and of their single pictures, by values (pictures, LoRAs)."""
+        place = {p: i for i, p in enumerate(order)}
+        sets = np.stack([values[[place[p] for p in r["pictures"]]].mean(0) for r in self.queries])
+        single = [np.array([place[p] for p in r["pictures"]]) for r in self.queries]
+        each = [self.mean(scored(values[i], reference, self.gram), np.tile(rel, (len(i), 1)))
+                for i, rel in zip(single, self.relevant, strict=True)]  # fmt: skip
+        return f"{self.mean(scored(sets, reference, self.gram), self.relevant):.3f} | {np.mean(each):.3f}"
+
+    @staticmethod
+    def mean(scores: np.ndarray, relevant: np.ndarray) -> float:
+        order = np.argsort(-scores, 1, kind="stable")
+        return float(average_precision(np.take_along_axis(relevant, order, 1).astype(float)).mean())
+
+
+def gram(updates: list[Update]) -> np.ndarray:
+    dense = np.stack([(u.B @ u.A).ravel() for u in updates])
     return (dense @ dense.T).astype(float)
 
 
-def mean_average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
-    """Of scores (queries, gallery), the higher the better."""
-    order = np.argsort(-scores, 1, kind="stable")
-    return float(average_precision(np.take_along_axis(relevant, order, 1)).mean())
+def ways(study: Study) -> Iterator[str]:
+    yield "| asked | sets | single pictures | processor, s |\n| --- | ---: | ---: | ---: |"
+    order = sorted(study.bytes)
+    for count in (8, 16, 64):
+        base, start = ask(count), time.process_time()
+        found = study.values(base, study.latents(order, base))
+        yield f"| {count} samples | {study.score(found, order)} | {time.process_time() - start:.0f} |"
+    for caption in ("", "a photograph"):
+        base = ask(caption=caption)
+        yield f"| caption {caption!r} | {study.score(study.values(base, study.latents(order, base)), order)} | |"
+    yield from metric(study, order)
+    yield from painted(study)
 
 
-def ranked(
-    found: Products, grams: np.ndarray, weights: np.ndarray, sets: list[list[int]], artists: dict, centred: bool
-):
-    """Scores (queries, gallery): `grams` (modules, gallery, gallery), `sets` pictures of each query."""
-    values = np.tensordot(weights, found.values, 1)  # (pictures, gallery)
-    K = np.tensordot(weights, grams, 1)
-    scores = np.stack([values[own].mean(0) for own in sets])
-    if not centred:
-        return scores / np.sqrt(np.diag(K))
-    scores = np.stack(
-        [
-            row - np.mean([each for each, other in zip(scores, artists["query"], strict=True) if other != artist], 0)
-            for row, artist in zip(scores, artists["query"], strict=True)
+def metric(study: Study, order: list[str]) -> Iterator[str]:
+    """The gradient in the base's K-FAC metric: G^-p g Σ^-p, damped by a tenth of the mean eigenvalue."""
+    path = study.root / "weights/modules/base.safetensors"
+    if not path.is_file():
+        return
+    held, _ = gradients(study.base.question, study.latents(order), study.names)
+    with safe_open(path, "pt") as file:
+        for power in (0.25, 0.5, 1.0):
+            values, K = np.zeros((len(order), len(study.gallery))), 0.0
+            for name in study.names:
+                sigma, G = (whitened(file.get_tensor(f"{kind}/unet.{name}"), power) for kind in ("sigma", "G"))
+                values -= contracted(G @ held[name] @ sigma, study.stacks[name])
+                updates = study.stacks[name].updates(name)
+                half = [Update(name, u.A @ root(sigma), root(G) @ u.B) for u in updates]
+                K = K + gram(half)
+            natural = replace_gram(study, K)
+            yield f"| K-FAC, power −{power} | {natural.score(values, order)} | |"
+
+
+def replace_gram(study: Study, K: np.ndarray) -> Study:
+    other = object.__new__(Study)
+    other.__dict__ = study.__dict__ | {"gram": K}
+    return other
+
+
+def whitened(X: torch.Tensor, power: float) -> torch.Tensor:
+    values, U = torch.linalg.eigh(X.double())
+    values = values.clamp(min=0)
+    return ((U * (values + 0.1 * values.mean()) ** -power) @ U.T).float()
+
+
+def root(X: torch.Tensor) -> np.ndarray:
+    values, U = torch.linalg.eigh(X.double())
+    return ((U * values.clamp(min=0).sqrt()) @ U.T).float().numpy()
+
+
+def painted(study: Study) -> Iterator[str]:
+    """Pictures that gallery LoRAs generate: which LoRA painted this (R@1), and whose is it (mAP)? As they are, by
+    another sampler, and after JPEG and rescaling."""
+    loras = study.gallery[:: max(1, len(study.gallery) // 24)]
+    pipeline, denoiser = study.base.pipeline, study.base.denoiser
+    prompts = CONFIG["generation"]["prompts"]
+    text = denoiser.encode_text(pipeline, prompts, (64, 64)).join(denoiser.unconditional(pipeline, (64, 64)))
+    for steps, guidance in ((8, 1.0), (4, 3.0)):
+        setting = Setting(steps, guidance, tuple(prompts), (0,))
+        latents = []
+        for row in loras:
+            layers = stacked.stack(denoiser.module, study.names, 1, TRAINING.rank, 1.0)
+            stacked.put(layers, 0, study.factors(row["lora"]))
+            tasks = [(prompt, 7) for prompt in prompts]
+            noise = torch.stack([initial_noise(denoiser.latent_shape(64), 0, *task) for task in tasks])
+            seeds = [noise_seed(0, *task) for task in tasks]
+            latents.append(
+                denoise(
+                    pipeline, 1, noise, seeds, text=text, index=range(len(prompts)), empty=len(prompts), setting=setting
+                )
+            )
+            stacked.unstack(denoiser.module, layers)
+        from lora_atlas.diffusion.base import decode_latents
+
+        pixels = decode_latents(pipeline, torch.cat(latents)).numpy()
+        kinds = {"as they are": pixels}
+        if guidance == 1.0:
+            kinds |= {"JPEG 75": np.stack([jpeg(x, 75, 1.0) for x in pixels]),
+                      "JPEG 50, rescaled by .75 and back": np.stack([jpeg(x, 50, 0.75) for x in pixels])}  # fmt: skip
+        for what, each in kinds.items():
+            values = study.values(study.base, study.base.latents(list(each))).reshape(len(loras), len(prompts), -1)
+            own = np.array([study.gallery.index(row) for row in loras])
+            labels = np.array([r["artist"] for r in study.gallery])
+            cells = []
+            for found, index in (
+                (values.mean(1), own),
+                (values.reshape(-1, values.shape[-1]), own.repeat(len(prompts))),
+            ):
+                s = scored(found, None, study.gram)
+                relevant = labels[index][:, None] == labels[None]
+                cells.append(f"{study.mean(s, relevant):.3f} (the very LoRA {np.mean(s.argmax(1) == index):.2f})")
+            yield f"| generated, {steps} steps, guidance {guidance:g}, {what} | {cells[0]} | {cells[1]} | |"
+
+
+def jpeg(x: np.ndarray, quality: int, scale: float) -> np.ndarray:
+    image, buffer = Image.fromarray(x), io.BytesIO()
+    side = image.size
+    image = image.resize((int(side[0] * scale), int(side[1] * scale)), Image.Resampling.LANCZOS)
+    image.save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer).resize(side, Image.Resampling.LANCZOS))
+
+
+def classifier(study: Study) -> Iterator[str]:
+    """The exact way: a picture's loss under every gallery LoRA, with common noise; of the queries of four pictures."""
+    yield "| way | samples | sets | single pictures | processor, s |\n| --- | ---: | ---: | ---: | ---: |"
+    few = replace_queries(study, [r for r in study.queries if len(r["pictures"]) <= 4])
+    order = sorted({p for r in few.queries for p in r["pictures"]})
+    latents = study.latents(order)
+    for count in (8, 16):
+        base, start = ask(count), time.process_time()
+        values = few.values(base, latents)
+        yield f"| one gradient | {count} | {few.score(values, order)} | {time.process_time() - start:.0f} |"
+        start = time.process_time()
+        found = losses_under(base.question, latents, [study.factors(r["lora"]) for r in study.gallery], at_once=16)
+        unnormed = replace_gram(few, np.eye(len(study.gallery)))
+        took = time.process_time() - start
+        yield f"| loss under each LoRA | {count} | {unnormed.score(-found, order)} | {took:.0f} |"
+        off = found - found.mean(0)  # what a LoRA does to every picture is no style
+        yield f"| the same, less its mean | {count} | {unnormed.score(-off, order)} | |"
+
+
+def replace_queries(study: Study, queries: list) -> Study:
+    other = object.__new__(Study)
+    keep = [study.queries.index(row) for row in queries]
+    other.__dict__ = study.__dict__ | {"queries": queries, "relevant": study.relevant[keep]}
+    return other
+
+
+def one_step(study: Study) -> Iterator[str]:
+    """Losses of pictures of the artist that nothing was trained on, and what the LoRA finds as a query."""
+    path = study.root / "weights/modules/base.safetensors"
+    with safe_open(path, "pt") as file:
+        moments = {n: tuple(file.get_tensor(f"{kind}/unet.{n}") for kind in ("sigma", "G")) for n in study.names}
+    queries = [r for r in study.queries if len(r["pictures"]) == max(len(q["pictures"]) for q in study.queries)]
+    judged = replace(study.base.question, asked=samples(64, study.base.denoiser.latent_shape(64), 2))
+    search = replace(study.base.question, asked=samples(SAMPLES, study.base.denoiser.latent_shape(64), 1))
+    results: dict[str, list[tuple[float, float, float, float]]] = {}
+    for row in queries:
+        own = study.latents(row["pictures"])
+        others = sorted({p for r in study.gallery if r["artist"] == row["artist"] for p in r["pictures"]})
+        held, tested = study.latents(others[:6]), study.latents(others[6:16])
+        tried: Mapping[str, LoRA] = {"the base": {}, "trained, all steps": study.factors(row["lora"])}
+        seconds = {}
+        for name, rank, which in (
+            ("one step, rank 4", 4, None),
+            ("one step, rank 32", 32, None),
+            ("K-FAC, rank 4", 4, moments),
+        ):
+            start = time.process_time()
+            tried[name] = step(
+                study.base.question, own, study.names, rank=rank, moments=which, held_out=held, judged=search
+            ).factors
+            seconds[name] = time.process_time() - start
+        losses = losses_under(judged, tested, list(tried.values())).mean(0)
+        full = mean_gradient(study.base.question, own, study.names)[0]
+        aimed = {"one step, rank 4": (4, None), "one step, rank 32": (32, None), "K-FAC, rank 4": (4, moments)}
+        for (name, lora), loss in zip(tried.items(), losses, strict=True):
+            # The direction finds what the scale cannot change.
+            lora = direction(full, *aimed[name])[0] if name in aimed else lora
+            ap = average(study, row, lora) if lora else float("nan")
+            size = np.sqrt(sum(float((B.T @ B * (A @ A.T)).sum()) for A, B in tried[name].values())) if lora else 0.0
+            results.setdefault(name, []).append((loss - losses[0], ap, seconds.get(name, float("nan")), size))
+    yield f"{len(queries)} queries; loss of the base {losses[0]:.4f} (the last artist's)\n"
+    yield "| LoRA | loss less the base's | better than it | as a query, mAP | norm | processor, s |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for name, rows in results.items():
+        loss, ap, took, size = np.array(rows).T
+        cells = f"{loss.mean():+.5f} | {np.mean(loss < 0):.2f} | {np.mean(ap):.3f} | {size.mean():.2f}"
+        yield f"| {name} | {cells} | {np.mean(took):.0f} |"
+
+
+def average(study: Study, row: dict, lora: LoRA) -> float:
+    """Average precision of a LoRA as a query, centred by the gallery's mean as it is."""
+    products_ = np.zeros(len(study.gallery))
+    for n in study.names:
+        A, B = (x.numpy() for x in lora[n])
+        products_ += [float(((B.T @ u.B) * (A @ u.A.T)).sum()) for u in study.stacks[n].updates(n)]
+    s = scored(products_[None], None, study.gram)
+    return study.mean(s, study.relevant[[study.queries.index(row)]])
+
+
+def thousand() -> Iterator[str]:
+    """1,000 random LoRA files of the mini base: a set of ten pictures, files on disk, everything included."""
+    from lora_atlas.diffusion.attribution import of_files
+    from lora_atlas.loras.files import open_lora, write_lora
+
+    base = ask(batch=32)
+    names = stacked.targeted(base.denoiser.module, TRAINING.targets, base.denoiser.targets)
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(1000):
+            updates = {}
+            for n in names:
+                out, width = base.denoiser.module.get_submodule(n).weight.shape
+                factors = (rng.normal(size=(4, width)).astype("f4"), rng.normal(size=(out, 4)).astype("f4"))
+                updates[f"unet.{n}"] = Update(f"unet.{n}", *factors)
+            write_lora(Path(folder, f"{i}.safetensors"), updates, {})
+        latents = torch.randn(10, *base.denoiser.latent_shape(64))
+        start = time.process_time()
+        gradients(base.question, latents, names)
+        alone = time.process_time() - start
+        start = time.process_time()
+        with of_files([open_lora(Path(folder, f"{i}.safetensors")) for i in range(1000)], "unet.") as loras:
+            products(base.question, latents, names, loras, 1000)
+        whole = time.process_time() - start
+        # Generating and looking: 16 pictures of each at 8 steps, as config.yaml has it, and a feature of each.
+        setting = Setting(8, 1.0, tuple(CONFIG["generation"]["prompts"]), (0, 1, 2, 3))
+        text = base.denoiser.encode_text(base.pipeline, list(setting.prompts), (64, 64))
+        layers = stacked.stack(base.denoiser.module, names, 3, 4, 1.0)
+        noise = torch.randn(48, *base.denoiser.latent_shape(64))
+        start = time.process_time()
+        x = denoise(
+            base.pipeline, 3, noise, [0] * 48, text=text, index=[i % 4 for i in range(48)], empty=0, setting=setting
+        )
+        from lora_atlas.diffusion.base import decode_latents
+
+        clip = Extractor(**CONFIG["extractors"]["clip"])
+        clip = load(clip | {"model": str(ROOT / clip.model)}, "cpu")
+        pictures = decode_latents(base.pipeline, x).numpy()
+        clip.encode([clip.prepare(Image.fromarray(picture)) for picture in pictures])
+        looked = (time.process_time() - start) / 3 * 1000
+        stacked.unstack(base.denoiser.module, layers)
+    yield f"10 pictures, {SAMPLES} samples: the gradients alone {alone:.1f} s, with 1,000 LoRA files {whole:.1f} s"
+    yield f"16 generated pictures each, 8 steps, and CLIP: {looked:.0f} s (of 3, stacked), {looked / whole:.0f} times"
+
+
+def memory() -> Iterator[str]:
+    """One picture of 512 pixels, one sample, 8 LoRAs in all attention and feed-forward layers of SD1.5's UNet."""
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    from lora_atlas.diffusion.denoisers import Conditioning
+    from lora_atlas.diffusion.denoisers.unet import UNet
+    from lora_atlas.diffusion.objectives import objective_of
+
+    class Pipeline:
+        vae_scale_factor = 8
+
+    Pipeline.unet = UNet2DConditionModel(
+        cross_attention_dim=768, attention_head_dim=8
+    )  # the class's defaults are SD1's
+    Pipeline.unet.requires_grad_(False)
+    denoiser = UNet(Pipeline())
+    names = stacked.targeted(denoiser.module, ["attention", "feed_forward"], denoiser.targets)
+    rng = np.random.default_rng(0)
+    stacks = {}
+    for n in names:
+        out, width = denoiser.module.get_submodule(n).weight.shape
+        made = [
+            Update(n, rng.normal(size=(16, width)).astype("f4"), rng.normal(size=(out, 16)).astype("f4"))
+            for _ in range(8)
         ]
-    )
-    scores -= scores.mean(1, keepdims=True)
-    return scores / np.sqrt(np.diag(K) - 2 * K.mean(1) + K.mean())
+        stacks[n] = of_updates(made)
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    text = Conditioning({"embeds": torch.randn(1, 77, 768)})
+    question = Question(denoiser, objective_of(scheduler, "cpu"), text, samples(1, (4, 64, 64), 0), 1)
+    numbers = sum(denoiser.module.get_submodule(n).weight.numel() for n in names)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    yield f"{numbers / 1e6:.0f} million weights of {len(names)} layers; {before:.1f} GiB with the base and 8 LoRAs"
+    for what, room in (("dropped layer by layer", 1), ("held", 2**33)):
+        start = time.process_time()
+        products(question, torch.randn(1, 4, 64, 64), names, lambda n: iter([(range(8), stacks[n])]), 8, memory=room)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        yield f"gradients {what}: peak {peak:.1f} GiB, {time.process_time() - start:.0f} s of processor a sample"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path)
-    parser.add_argument("--samples", type=int, nargs="+", default=[16], help="noisy latents of each picture")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("what", choices=["ways", "classifier", "one_step", "thousand", "memory"])
+    parser.add_argument("study", type=Path, nargs="?", help="results of a study that has run")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    training, base = Training(**config["training"]), Base(**config["base"])
-    base |= {"model": str(ROOT / base.model)}
-    plan = tables.read(args.study / "plan.parquet", "plan").to_pylist()
-    pictures = pa.concat_tables(
-        tables.read(path, "pictures") for path in sorted((args.study / "pictures").glob("*.parquet"))
-    )
-    gallery, queries = ([row for row in plan if row["split"] == side] for side in ("gallery", "query"))
-    pipeline = bases.load(base, device="cpu")
-    denoiser = denoiser_of(pipeline)
-    names = stacked.targeted(denoiser.module, training.targets, denoiser.targets)
-    updates = stacks(args.study, [row["lora"] for row in gallery], names)
-    grams = np.stack([inner(updates[name], name) for name in names])
-    wanted = sorted({picture for row in queries for picture in row["pictures"]})
-    latents, places, _ = examples.encode(pipeline, denoiser, pictures, wanted, training)
-    ((shape, own),) = latents.items()
-    sets = [[places[picture][1] for picture in row["pictures"]] for row in queries]
-    artists = {side: [row["artist"] for row in rows] for side, rows in (("gallery", gallery), ("query", queries))}
-    relevant = np.array(artists["query"])[:, None] == np.array(artists["gallery"])[None]
-    text = denoiser.encode_text(pipeline, [training.caption], (training.resolution,) * 2)
-    sensitivity = args.study / "weights/modules/base.safetensors"
-    weightings = {"plain": np.ones(len(names))}
-    if sensitivity.is_file():
-        measured = read_metric(sensitivity).weights
-        weightings["gradient"] = np.array([measured[f"unet.{name}"] for name in names])
-    by_chance = np.mean([chance("mAP", int(hits), len(gallery)) for hits in relevant.sum(1)])
-    print(f"{len(queries)} queries of {len(wanted)} pictures, {len(gallery)} LoRAs; chance {by_chance:.2f}\n")
-    print("| samples a picture | modules | plain | centred | processor, s |\n| ---: | --- | ---: | ---: | ---: |")
-    for count in args.samples:
-        start = time.process_time()
-        asked = samples(count, (denoiser.channels, *shape), seed=0)
-        found = products(
-            denoiser, objective_of(pipeline.scheduler, "cpu"), own, text, updates.__getitem__, names,
-            asked=asked, batch=args.batch,
-        )  # fmt: skip
-        seconds = time.process_time() - start
-        for name, weights in weightings.items():
-            scores = (ranked(found, grams, weights, sets, artists, centred) for centred in (False, True))
-            plain, centred = (mean_average_precision(each, relevant) for each in scores)
-            print(f"| {count} | {name} | {plain:.3f} | {centred:.3f} | {seconds:.0f} |", flush=True)
+    if args.what in ("thousand", "memory"):
+        lines = {"thousand": thousand, "memory": memory}[args.what]()
+    else:
+        lines = {"ways": ways, "classifier": classifier, "one_step": one_step}[args.what](Study(args.study))
+    for line in lines:
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def test_other_studies_are_accepted(changes):
 
 
 def test_an_overlay_takes_an_extractor_away_with_null():
-    assert set(checked({"extractors.clip": None})["extractors"]) == {"dino", "mean_colour"}
+    assert set(checked({"extractors.clip": None})["extractors"]) == {"dino", "one_gradient", "mean_colour"}
     assert checked({"extractors": dict.fromkeys(CONFIG["extractors"])})["extractors"] == {}
 
 

@@ -50,7 +50,7 @@ def test_an_artbench_study_is_what_the_paper_shows(study):
     found = estimate(config, RATES)
     assert (found.artists, found.loras, found.pictures, found.generated) == (50, 1000, 5000, 8000)
     libraries = {extractor["library"] for extractor in config["extractors"].values()}
-    assert libraries == {"open_clip", "timm", "csd", "control"}
+    assert libraries == {"open_clip", "timm", "csd", "gradient", "control"}
 
 
 @pytest.mark.parametrize("study", STUDIES)

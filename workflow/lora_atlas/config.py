@@ -202,10 +202,7 @@ def _extractor_problems(config: Mapping[str, Any]) -> Iterator[str]:
             if model not in CONTROLS:
                 yield f"extractors.{name}.model: {model!r} is no control; {_near(model, list(CONTROLS))}"
         elif extractor["library"] == BY_GRADIENT:
-            if model != "base":
-                yield f"extractors.{name}.model: {model!r} is not asked for its gradient; write base: it is base.model"
-            if name != of_gradient(config["extractors"]):
-                yield f"extractors.{name}: one extractor of the library gradient is enough; set this one to null"
+            yield from _gradient_problems(config, name)
         elif model.startswith("hf-hub:"):
             if not COMMIT.fullmatch(extractor.get("revision") or "") and config["lock"] is None:
                 yield (
@@ -220,6 +217,14 @@ def _extractor_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"extractors.{name}.model: there is no folder {model!r}; of a hub write 'hf-hub:owner/name'"
 
 
+def _gradient_problems(config: Mapping[str, Any], name: str) -> Iterator[str]:
+    model = config["extractors"][name]["model"]
+    if model != "base":
+        yield f"extractors.{name}.model: {model!r} is not asked for its gradient; write base: it is base.model"
+    if name != of_gradient(config["extractors"]):
+        yield f"extractors.{name}: one extractor of the library gradient is enough; set this one to null"
+
+
 def _weight_problems(config: Mapping[str, Any]) -> Iterator[str]:
     if config["loras"]["source"] == "folder" and baseless(config["weights"]["modules"]) is None:
         yield (
@@ -228,7 +233,10 @@ def _weight_problems(config: Mapping[str, Any]) -> Iterator[str]:
         )
     asked, base = config["query"], config["weights"]["base"]
     if asked is not None and not Path(asked).exists():
-        yield f"query: there is no file or folder {asked!r}; name a file or a folder of LoRAs (`snakemake query`) or of pictures (`snakemake attribute`)"
+        yield (
+            f"query: there is no file or folder {asked!r}; name a file or a folder, of LoRAs (`snakemake query`) or of "
+            "pictures (`snakemake attribute`)"
+        )
     if base is not None and not (Path(base) / "unet").is_dir() and not (Path(base) / "transformer").is_dir():
         yield f"weights.base: {base!r} is no diffusers folder (it has neither unet/ nor transformer/)"
     headline = config["embedding"]["calibration"]

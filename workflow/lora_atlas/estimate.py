@@ -78,10 +78,15 @@ def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
         "features": (pictures + generated) * len(models) * 1024 * FLOAT,
         "weights": loras * loras * 8 * 12 * len(config["weights"]["kernels"]),
     }
+    # Forward and backward once a sample, as a LoRA's step of training: of all pictures, and of the base's own.
+    attribution = config["attribution"]
+    asked = (pictures + attribution["reference"]) * attribution["samples"]
+    asked *= of_gradient(config["extractors"]) is not None
     jobs = -(-len(counts) // config["resources"]["artists_per_job"])
     hours = {
         "training": (loras * training["steps"] * training["batch"] * seconds["train"] + jobs * seconds["start"]) / 3600,
         "generation": (passes * seconds["generate"] + jobs * seconds["start"] * bool(models)) / 3600,
+        "attribution": asked * seconds["train"] / 3600,
         "features": len(models) * ((pictures + generated) * seconds["features"] + seconds["start"]) / 3600,
     }
     downloads = _downloads(config, rates)

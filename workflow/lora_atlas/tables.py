@@ -305,9 +305,9 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         ("reason", _text, "optional"),
     ),
     "attribution": _schema(
-        "one row a way to ask × metric: pictures of a query LoRA find the gallery LoRAs of its artist by one gradient of the "
-        "base. pictures: of each query, null: all that it was trained on. scenario absent: LoRAs of the query's artist are "
-        "left out, and p ≤ 0.05 is a false alarm",
+        "one row a way to ask × metric: pictures of a query LoRA find the gallery LoRAs of its artist by one gradient "
+        "of the base. pictures: of each query, null: all that it was trained on. absent artist: without the LoRAs of "
+        "the artist, where p ≤ 0.05 is a false alarm",
         ("scenario", _text),
         ("pictures", _whole, "optional"),
         ("modules", _text),
@@ -330,8 +330,8 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         ("chance", _real),
     ),
     "attributions": _schema(
-        "one row a set of pictures, or one of them (picture), × one of the known LoRAs that it speaks most for; or one row "
-        "that says why a picture was refused",
+        "one row a set of pictures, or one of them (picture), × one of the known LoRAs that it speaks most for; or one "
+        "row that says why a picture was refused",
         ("query", _text),
         ("picture", _text, "optional"),
         ("sha256", _text, "optional"),

@@ -4,7 +4,7 @@ Needs: the base model; results/{study}/loras/{artist}/{nn}.safetensors, results/
        artists; of `attribute` the picture or folder named by `query`, and the study's weights
 Makes: results/{study}/attribution/products.safetensors, results/{study}/features/{extractor}/training.parquet of the
        extractor of library gradient, results/{study}/tables/attribution.parquet and attribution_queries.parquet;
-       of `attribute` results/{study}/attribution/{name}.parquet
+       of `attribute` results/{study}/attribution/{name}.parquet, of `one_step` results/{study}/one_step/{name}.safetensors
 """
 
 if BY_GRADIENT:
@@ -95,3 +95,32 @@ if not IS_VARIANT:
             device=config["resources"]["device"],
         script:
             "../scripts/attribute.py"
+
+    rule one_step:
+        """Make a LoRA of pictures in one step, without training: --config query=PICTURE_OR_FOLDER."""
+        input:
+            base=model_files(config["base"]["model"]),
+            asked=lambda wildcards: asked_about(),
+            code=code("attribution.make"),
+        output:
+            f"{RESULTS}/one_step/{QUERY}.safetensors",
+        log:
+            f"{RESULTS}/logs/one_step/{QUERY}.log",
+        conda:
+            "../../envs/lora-atlas.yaml"
+        threads: config["resources"]["threads"]
+        resources:
+            gpu=gpus,
+            mem_mb=config["resources"]["mem_mb"],
+            runtime=runtime,
+        params:
+            query=config["query"],
+            content=QUERIED,
+            base=config["base"],
+            attribution=config["attribution"],
+            training={key: config["training"][key] for key in ("rank", "targets")},
+            caption=config["training"]["caption"] if TRAINED else "",
+            resolution=config["training"]["resolution"] if TRAINED else None,
+            device=config["resources"]["device"],
+        script:
+            "../scripts/one_step.py"

@@ -237,13 +237,19 @@ def spaces_of_folder(wildcards):
     )
 
 
-def known_loras(wildcards):
-    """What a query is held against."""
+def asked_about():
+    """No files, but an error before any job where nothing is asked about."""
     if config["query"] is None:
         raise WorkflowError(
             "query: name a LoRA file or a folder of them (snakemake query), or a picture or a folder of pictures (snakemake "
-            "attribute): --config query=PATH"
+            "attribute, snakemake one_step): --config query=PATH"
         )
+    return []
+
+
+def known_loras(wildcards):
+    """What a query is held against."""
+    asked_about()
     if TRAINED:
         modules = [f"{RESULTS}/weights/modules/all.safetensors"] * bool(WEIGHTED)
         modules += [f"{RESULTS}/weights/modules/base.safetensors"] * bool(BASED)

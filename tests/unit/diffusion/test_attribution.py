@@ -135,7 +135,9 @@ def test_files_are_read_as_they_are_asked_for(tmp_path):
     """A layer that a file lacks is left out."""
     rng = np.random.default_rng(1)
     both = {
-        f"unet.{name}": Update(f"unet.{name}", rng.normal(size=(2, 4)).astype("f4"), rng.normal(size=(3, 2)).astype("f4"))
+        f"unet.{name}": Update(
+            f"unet.{name}", rng.normal(size=(2, 4)).astype("f4"), rng.normal(size=(3, 2)).astype("f4")
+        )
         for name in (f"{BLOCK}.to_q", f"{BLOCK}.to_k")
     }
     write_lora(tmp_path / "a.safetensors", both, {})

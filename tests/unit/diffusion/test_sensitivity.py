@@ -79,8 +79,8 @@ def asked(
 ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """What the network is asked for each sample, and what it should say: noisy latent, timestep, text, noise (or v)."""
     pipeline, seen, samples = load(Base(base), device="cpu"), [], []
-    real = room._samples
-    monkeypatch.setattr(room, "_samples", lambda *a: samples.append(real(*a)) or samples[0])
+    real = room.own_samples
+    monkeypatch.setattr(room, "own_samples", lambda *a: samples.append(real(*a)) or samples[0])
     forward = pipeline.unet.forward
 
     def recorded(x, t, **arguments):
@@ -211,8 +211,8 @@ def test_a_base_that_predicts_velocity_is_asked_for_it(tiny_bases, monkeypatch):
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' Euler scheduler
 @pytest.mark.parametrize("kind", ["sd", "sd-v", "sdxl"])
 def test_samples_are_those_of_stock_diffusers(tiny_bases, monkeypatch, kind):
-    pipeline, samples, real = load(Base(tiny_bases[kind]), device="cpu"), [], room._samples
-    monkeypatch.setattr(room, "_samples", lambda *a: samples.append(real(*a)) or samples[0])
+    pipeline, samples, real = load(Base(tiny_bases[kind]), device="cpu"), [], room.own_samples
+    monkeypatch.setattr(room, "own_samples", lambda *a: samples.append(real(*a)) or samples[0])
     measure(pipeline, TARGETS, PROBE, resolution=32, moments=False)
     (latents,) = samples
     for i, ours in enumerate(latents):

@@ -17,6 +17,7 @@ from lora_atlas.loras.container import Container, digest
 from lora_atlas.loras.factors import Update, expanded
 from lora_atlas.loras.files import LoraFileError, open_lora, read_lora, write_lora
 from lora_atlas.weights import gram as engine
+from lora_atlas.weights import stack
 from lora_atlas.weights.gram import KERNELS, GramError, gram, last_row, read_gram, write_gram
 from lora_atlas.weights.modules import module_grams
 from lora_atlas.weights.products import combine
@@ -388,18 +389,29 @@ class Spy:
 
     def __init__(self, monkeypatch):
         self.pairs, self.read = 0, {}
-        kernel, read = KERNELS["delta"], Container.read
+        kernel, read, both = KERNELS["delta"], Container.read, stack._read
+        inside = []  # a stack's reading is one of both factors, however it reads them
 
         def counted(left, right=None):
             self.pairs += len(left) * (len(left) if right is None else len(right))
             return kernel(left, right)
 
         def noted(container, key, descriptor=None):
-            self.read.setdefault(container.path.name, []).append(key)
+            if not inside:
+                self.read.setdefault(container.path.name, []).append(key)
             return read(container, key, descriptor)
+
+        def noted_both(file, spec, *rest):
+            self.read.setdefault(file.path.name, []).extend(spec.keys[part] for part in "AB")
+            inside.append(True)
+            try:
+                return both(file, spec, *rest)
+            finally:
+                inside.pop()
 
         monkeypatch.setitem(KERNELS, "delta", counted)
         monkeypatch.setattr(Container, "read", noted)
+        monkeypatch.setattr(stack, "_read", noted_both)
 
 
 def same(found, expected) -> None:
@@ -550,3 +562,20 @@ def test_the_cache_of_equal_files_is_equal_bytes_whatever_way_it_came_about(tmp_
     gram(files, "delta", cache=tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert json.loads(json.dumps(read_gram(tmp_path / "a")[0])) == [digest(path) for path in files]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_stack_is_what_the_files_hold_and_one_cut_short_is_refused(make, tmp_path, dtype):
+    """Factors side by side, which are read at once, are those that are read one by one."""
+    rng = np.random.default_rng(0)
+    module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    factors = {"lora_A": rng.normal(size=(3, 320)).astype(dtype), "lora_B": rng.normal(size=(320, 3)).astype(dtype)}
+    path = make.store(tmp_path / "x.safetensors", {f"{module}.{k}.weight": v for k, v in factors.items()})
+    file = open_lora(path)
+    with engine.reading([file]) as read:
+        found = read([0], module, "left")
+        np.testing.assert_array_equal(found.A, factors["lora_A"].astype(np.float32))
+        np.testing.assert_array_equal(found.B[0], factors["lora_B"].astype(np.float32))
+        os.truncate(path, path.stat().st_size - 4)
+        with pytest.raises(LoraFileError, match="cut short while it was read"):
+            read([0], module, "left")

@@ -7,12 +7,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from lora_atlas.descriptors import descriptors, module_kernels
-from lora_atlas.loras.container import Container
 from lora_atlas.loras.factors import Update
 from lora_atlas.loras.files import read_lora, write_lora
 from lora_atlas.loras.names import block, component
 from lora_atlas.weights import gram as engine
 from lora_atlas.weights import modules as room
+from lora_atlas.weights import stack
 from lora_atlas.weights.gram import GramError, gram
 from lora_atlas.weights.metric import read_metric
 from lora_atlas.weights.modules import module_grams, of_kernel, read_modules, write_modules
@@ -87,8 +87,10 @@ def test_tiles_change_no_matrix(files, monkeypatch, limits):
 
 def test_a_factor_is_read_once_for_all_kernels(files, monkeypatch):
     seen = []
-    read = Container.read
-    monkeypatch.setattr(Container, "read", lambda c, key, d=None: seen.append((c.path, key)) or read(c, key, d))
+    read = stack._read
+    monkeypatch.setattr(
+        stack, "_read", lambda f, spec, *rest: seen.append((f.path, spec.keys["A"])) or read(f, spec, *rest)
+    )
     module_grams(files, ALL)
     assert len(seen) == len(set(seen)) > 0
 

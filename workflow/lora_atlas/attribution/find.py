@@ -180,9 +180,7 @@ def told(rows: Sequence[Mapping[str, Any]], nearest: int = 5) -> str:
             lines.append("      no p: fewer than 8 LoRAs, or attribution.reference is 0")
         if whole is not single:
             lines.append("  by picture:")
-            lines += [
-                f"      {row['picture']} → {row['lora']}  {_said(row)}" for row in single if row["rank"] == 1
-            ]
+            lines += [f"      {row['picture']} → {row['lora']}  {_said(row)}" for row in single if row["rank"] == 1]
     lines += [f"{row['query']}/{row['picture']}: not read, {row['reason']}" for row in rows if row["space"] is None]
     return "\n".join(lines)
 

@@ -40,11 +40,11 @@ from . import scores
 from .asking import asker
 from .pictures import pixels_of
 
-NUMBERS = 8192  # of a picture's sketch, at most
+NUMBERS = 16384  # of a picture's sketch, at most
 ABSENT = "absent artist"
 NONE, LORAS, BOTH = "none", "LoRAs", "LoRAs and gradients"
 CENTRINGS = (NONE, LORAS, BOTH)
-SIZES = (1, 2, 4)  # pictures of a query, besides all that it has
+SIZES = (1, 2, 4, 8)  # pictures of a query, besides all that it has
 DRAWS = 16  # sets of these sizes, of each query
 METRICS = ("mAP", "R@1")
 ALPHA = 0.05
@@ -152,8 +152,8 @@ class _Sketcher:
         """(count, D × modules); raises AttributionError where memory did not allow for a gradient."""
         if sum(len(part) for part in self.parts) != count:
             raise AttributionError(
-                "attribution.memory_mb: not even one picture's gradients fit, and the extractor of the library gradient "
-                "describes pictures by them; raise it, or set that extractor to null"
+                "attribution.memory_mb: one picture's gradients do not fit, and the extractor of the library gradient "
+                "is made of them; raise it, or set that extractor to null"
             )
         return np.concatenate(self.parts)
 
@@ -255,7 +255,9 @@ def _weighted(study: _Study, how: str, stack: np.ndarray, base, fitted: np.ndarr
     """The products of the gallery, modules weighted; `fitted`: LoRAs that a weighting is fitted on."""
     w = module_weights(how, study.found.modules, stack, fitted, base=base)
     gallery = study.gallery
-    values, reference = (np.tensordot(w, each[:, :, gallery], 1) for each in (study.found.values, study.found.reference))
+    values, reference = (
+        np.tensordot(w, each[:, :, gallery], 1) for each in (study.found.values, study.found.reference)
+    )
     return _Asked(values, reference, np.tensordot(w, stack, 1)[np.ix_(gallery, gallery)])
 
 

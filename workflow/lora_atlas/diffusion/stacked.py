@@ -184,11 +184,11 @@ def factors(layers: Mapping[str, Stacked], k: int) -> dict[str, Factors]:
     }
 
 
-def as_stored(layer: Stacked, A: torch.Tensor, B: torch.Tensor) -> Factors:
-    """Factors in the shape in which files hold them: kernels (r, in, h, w) and (out, r, 1, 1) of a convolution."""
-    if not isinstance(layer, StackedConv):
+def as_stored(frozen: torch.nn.Module, A: torch.Tensor, B: torch.Tensor) -> Factors:
+    """Factors of a frozen layer as files hold them: kernels (r, in, h, w) and (out, r, 1, 1) of a convolution."""
+    if not isinstance(frozen, torch.nn.Conv2d):
         return A, B
-    return A.view(len(A), layer.frozen.in_channels, *layer.frozen.kernel_size), B[:, :, None, None]
+    return A.view(len(A), frozen.in_channels, *frozen.kernel_size), B[:, :, None, None]
 
 
 def parameters(layers: Mapping[str, Stacked]) -> list[torch.nn.Parameter]:

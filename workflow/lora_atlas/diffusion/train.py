@@ -231,7 +231,7 @@ def _write(
 ) -> None:
     updates = {}
     for name, (A, B) in stacked.factors(layers, k).items():
-        A, B = stacked.as_stored(layers[name], A, B)
+        A, B = stacked.as_stored(layers[name].frozen, A, B)
         updates[prefix + name] = Update(prefix + name, A.numpy(), B.numpy())
     # No caption, no artist: whoever learns from the file must learn from the weights.
     metadata = {

@@ -6,16 +6,29 @@ one test; "at chance" by two one-sided tests against a margin (Schuirmann 1987):
 nothing. Settings that are called best were chosen on the study's own seed, and are judged on the others.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..descriptors import CONSENSUS, GENERATED, GRADIENT, KFAC, LEARNT, PLAIN, TRAINING, WEIGHTS, of_weights
+from ..descriptors import (
+    ACROSS,
+    CONSENSUS,
+    GENERATED,
+    GRADIENT,
+    KFAC,
+    LEARNT,
+    PICTURES,
+    PLAIN,
+    TRAINING,
+    WEIGHTS,
+    of_weights,
+)
 from ..metrics import BEST_CONTROL, intervals
 from ..metrics.structure import ARTISTS, WITHIN
-from ..tables import KNOWN
+from ..tables import KNOWN, WHOLE, WHOLE_UNSEEN
 from ..views import COMPONENTS, NO_BASIS, View
+from . import gradient
 from .evidence import Evidence, Pooled, Score, asked_unseen, over_seeds, pooled, two
 
 HELD, FAILED, OPEN = "held", "did not hold", "undecided"
@@ -77,7 +90,7 @@ def claims(evidence: Evidence) -> list[Claim]:
         unseen = pooled(evidence, unseen=True)
         for section in (_controls, _modules, _pictures, _upper):
             found += section(evidence, unseen, unseen=True)
-    for more in (_calibration, _structure, _initialisation, _mixtures):
+    for more in (_gradient, _calibration, _structure, _initialisation, _mixtures):
         found += more(evidence)
     return judged(found, evidence.confidence)
 
@@ -135,8 +148,11 @@ def _modules(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Clai
         )
 
 
-def best_settings(evidence: Evidence, *, unseen: bool) -> list[tuple[str, View]]:
-    """Of every extractor's generated and training pictures the descriptor and the view that did best on the study's own
+def best_settings(
+    evidence: Evidence, *, unseen: bool, kinds: Sequence[str] = (GENERATED, TRAINING)
+) -> list[tuple[str, View]]:
+    """Of every extractor's pictures, by kind (generated, training; across: training pictures asked for among generated
+    ones), the descriptor and the view that did best on the study's own
     seed: (descriptor, view). The views: no basis or components under each calibration, and each distance."""
     found: dict[tuple[str | None, str], tuple[float, str, View]] = {}
     for view in _views(evidence):
@@ -146,7 +162,9 @@ def best_settings(evidence: Evidence, *, unseen: bool) -> list[tuple[str, View]]
             continue
         for name in pool.descriptors:
             descriptor = evidence.described.get(name)
-            if descriptor is None or descriptor.kind not in (GENERATED, TRAINING):
+            if descriptor is None or descriptor.kind not in kinds:
+                continue
+            if descriptor.kind == ACROSS and descriptor.query != PICTURES:
                 continue
             key, value = (descriptor.extractor, descriptor.kind), pool.mean(name)
             if key not in found or value > found[key][0]:
@@ -179,6 +197,41 @@ def _pictures(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Cla
                 difference,
                 f"mAP {pool.score(descriptor)} and {against.score(other)}, difference {difference}",
             )
+
+
+def _gradient(evidence: Evidence) -> Iterator[Claim]:
+    """One gradient of a query's pictures against its LoRA, and against looking: at generated pictures, at training
+    pictures on both sides."""
+    if not gradient.there(evidence):
+        return
+    for unseen in (False, True) if asked_unseen(evidence) else (False,):
+        one = gradient.attributed(evidence, scenario=WHOLE_UNSEEN if unseen else WHOLE)
+        if one is None:
+            continue
+        rivals = [(name, evidence.view, f"the LoRA that was trained on them (`{name}`)")
+                  for name in speakers(evidence, pooled(evidence, unseen=unseen))[:1]]  # fmt: skip
+        for kind, what in ((ACROSS, "generated pictures of the LoRAs"), (TRAINING, "training pictures on both sides")):
+            every = best_settings(evidence, unseen=unseen, kinds=(kind,))
+            for other, view in sorted(every, key=lambda pair: -_own(evidence, *pair, unseen=unseen))[:1]:
+                seen = evidence.described[other].extractor
+                rivals.append(
+                    (other, view, f"{what} do, seen by the best extractor (`{seen}`: `{other}`, {view.label})")
+                )
+        for other, view, what in rivals:
+            against = pooled(evidence, unseen=unseen, view=view)
+            if other not in against.descriptors or not one.alike(against):
+                continue
+            difference = one.difference(gradient.NAME, other, against)
+            yield larger(
+                f"One gradient of a query's pictures finds the LoRAs of {_who(unseen)} better than {what}.",
+                difference,
+                f"mAP {one.score(gradient.NAME)} and {against.score(other)}, difference {difference}",
+            )
+
+
+def _own(evidence: Evidence, descriptor: str, view: View, *, unseen: bool) -> float:
+    """How well a descriptor did on the study's own seed."""
+    return pooled(evidence, [evidence.study], unseen=unseen, view=view).mean(descriptor)
 
 
 def _upper(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Claim]:

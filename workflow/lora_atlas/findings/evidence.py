@@ -168,6 +168,10 @@ class Pooled:
     def _difference(self, table: np.ndarray) -> Estimate:
         return intervals.crossed(table, intervals.DIFFERENCE)
 
+    def alike(self, other: "Pooled") -> bool:
+        """Whether both are of the same seeds and artists."""
+        return self.cube.shape[1:] == other.cube.shape[1:]
+
     def mean(self, descriptor: str) -> float:
         return float(np.nanmean(self.of(descriptor)))
 

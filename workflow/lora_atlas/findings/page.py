@@ -12,6 +12,7 @@ from ..metrics import BEST_CONTROL, worth
 from ..metrics.structure import LEVELS
 from ..tables import replacing
 from ..views import NO_BASIS
+from . import gradient
 from .claims import asked_unseen, claims, speakers
 from .cost import seconds_per_lora, seconds_per_picture
 from .evidence import Evidence, Pooled, Score, gather, over_seeds, pooled, settings_of, two
@@ -245,6 +246,37 @@ def _ward(evidence: Evidence) -> dict[str, str]:
     frame = frame[frame["scenario"] == evidence.view.together]
     chosen = frame[(frame["level"] == "artist") & (frame["algorithm"] == "Ward") & (frame["metric"] == "ARI")]
     return {row["descriptor"]: _cell(row) for row in chosen.to_dict("records")}
+
+
+def _gradient(evidence: Evidence) -> Iterator[str]:
+    if not gradient.there(evidence):
+        return
+    yield "## Which LoRAs do pictures speak for?"
+    yield (
+        "Pictures of a query → gallery LoRAs, by one gradient of the frozen base's loss: no LoRA of the query is "
+        "trained, and nothing is generated."
+    )
+    yield _table(
+        ["pictures", "modules", "centred", "known artist, mAP", "R@1", "unseen artist, mAP"], gradient.ways(evidence)
+    )
+    yield (
+        "Centred: LoRAs less their mean, gradients less the mean of pictures that the base itself generates. An unseen "
+        "artist is ranked among the LoRAs of half of the artists, and what is fitted saw the other half alone."
+    )
+    found = list(gradient.alarms(evidence))
+    if found:
+        yield _table(["pictures", "a LoRA at p ≤ 0.05, artist there", "artist's LoRAs left out"], found)
+        yield (
+            "p is corrected for having looked at all LoRAs, against sets of the base's own pictures. With the artist's "
+            "LoRAs left out whatever is found is a false alarm, of which p promises 0.05."
+        )
+    speaking = speakers(evidence, pooled(evidence))
+    for row in gradient.worth_in_pictures(evidence, speaking):
+        yield (
+            f"The gradient of {_pictures(row)} training pictures finds as much as the LoRA trained on all "
+            f"{row['most']} of them, `{row['reference']}` "
+            f"({two(row['reference_value'])}); never in {row['never']:.0%} of resamplings."
+        )
 
 
 def _clustering(evidence: Evidence) -> Iterator[str]:
@@ -489,6 +521,7 @@ SECTIONS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     _claims,
     _worth,
     _retrieval,
+    _gradient,
     _clustering,
     _controls,
     _structure,

@@ -7,12 +7,13 @@ straight into the stack, through buffers that are kept from module to module: fr
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..loras.container import LoraFileError
+from ..loras.container import LoraFileError, opened
 from ..loras.factors import Update
 from ..loras.files import LoraFile
 from ..loras.formats import Spec
@@ -105,12 +106,23 @@ def read_stack(
 
 def _read(file: LoraFile, spec: Spec, descriptor: int | None, A: np.ndarray, B: np.ndarray, own: Buffer) -> None:
     """Both factors as float32 into A (r, in) and B (out, r)."""
+    if descriptor is None and not file.container.arrays:
+        with opened(file.container.path) as descriptor:  # once for both
+            return _read(file, spec, descriptor, A, B, own)
     down, up = (file.container.entries[spec.keys[part]] for part in "AB")
-    if descriptor is None or (down.dtype, up.dtype) != ("F16", "F16") or up.start != down.end:
+    flat = A.flags.c_contiguous and B.flags.c_contiguous and sys.byteorder == "little"
+    kinds = (down.dtype, up.dtype) if up.start == down.end else None  # side by side, as safetensors sorts them
+    if descriptor is not None and flat and kinds == ("F32", "F32"):
+        # Numbers as they are wanted: read to where they belong.
+        views = [X.reshape(-1).view(np.uint8).data for X in (A, B)]
+        if os.preadv(descriptor, views, down.start) != A.nbytes + B.nbytes:
+            raise LoraFileError(f"{file.path}: cut short while it was read; copy it again")
+        return
+    if descriptor is None or kinds != ("F16", "F16"):
         np.copyto(A, file.container.read(spec.keys["A"], descriptor).reshape(A.shape))
         np.copyto(B, file.container.read(spec.keys["B"], descriptor).reshape(B.shape))
         return
-    # The two lie side by side in the file, as safetensors sorts them: one read and one conversion serve both.
+    # The two lie side by side in the file: one read and one conversion serve both.
     count = A.size + B.size
     bits = own.array("bits", (count,), np.int16)
     if os.preadv(descriptor, [bits.view(np.uint8).data], down.start) != 2 * count:

@@ -1,0 +1,5 @@
+"""What the tests of attribution share."""
+
+from painters import case
+
+__all__ = ["case"]

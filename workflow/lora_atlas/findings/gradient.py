@@ -1,0 +1,115 @@
+"""One gradient: what the pictures of a query find without a LoRA of their own, beside what its LoRA finds."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .. import tables
+from ..attribution.study import ABSENT, ALARM, BOTH, CENTRINGS
+from ..descriptors import CONSENSUS, GRADIENT, PLAIN
+from ..metrics import worth
+from ..tables import SCHEMAS, WHOLE, WHOLE_UNSEEN
+from .evidence import Evidence, Pooled, Study
+
+NAME = "one gradient"
+
+
+def there(evidence: Evidence) -> bool:
+    """Whether all studies that verdicts come from asked their base."""
+    return all(study.has("attribution_queries") for study in evidence.seeds)
+
+
+def attributed(
+    evidence: Evidence,
+    studies: Sequence[Study] | None = None,
+    *,
+    scenario: str = WHOLE,
+    pictures: int | None = None,
+    modules: str = PLAIN,
+    centring: str = BOTH,
+    metric: str = "mAP",
+) -> Pooled | None:
+    """Scores of one way to ask, by seed and artist, in the form in which those of descriptors come; None where it was
+    not asked."""
+    wide = []
+    chances = []
+    for study in evidence.seeds if studies is None else studies:
+        frame = study.frame("attribution_queries")
+        size = frame["pictures"].isna() if pictures is None else frame["pictures"] == pictures
+        asked = {"scenario": scenario, "modules": modules, "centring": centring, "metric": metric}
+        chosen = frame[size & np.logical_and.reduce([frame[key] == value for key, value in asked.items()])]
+        wide.append(chosen.groupby("artist")["value"].mean())
+        chances.append(chosen["chance"].mean())
+    artists = sorted(set().union(*(each.index for each in wide)))
+    if not artists:
+        return None
+    cube = np.stack([each.reindex(artists).to_numpy(float) for each in wide])[None]
+    return Pooled([NAME], cube, np.array([np.nanmean(chances)]), evidence.confidence, [])
+
+
+def ways(evidence: Evidence) -> Iterator[list[str]]:
+    """Rows: a way to ask, mAP and R@1 of known artists, mAP of unseen ones."""
+    sizes = sorted({int(m) for s in evidence.seeds for m in s.frame("attribution_queries")["pictures"].dropna()})
+    for pictures in (None, *sizes):
+        for modules in (PLAIN, GRADIENT, CONSENSUS) if pictures is None else (PLAIN,):
+            for centring in CENTRINGS if pictures is None and modules == PLAIN else (BOTH,):
+                asked: dict[str, Any] = {"pictures": pictures, "modules": modules, "centring": centring}
+                found = [
+                    attributed(evidence, **asked),
+                    attributed(evidence, metric="R@1", **asked),
+                    attributed(evidence, scenario=WHOLE_UNSEEN, **asked),
+                ]
+                if found[0] is not None:
+                    many = "all of a query" if pictures is None else str(pictures)
+                    cells = ["" if each is None else str(each.score(NAME)) for each in found]
+                    yield [many, f"{modules}", centring, *cells]
+
+
+def alarms(evidence: Evidence) -> Iterator[list[str]]:
+    """Rows: how often any LoRA is found at ALPHA, with the artist's LoRAs there and without them."""
+    sizes = sorted({int(m) for s in evidence.seeds for m in s.frame("attribution_queries")["pictures"].dropna()})
+    for pictures in (None, *sizes):
+        there_, absent = (
+            attributed(evidence, scenario=scenario, pictures=pictures, metric=ALARM) for scenario in (WHOLE, ABSENT)
+        )
+        if there_ is not None and absent is not None:
+            many = "all of a query" if pictures is None else str(pictures)
+            yield [many, str(there_.score(NAME)), str(absent.score(NAME))]
+
+
+def worth_in_pictures(evidence: Evidence, descriptors: Sequence[str]) -> list[dict[str, Any]]:
+    """Where the gradient of so many training pictures finds as much as the LoRA trained on all of them, as
+    worth.pooled gives it; of the queries with most pictures."""
+    studies = []
+    for study in evidence.seeds:
+        frame = study.frame("attribution_queries")
+        asked = (frame["scenario"] == WHOLE) & (frame["modules"] == PLAIN) & (frame["centring"] == BOTH)
+        frame = frame[asked & (frame["metric"] == "mAP")]
+        plan = study_plan(evidence, study)
+        most = max(plan[lora] for lora in frame["lora"])
+        frame = frame[frame["lora"].map(plan) == most]
+        curve = frame.assign(pictures=frame["pictures"].fillna(most).astype(int), descriptor=NAME)
+        curve = curve[SCHEMAS["worth_queries"].names].drop_duplicates(["lora", "pictures"])
+        reference = worth.references(study.table("queries"), descriptors, evidence.view).to_pandas()
+        reference = reference[(reference["metric"] == "mAP") & reference["lora"].isin(set(curve["lora"]))]
+        studies.append(
+            (
+                pa.Table.from_pandas(curve, SCHEMAS["worth_queries"], preserve_index=False),
+                pa.Table.from_pandas(reference, SCHEMAS["queries"], preserve_index=False),
+            )
+        )
+    return worth.pooled(
+        studies, {}, {}, bootstrap=evidence.bootstrap, confidence=evidence.confidence, seed=evidence.seed
+    )
+
+
+def study_plan(evidence: Evidence, study: Study) -> dict[str, int]:
+    """LoRA → number of its training pictures; of a variant that shares the study's plan, the study's."""
+    for folder in (study.folder, evidence.study.folder):
+        path = folder / "plan.parquet"
+        if path.is_file():
+            rows = tables.read(path, "plan").select(["lora", "pictures"]).to_pylist()
+            return {row["lora"]: len(row["pictures"]) for row in rows}
+    return {}

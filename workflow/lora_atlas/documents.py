@@ -91,7 +91,7 @@ COLUMNS = {
     "null_high": "upper end of the values under permutation",
     "p": "share of permutations that reach the value, one-sided",
     "neighbours.p": "of an unrelated LoRA being as near, corrected for having looked at all",
-    "attributions.p": "of a picture of the base's own speaking as much for any LoRA, corrected for having looked at all",
+    "attributions.p": "of the base's own pictures speaking as much for any LoRA, corrected for having looked at all",
     "query.p": "of an unrelated LoRA being as near, corrected for having looked at all",
     "component": "self_attention, cross_attention, feed_forward …; all",
     "drift.component": "number of the principal component",

@@ -17,7 +17,11 @@ rule draw_charts:
         ablation=f"{RESULTS}/tables/ablation.parquet",
         drift=f"{RESULTS}/tables/drift.parquet",
         worth=[f"{RESULTS}/tables/worth.parquet"] * bool(SETTINGS),
-        code=code("atlas.charts", "atlas.evaluation"),
+        # Where the pictures of queries lie among the LoRAs, if the base was asked.
+        products=[f"{RESULTS}/attribution/products.safetensors"] * bool(BY_GRADIENT),
+        modules=[f"{RESULTS}/weights/modules/all.safetensors"] * bool(BY_GRADIENT),
+        plan=rules_of("plan"),
+        code=code("atlas.charts", "atlas.evaluation", "attribution.study"),
     output:
         **{chart: expand("{r}/charts/{c}.{f}", r=RESULTS, c=chart, f=["png", "svg"]) for chart in CHARTS},
     log:

@@ -6,6 +6,7 @@ with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.atlas import evaluation
     from lora_atlas.atlas.charts import comparison, save, thumbnail, weight_map
+    from lora_atlas.attribution.study import prominences
     from lora_atlas.descriptors import restored
     from lora_atlas.views import View
 
@@ -18,8 +19,12 @@ with job(snakemake):
     }
     described, view = restored(p.told["descriptors"]), View(**p.told["view"])
     headline = described[p.descriptor]
+    asked = None
+    if given.products:
+        asked = prominences(given.products[0], given.modules[0], tables.read(given.plan[0], "plan"))
+    embeddings = tables.read(given.embedding[0], "embeddings")
     charts = {
-        "weight_map": weight_map(tables.read(given.embedding[0], "embeddings"), headline, view, painters, seed=p.seed),
+        "weight_map": weight_map(embeddings, headline, view, painters, asked=asked, seed=p.seed),
         "comparison": comparison(read["retrieval"], read["clustering"]),
         "structure": evaluation.structure_matrix(read["structure"], described),
         "ablation": evaluation.ablation_chart(read["ablation"]),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lora_atlas import tables
-from lora_atlas.atlas.charts import artist_colours, comparison, save, thumbnail, weight_map
+from lora_atlas.atlas.charts import ALONE, artist_colours, comparison, save, thumbnail, weight_map
 from lora_atlas.descriptors import KINDS, Descriptor
 from lora_atlas.pictures.decode import encode_png
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
@@ -417,3 +417,20 @@ def test_artists_of_a_genre_share_a_hue():
 def test_colours_do_not_depend_on_the_order_of_rows():
     artists = frame([3, 2, 5])
     assert artist_colours(artists) == artist_colours(artists.sample(frac=1, random_state=0))
+
+
+def test_pictures_that_were_asked_about_are_stars_among_the_loras_that_they_speak_for():
+    """At the mean place of the four that stand out most, weighted by how far; in the colour of their artist."""
+    table = embeddings(ARTISTS)
+    loras = [row["lora"] for row in table.to_pylist() if row["split"] == "gallery"]
+    query = next(row["lora"] for row in table.to_pylist() if row["split"] == "query")
+    prominence = dict.fromkeys(loras, -1.0) | {loras[2]: 6.0, loras[4]: 2.0}
+    chart = weight_map(table, DELTA, HEADLINE, painters(ARTISTS), asked={query: prominence}, seed=3).to_dict()
+    rows = next(rows for rows in chart["datasets"].values() if "split" in rows[0])
+    place = {row["lora"]: np.array([row["x"], row["y"]]) for row in rows if row["split"] != ALONE}
+    (star,) = [row for row in rows if row["split"] == ALONE]
+    np.testing.assert_allclose([star["x"], star["y"]], 0.75 * place[loras[2]] + 0.25 * place[loras[4]], rtol=1e-5)
+    assert star["artist"] == query.split("/")[0]
+    assert f"{len(table)} LoRAs" in chart["hconcat"][0]["title"]["text"]
+    plain = weight_map(table, DELTA, HEADLINE, painters(ARTISTS), seed=3).to_dict()
+    assert ALONE not in str(plain)

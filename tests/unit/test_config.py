@@ -212,7 +212,7 @@ def test_an_unknown_key_names_the_nearest_right_one(key, nearest):
 
 def test_a_key_near_to_none_lists_those_that_there_are():
     (problem,) = problems({"plan.zzz": 1})
-    assert problem == "plan.zzz: no such key; there are mixtures, gallery, query"
+    assert problem == "plan.zzz: no such key; there are mixtures, content, gallery, query"
 
 
 @pytest.mark.parametrize(

@@ -39,5 +39,5 @@ def test_every_key_of_the_configuration_is_listed_with_its_default():
 
 def test_a_comment_that_goes_on_below_its_key_is_read_whole():
     page = documents.config_page()
-    assert "huggingface: a dataset · artbench: its CSV and folder · commons: categories of Wikimedia Commons |" in page
+    assert "huggingface: a dataset · artbench: its CSV and folder · commons: categories of Wikimedia Commons · " in page
     assert "learnt: fitted to the labels of other artists, an upper bound (delta alone) |" in page

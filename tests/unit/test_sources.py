@@ -1,5 +1,6 @@
 """Sources of pictures: layouts, ids, choices, and files that are not what they seem."""
 
+import json
 import os
 import subprocess
 import sys
@@ -196,6 +197,7 @@ def test_a_kept_row_holds_the_bytes_that_were_found(tmp_path):
         "height": 20,
         "source": "folder",
         "licence": None,
+        "subject": None,
         "status": "kept",
         "reason": None,
     }
@@ -421,6 +423,10 @@ OFFLINE = [name for name, source in SOURCES.items() if source.fetch is None and 
 def test_every_source_without_a_network_answers_all_questions(tmp_path, name):
     for artist in ("monet", "repin"):
         fill(tmp_path / artist, 3)
+    # The same folder is a package of icons.
+    drawings = {f"{n}": {"body": f'<circle cx="8" cy="8" r="{n + 2}"/>'} for n in range(3)}
+    (tmp_path / "icons.json").write_text(json.dumps({"prefix": "round", "icons": drawings}))
+    (tmp_path / "info.json").write_text(json.dumps({"prefix": "round", "total": 3}))
     asked, folder = FOLDER | {"min_side": 16} | SAID[name], str(tmp_path)
     there, numbers, found = artists(asked, folder), count(asked, folder), digests(asked, folder)
     assert there and set(there) == set(numbers) == set(found) and all(number > 0 for number in numbers.values())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lora_atlas import tables
 from lora_atlas.seeds import derive_seed
-from lora_atlas.study import StudyError, lora_ids, needed, packs, plan, too_few, usable
+from lora_atlas.study import StudyError, lora_ids, needed, packs, plan, subjects, too_few, usable
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
 DEMO = {"gallery": [8, 8, 8, 4], "query": [8, 3]}
@@ -129,7 +129,7 @@ def listed(pictures: list[tuple[str, str | None]], refused: list[str] = ()) -> p
         [
             {
                 "picture": picture, "artist": "ada", "genre": None, "width": 1, "height": 1, "source": "s",
-                "image": {"bytes": b"", "path": name}, "licence": None, "reason": None,
+                "image": {"bytes": b"", "path": name}, "licence": None, "subject": None, "reason": None,
                 "status": "refused" if picture in refused else "kept",
             }
             for picture, name in pictures
@@ -337,3 +337,68 @@ def test_mixtures_go_by_the_given_order_and_not_by_hashes():
         found.append([row | {"pictures": [place[picture] for picture in row["pictures"]]} for row in rows])
     assert found[0] == found[1]
     assert all(row["pictures"] == sorted(row["pictures"]) for row in found[0])
+
+
+# --- subjects
+
+HOUSES = {f"house{h}": [f"house{h}-{n:02}" for n in range(40)] for h in range(6)}
+SHOWN = {picture: picture.split("-")[1] for pictures in HOUSES.values() for picture in pictures}
+OF_HOUSES = {"gallery": [6, 6], "query": [5]}
+
+
+def subjects_of(rows, split, houses=HOUSES) -> dict[str, set[str]]:
+    found = {house: set() for house in houses}
+    for row in rows:
+        if row["split"] == split:
+            found[row["artist"]] |= {SHOWN.get(picture, picture) for picture in row["pictures"]}
+    return found
+
+
+def with_content(content, houses=HOUSES, seed=0, sizes=OF_HOUSES):
+    return plan(houses, dict.fromkeys(houses), {**sizes, "content": content}, seed, SHOWN)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_disjoint_no_subject_of_any_gallery_is_one_of_any_query(seed):
+    rows = with_content("disjoint", seed=seed)
+    gallery, query = (set.union(*subjects_of(rows, split).values()) for split in ("gallery", "query"))
+    assert gallery and query and not gallery & query
+    assert [len(row["pictures"]) for row in rows] == [6, 6, 5] * 6
+    # An artist chooses among the subjects of a side by itself.
+    assert len({tuple(sorted(each)) for each in subjects_of(rows, "query").values()}) > 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shared_a_query_s_subjects_are_other_artists_gallery_s_and_never_its_own(seed):
+    rows = with_content("shared", seed=seed)
+    gallery, query = subjects_of(rows, "gallery"), subjects_of(rows, "query")
+    for house, asked in query.items():
+        assert not asked & gallery[house]
+        others = [other for other in HOUSES if asked <= gallery[other]]
+        assert len(others) == 3  # the half of the houses that is turned round
+    assert len({tuple(sorted(each)) for each in query.values()}) == 2
+
+
+def test_free_subjects_play_no_part():
+    plain = plan(HOUSES, dict.fromkeys(HOUSES), OF_HOUSES, 0)
+    assert with_content("free") == plain
+
+
+def test_pictures_without_a_subject_are_subjects_of_their_own():
+    houses = {"ada": [f"a{n}" for n in range(40)], "bob": [f"b{n}" for n in range(40)]}
+    rows = plan(houses, dict.fromkeys(houses), {**OF_HOUSES, "content": "disjoint"}, 0)
+    assert not used(side(rows, "gallery")).keys() & used(side(rows, "query")).keys()
+
+
+def test_a_side_that_is_too_small_once_subjects_are_apart_is_named():
+    """Forty pictures of one subject have one side."""
+    houses = {**HOUSES, "mono": [f"mono-{n}" for n in range(40)]}
+    shown = {**SHOWN, **dict.fromkeys(houses["mono"], "cat")}
+    with pytest.raises(StudyError, match=r"plan\.content disjoint: too few .*: mono \(0 for its (gallery|query) LoRAs"):
+        plan(houses, dict.fromkeys(houses), {**OF_HOUSES, "content": "disjoint"}, 0, shown)
+
+
+def test_subjects_are_those_of_kept_pictures_whose_source_says_them():
+    rows = listed([("a", "a.png"), ("b", "b.png"), ("c", "c.png")], ["b"]).to_pylist()
+    rows[0]["subject"] = rows[1]["subject"] = "cat"
+    assert subjects([tables.table("pictures", rows)]) == {"a": "cat"}

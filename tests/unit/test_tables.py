@@ -185,7 +185,7 @@ def test_a_table_of_other_columns_is_not_written(tmp_path):
         table("plan", [PLAN]),
     ]
     for other in others:
-        with pytest.raises(TableError, match=r"t\.parquet: columns .* are not those of table 'training_log'"):
+        with pytest.raises(TableError, match=r"t\.parquet: columns are not those of table 'training_log'"):
             write(tmp_path / "t.parquet", "training_log", other)
     assert list(tmp_path.iterdir()) == []
 
@@ -473,7 +473,7 @@ def test_a_table_whose_columns_are_not_those_of_its_name_is_refused(tmp_path):
         whole.set_column(2, "loss", pa.nulls(2)),
     ):
         pq.write_table(other.replace_schema_metadata(header), tmp_path / "t.parquet")
-        with pytest.raises(TableError, match=r"(?s)t\.parquet: columns .*are not those of table 'training_log'"):
+        with pytest.raises(TableError, match=r"(?s)t\.parquet: columns are not those of table 'training_log'"):
             read(tmp_path / "t.parquet", "training_log")
 
 

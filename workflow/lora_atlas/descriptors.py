@@ -76,9 +76,11 @@ class Descriptor:
     def label(self) -> str:
         """The same in words, for charts and pages."""
         if self.control:
-            return {"norm": "norm of the update", "set_size": "size of the training set"}.get(
-                self.control, self.control.replace("_", " ")
-            )
+            return {
+                "norm": "norm of the update",
+                "set_size": "size of the training set",
+                "content": "what is depicted",
+            }.get(self.control, self.control.replace("_", " "))
         if self.kernel:
             assert self.modules is not None  # a kernel comes with them
             what = _KERNELS_IN_WORDS.get(self.kernel, f"kernel {self.kernel}")

@@ -28,6 +28,7 @@ COLUMNS = {
     "width": "pixels, of the original",
     "height": "pixels, of the original",
     "source": "where it came from",
+    "subject": "what it shows, where the source says so; one spelling for all artists",
     "licence": "licence, as the source says it",
     "status": "kept or refused",
     "loras.status": "imported or refused",

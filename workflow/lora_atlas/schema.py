@@ -18,6 +18,7 @@ from .features.extract import EXTRACTORS
 from .loras.names import BLOCKS, COMPONENTS
 from .metrics.ranking import DISTANCES
 from .pictures.sources import SOURCES
+from .study import CONTENTS
 from .views import BASES
 from .weights.gram import KERNELS
 
@@ -27,6 +28,7 @@ OTHER = "other"  # what names.component and names.block say of a module that the
 
 REGISTRIES: dict[str, list[str]] = {
     "sources": list(SOURCES),
+    "contents": list(CONTENTS),
     "targets": list(TARGETS),
     "libraries": [*EXTRACTORS, BY_GRADIENT],
     "kernels": list(KERNELS),

@@ -45,10 +45,25 @@ class Pictures(Section):
     dataset: Mapping[str, Any] | None
     categories: Mapping[str, Mapping[str, Any]] | None
     api: str | None
+    icons: Mapping[str, Any] | None
     archive: Mapping[str, str] | None
     contact: str | None
     store: str
     private_network: bool
+
+
+@dataclass(frozen=True)
+class Icons(Section):
+    """Section "pictures.icons": which drawings of icon families are used, and how they are rendered."""
+
+    size: int = 64
+    ground: str = "#ffffff"
+    ink: str = "#404040"
+    grey: bool = False
+    palette: bool | None = None
+    categories: Sequence[str] | None = None
+    licences: Sequence[str] | None = None
+    flags: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The plan of a study: which pictures each LoRA is trained on, and on which side of the split it stands."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .seeds import derive_seed
+
+FREE, SHARED, DISJOINT = CONTENTS = "free", "shared", "disjoint"  # what subjects have to do with the split
 
 
 class StudyError(ValueError):
@@ -39,6 +41,16 @@ def require(counts: Mapping[str, int], plan: Mapping[str, Any], when: str) -> No
         raise StudyError(f"{when}:\n{problems[0]}")
 
 
+def subjects(pictures: Iterable[pa.Table]) -> dict[str, str]:
+    """Picture → what it shows, of the kept pictures whose source says it."""
+    return {
+        row["picture"]: row["subject"]
+        for table in pictures
+        for row in table.select(["picture", "subject", "status"]).to_pylist()
+        if row["status"] == "kept" and row["subject"]
+    }
+
+
 def lora_ids(artist: str, plan: Mapping[str, Any]) -> list[str]:
     """Ids of an artist's LoRAs: the gallery's, then the queries'."""
     return [f"{artist}/{number}" for number in lora_numbers(plan)]
@@ -66,7 +78,11 @@ def usable(pictures: pa.Table, alike: Collection[str]) -> list[str]:
 
 
 def plan(
-    kept: Mapping[str, Sequence[str]], genres: Mapping[str, str | None], settings: Mapping[str, Any], seed: int
+    kept: Mapping[str, Sequence[str]],
+    genres: Mapping[str, str | None],
+    settings: Mapping[str, Any],
+    seed: int,
+    shown: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of the table "plan" for artists and their kept picture ids, which are split in the order that they come in
     (`usable` gives it by name); raises StudyError where they are too few.
@@ -76,13 +92,23 @@ def plan(
     `overlap` is the largest share of a LoRA's pictures that another LoRA of its side also has. An artist's rows do
     not depend on the other artists.
 
+    `shown`: picture → its subject, for ``settings["content"]``. "free": subjects play no part. "disjoint": no subject
+    of any artist's gallery is one of any query. "shared": half of the artists have their galleries on one half of the
+    subjects and their queries on the other, the rest the reverse, all in one order: a query's subjects are those of
+    other artists' galleries, and never of its own. A picture without a subject is a subject of its own.
+
     With ``settings["mixtures"]``, a control, each side's pictures of all artists are shuffled and assigned at random:
     LoRAs of an "artist" then have nothing in common but chance, and nothing distinguishes them. They have no genre.
     """
     found = {artist: len(pictures) for artist, pictures in kept.items()}
     require(found, settings, "after refusing pictures that cannot be used (see the reasons in the pictures tables)")
     rngs = {artist: np.random.Generator(np.random.PCG64(derive_seed("plan", seed, artist))) for artist in kept}
-    sides = {artist: _sides(pictures, settings, rngs[artist]) for artist, pictures in kept.items()}
+    content = settings.get("content", FREE)
+    if content == FREE:
+        sides = {artist: _sides(pictures, settings, rngs[artist]) for artist, pictures in kept.items()}
+    else:
+        sides = _by_subject(kept, settings, shown or {}, content, seed)
+        _require_sides(sides, settings)
     if settings.get("mixtures"):
         sides, genres = _mixed(sides, seed), dict.fromkeys(kept)
     everybody = [picture for pictures in kept.values() for picture in pictures]
@@ -92,7 +118,7 @@ def plan(
         place = {picture: i for i, picture in enumerate(known)}
         ids = iter(lora_ids(artist, settings))
         for split, side in sides[artist].items():
-            subsets = _subsets(side, settings[split], rng)
+            subsets = _subsets(side, settings[split], None if content == SHARED else rng)
             for number, subset in enumerate(subsets):
                 others = [set(s) for i, s in enumerate(subsets) if i != number]
                 lora = next(ids)
@@ -117,6 +143,39 @@ def _sides(pictures: Sequence[str], settings: Mapping[str, Any], rng: np.random.
     return {"gallery": shuffled[:cut], "query": shuffled[cut:]}
 
 
+def _by_subject(
+    kept: Mapping[str, Sequence[str]], settings: Mapping[str, Any], shown: Mapping[str, str], content: str, seed: int
+) -> dict[str, dict[str, list[str]]]:
+    """Sides whose subjects are apart, in an order of subjects that all artists have in common."""
+    gallery, query = sum(settings["gallery"]), sum(settings["query"])
+    share = 0.5 if content == SHARED else gallery / (gallery + query)
+    turned = sorted(kept, key=lambda artist: derive_seed("plan", "content", seed, artist))
+    sides = {}
+    for artist, pictures in kept.items():
+        place = {p: derive_seed("plan", "subject", seed, shown.get(p, p)) for p in pictures}
+        order = sorted(pictures, key=place.__getitem__)
+        low, high = ([p for p in order if (place[p] < share * 2**63) == first] for first in (True, False))
+        if content == SHARED and turned.index(artist) % 2:
+            low, high = high, low
+        sides[artist] = {"gallery": low, "query": high}
+    return sides
+
+
+def _require_sides(sides: Mapping[str, Mapping[str, Sequence[str]]], settings: Mapping[str, Any]) -> None:
+    """Raise StudyError that names all artists with too few pictures on a side."""
+    short = [
+        f"{artist} ({len(pictures)} for its {split} LoRAs of {max(settings[split])})"
+        for artist, side in sorted(sides.items())
+        for split, pictures in side.items()
+        if len(pictures) < max(settings[split])
+    ]
+    if short:
+        raise StudyError(
+            f"plan.content {settings['content']}: too few pictures on a side once subjects are apart: "
+            f"{', '.join(short)}; add pictures, lower plan.gallery and plan.query, or write plan.content: free"
+        )
+
+
 def _mixed(sides: Mapping[str, Mapping[str, Sequence[str]]], seed: int) -> dict[str, dict[str, list[str]]]:
     """The same sides with pictures assigned at random among the artists; everybody has as many as before."""
     mixed: dict[str, dict[str, list[str]]] = {artist: {} for artist in sides}
@@ -137,15 +196,15 @@ def _cut(count: int, settings: Mapping[str, Any]) -> int:
     return min(max(share, max(settings["gallery"])), count - max(settings["query"]))
 
 
-def _subsets(side: Sequence[str], sizes: Sequence[int], rng: np.random.Generator) -> list[list[str]]:
-    """One subset a size, taken in turn from shuffled rounds through `side`."""
+def _subsets(side: Sequence[str], sizes: Sequence[int], rng: np.random.Generator | None) -> list[list[str]]:
+    """One subset a size, taken in turn from rounds through `side`: shuffled, or without a generator in its order."""
     waiting: list[str] = []
     subsets = []
     for size in sizes:
         subset: list[str] = []
         while len(subset) < size:
             if not any(p not in subset for p in waiting):
-                waiting += [str(p) for p in rng.permutation(list(side))]
+                waiting += [str(p) for p in (list(side) if rng is None else rng.permutation(list(side)))]
             picked = next(p for p in waiting if p not in subset)
             waiting.remove(picked)
             subset.append(picked)

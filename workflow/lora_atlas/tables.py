@@ -55,6 +55,7 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         ("height", _whole, "optional"),
         ("source", _text),
         ("licence", _text, "optional"),
+        ("subject", _text, "optional"),
         ("status", _text),
         ("reason", _text, "optional"),
     ),
@@ -442,8 +443,12 @@ def read(path: str | Path, name: str) -> pa.Table:
             f"{header.get('version')}; delete it and rerun its stage"
         )
     if not found.schema.equals(SCHEMAS[name]):
+        have, wanted = set(found.schema.names), set(SCHEMAS[name].names)
+        odd = [f"lacks {', '.join(sorted(wanted - have))}"] * bool(wanted - have)
+        odd += [f"has {', '.join(sorted(have - wanted))}"] * bool(have - wanted)
         raise TableError(
-            f"{path}: columns {found.schema} are not those of table {name!r}; delete it and rerun its stage"
+            f"{path}: columns are not those of table {name!r}: it {' and '.join(odd) or 'has other types'}; it is of "
+            "another version of this project: delete it and rerun its stage"
         )
     return found
 

@@ -42,7 +42,8 @@ if CONTROL_DESCRIPTORS:
         input:
             loras=rules_of("loras"),
             plan=f"{HOME['plan']}/plan.parquet",
-            code=code("embeddings.describe", "weights.spectrum"),
+            pictures=rules_of("pictures") if "content" in config["weights"]["controls"] else [],
+            code=code("embeddings.describe", "weights.spectrum", "study"),
         output:
             embeddings_of(CONTROL_DESCRIPTORS),
         log:

@@ -6,6 +6,7 @@ with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.embeddings.describe import embed_controls
     from lora_atlas.sections import Embedding
+    from lora_atlas.study import subjects
     from lora_atlas.weights.spectrum import spectra
 
     p = snakemake.params
@@ -15,6 +16,7 @@ with job(snakemake):
         tables.read(snakemake.input.plan, "plan"),
         p.controls,
         Embedding(**p.embedding),
+        shown=subjects(tables.read(path, "pictures") for path in snakemake.input.pictures),
         seed=p.seed,
         outputs=dict(zip(p.controls, snakemake.output, strict=True)),
     )

@@ -63,7 +63,7 @@ def painters(artists: dict[str, str | None]) -> dict[str, str]:
 
 
 def pictures(seeds: list[int], artist: str = "monet", refused: int = 1) -> pa.Table:
-    common = {"artist": artist, "genre": None, "source": "test", "licence": None}
+    common = {"artist": artist, "genre": None, "source": "test", "licence": None, "subject": None}
     bad = {"picture": "0" * 64, "image": None, "width": None, "height": None, "status": "refused", "reason": "empty"}
     rows = [common | bad] * refused
     for seed in seeds:

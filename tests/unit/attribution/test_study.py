@@ -171,7 +171,8 @@ def test_measured_pictures_have_products_and_features(case, tmp_path):
     kept = [
         {
             "picture": name, "artist": name[:-1], "genre": None, "image": {"bytes": encode_png(x), "path": name},
-            "width": 64, "height": 64, "source": "test", "licence": None, "status": "kept", "reason": None,
+            "width": 64, "height": 64, "source": "test", "licence": None, "subject": None,
+            "status": "kept", "reason": None,
         }
         for name, x in shown.items()
     ]  # fmt: skip

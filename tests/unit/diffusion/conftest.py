@@ -174,6 +174,7 @@ def _pictures(sizes) -> list[dict]:
                 "height": height,
                 "source": "test",
                 "licence": None,
+                "subject": None,
                 "status": "kept",
                 "reason": None,
             }

@@ -532,6 +532,23 @@ def test_controls_are_norms_spectra_and_sizes_of_sets(tmp_path):
     assert places["norm"] == places["spectrum"] == places["set_size"]
 
 
+def test_what_is_depicted_is_the_subjects_of_the_pictures(tmp_path):
+    """Cosines of counts of subjects; pictures without one say nothing."""
+    rows = make_plan().to_pylist()
+    rows = [row | {"pictures": [f"{row['lora']}-{i}" for i in range(3)]} for row in rows]
+    rng = np.random.default_rng(0)
+    shown = {p: str(rng.integers(4)) for row in rows for p in row["pictures"][:2]}
+    plan, path = tables.table("plan", rows), tmp_path / "content.parquet"
+    ones = np.ones((len(plan), 1, 1))
+    embed_controls(ones, plan, ["content"], EMBEDDING, shown=shown, seed=0, outputs={"content": path})
+    counts = np.array([[sum(shown.get(p) == str(k) for p in row["pictures"]) for k in range(4)] for row in rows], float)
+    counts /= np.linalg.norm(counts, axis=1, keepdims=True)
+    X = vectors(path, WHOLE)
+    np.testing.assert_allclose(X @ X.T, counts @ counts.T, atol=1e-5)
+    embed_controls(ones, plan, ["content"], EMBEDDING, seed=0, outputs={"content": path})
+    knows_nothing(path, "content", plan)
+
+
 def test_the_size_of_a_set_tells_loras_apart_where_sizes_differ(tmp_path):
     rows = make_plan().to_pylist()
     rows = [row | {"pictures": [f"{row['lora']}-{i}" for i in range(1 + n % 3)]} for n, row in enumerate(rows)]

@@ -28,7 +28,15 @@ def array(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
 
 def write_pictures(path: Path, artist: str, seeds: list[int], refused: int = 1, **changes) -> list[bytes]:
     data = [encode_png(array(seed)) for seed in seeds]
-    empty = {"artist": artist, "genre": None, "width": None, "height": None, "source": "folder", "licence": None}
+    empty = {
+        "artist": artist,
+        "genre": None,
+        "width": None,
+        "height": None,
+        "source": "folder",
+        "licence": None,
+        "subject": None,
+    }
     rows = [
         empty
         | {"picture": sha256(d).hexdigest(), "image": {"bytes": d, "path": "x"}, "status": "kept", "reason": None}

@@ -43,6 +43,7 @@ def row(image: Image.Image, artist: str = "monet", **options) -> dict:
         "height": image.height,
         "source": "folder",
         "licence": None,
+        "subject": None,
         "status": "kept",
         "reason": None,
     }

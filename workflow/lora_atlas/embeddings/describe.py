@@ -6,7 +6,8 @@ then the mean of its pictures' unit vectors, and the Gram matrix of those means 
 dimensions, the same calibrations, so no descriptor has an advantage of budget; and all go without any basis, too.
 
 Controls of the weights: ``norm``, the logarithm of ‖ΔW‖; ``spectrum``, the singular values of all modules at norm one,
-which say how strongly each module was changed and not how; ``set_size``, the number of training pictures.
+which say how strongly each module was changed and not how; ``set_size``, the number of training pictures; ``content``,
+the subjects of the training pictures, where their source knows any.
 
 A descriptor by which the gallery's LoRAs cannot be distinguished knows nothing: its vectors are zero, and its scores
 are at the chance level.
@@ -31,13 +32,17 @@ from ..weights.products import combine, normalise
 from ..weights.weighting import Product, WeightingError, fixed, product
 from .components import AlikeError, embed, halves, together, unseen, whole
 
-# Controls that need no picture: name → rows (N, d) of the singular values (N, modules, r) and the plan.
-WEIGHT_CONTROLS: dict[str, Callable[[np.ndarray, pa.Table], np.ndarray]] = {
-    "norm": lambda spectra, plan: np.log(np.sqrt(np.square(spectra).sum((1, 2))).clip(1e-12))[:, None],
-    "spectrum": lambda spectra, plan: (
+# Controls that need no picture: name → rows (N, d) of the singular values (N, modules, r), the plan, and what pictures
+# show (picture → subject).
+WEIGHT_CONTROLS: dict[str, Callable[[np.ndarray, pa.Table, Mapping[str, str]], np.ndarray]] = {
+    "norm": lambda spectra, plan, shown: np.log(np.sqrt(np.square(spectra).sum((1, 2))).clip(1e-12))[:, None],
+    "spectrum": lambda spectra, plan, shown: (
         spectra.reshape(len(spectra), -1) / np.sqrt(np.square(spectra).sum((1, 2))).clip(1e-12)[:, None]
     ),
-    "set_size": lambda spectra, plan: np.log([len(pictures) for pictures in plan["pictures"].to_pylist()])[:, None],
+    "set_size": lambda spectra, plan, shown: np.log([len(pictures) for pictures in plan["pictures"].to_pylist()])[
+        :, None
+    ],
+    "content": lambda spectra, plan, shown: _subjects(plan, shown),
 }
 FEWEST_ARTISTS = 4  # below, half of the artists say nothing of the others
 
@@ -123,14 +128,25 @@ def embed_controls(
     controls: Sequence[str],
     embedding: Embedding,
     *,
+    shown: Mapping[str, str] | None = None,
     seed: int,
     outputs: Mapping[str, str | Path],
 ) -> None:
     """Write the embeddings of controls of the weights; `spectra`: singular values (N, modules, r) of the plan's
-    LoRAs."""
+    LoRAs, `shown`: picture → subject."""
     for name in controls:
-        X = WEIGHT_CONTROLS[name](spectra, plan)
+        X = WEIGHT_CONTROLS[name](spectra, plan, shown or {})
         _write(outputs[name], name, fixed(X @ X.T), plan, embedding, seed)
+
+
+def _subjects(plan: pa.Table, shown: Mapping[str, str]) -> np.ndarray:
+    """How often each subject is among a LoRA's training pictures, rows at norm one; zero where no subject is known."""
+    sets = [[shown[p] for p in pictures if p in shown] for pictures in plan["pictures"].to_pylist()]
+    place = {subject: i for i, subject in enumerate(sorted({subject for each in sets for subject in each}))}
+    X = np.zeros((len(sets), max(len(place), 1)))
+    for row, each in zip(X, sets, strict=True):
+        np.add.at(row, [place[subject] for subject in each], 1.0)
+    return X / np.linalg.norm(X, axis=1, keepdims=True).clip(1e-12)
 
 
 def inner_products(

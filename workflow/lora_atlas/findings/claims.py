@@ -204,6 +204,8 @@ def _gradient(evidence: Evidence) -> Iterator[Claim]:
     pictures on both sides."""
     if not gradient.there(evidence):
         return
+    # Models that look at pictures, generated ones too: not the base, whose gradient this is.
+    looking = {each.extractor for each in evidence.described.values() if each.kind == ACROSS}
     for unseen in (False, True) if asked_unseen(evidence) else (False,):
         one = gradient.attributed(evidence, scenario=WHOLE_UNSEEN if unseen else WHOLE)
         if one is None:
@@ -211,7 +213,11 @@ def _gradient(evidence: Evidence) -> Iterator[Claim]:
         rivals = [(name, evidence.view, f"the LoRA that was trained on them (`{name}`)")
                   for name in speakers(evidence, pooled(evidence, unseen=unseen))[:1]]  # fmt: skip
         for kind, what in ((ACROSS, "generated pictures of the LoRAs"), (TRAINING, "training pictures on both sides")):
-            every = best_settings(evidence, unseen=unseen, kinds=(kind,))
+            every = [
+                (other, view)
+                for other, view in best_settings(evidence, unseen=unseen, kinds=(kind,))
+                if evidence.described[other].extractor in looking
+            ]
             for other, view in sorted(every, key=lambda pair: -_own(evidence, *pair, unseen=unseen))[:1]:
                 seen = evidence.described[other].extractor
                 rivals.append(

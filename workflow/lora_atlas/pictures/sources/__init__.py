@@ -23,7 +23,7 @@ from typing import Any
 
 from ...sections import Pictures
 from ...study import require
-from . import artbench, commons, folder, huggingface, manifest, once, synthetic
+from . import artbench, commons, folder, huggingface, iconify, manifest, once, synthetic
 from .listing import Source, SourceError, names_of, slug
 
 __all__ = [
@@ -110,6 +110,7 @@ SOURCES: dict[str, Source] = {
     "folder": folder.SOURCE,
     "manifest": manifest.SOURCE,
     "huggingface": huggingface.SOURCE,
+    "iconify": iconify.SOURCE,
     "artbench": artbench.SOURCE,
     "commons": commons.SOURCE,
 }

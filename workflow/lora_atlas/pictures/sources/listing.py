@@ -111,6 +111,7 @@ def row(
         "height": None,
         "source": source,
         "licence": licence,
+        "subject": None,
         "status": "refused",
         "reason": None,
     }
@@ -132,7 +133,8 @@ def judged(found: dict[str, Any], first: dict[str, str], pictures: Pictures) -> 
                 raise PictureError("too small", f"{inner.width} × {inner.height} pixels within its margins")
             if inner.size != image.size:  # the picture is now another one, and so is its id
                 image, data = inner, encode_png(to_array(inner))
-                found = row(data, label, *(found[key] for key in ("artist", "genre", "source", "licence")))
+                kept = {"subject": found["subject"]}
+                found = row(data, label, *(found[key] for key in ("artist", "genre", "source", "licence"))) | kept
     except PictureError as error:
         return found | {"image": None, "reason": str(error)}
     return found | {"width": image.width, "height": image.height, "status": "kept"}

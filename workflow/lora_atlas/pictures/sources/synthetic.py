@@ -60,7 +60,7 @@ def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | N
                 f"the painter {artist} painted {content!r} twice alike: its seeds do not reach the picture"
             )
         seen.add(found["picture"])
-        rows.append(found | {"width": side, "height": side, "status": "kept"})
+        rows.append(found | {"width": side, "height": side, "status": "kept", "subject": slug(content)})
     return rows
 
 

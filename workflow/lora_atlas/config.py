@@ -214,7 +214,8 @@ def _extractor_problems(config: Mapping[str, Any]) -> Iterator[str]:
             if not Path(weights).exists():
                 yield f"extractors.{name}: there is no {weights!r}; of a hub write 'hf-hub:owner/name'"
         elif "/" in model and not model.startswith("hf-hub:") and not Path(model).is_dir():
-            yield f"extractors.{name}.model: there is no folder {model!r}; of a hub write 'hf-hub:owner/name'"
+            fetched = "; `make extras` fetches it" if "extras/" in model else "; of a hub write 'hf-hub:owner/name'"
+            yield f"extractors.{name}.model: there is no folder {model!r}{fetched}"
 
 
 def _gradient_problems(config: Mapping[str, Any], name: str) -> Iterator[str]:

@@ -24,7 +24,7 @@ from ...labels import printable
 from ...sections import Icons, Pictures
 from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, row, slug, unknown, wanted
 
-LAYOUT = """expected one of
+LAYOUT = """`make extras` puts all families into results/extras/iconify; expected one of
     {folder}/json/twemoji.json and {folder}/collections.json    (npm pack @iconify/json, unpacked)
     {folder}/icons.json and {folder}/info.json                  (one family: npm pack @iconify-json/twemoji)
     {folder}/twemoji/icons.json, …                              (several: node_modules/@iconify-json)"""

@@ -331,6 +331,95 @@ def test_a_configuration_in_the_header_holds_the_scale_of_its_model(make, tmp_pa
             read_lora(path)
 
 
+@pytest.mark.parametrize(
+    ("header", "scale"),
+    [
+        ({"alpha": "1", "rank": "2"}, 0.5),
+        ({"lora_alpha": "8", "r": "2"}, 4),
+        ({"unet.lora_alpha": "8"}, 4),
+        ({"transformer.lora_alpha": "8"}, 1),  # of another model
+        ({"ss_network_alpha": "4.0", "ss_network_dim": "2"}, 2),
+        ({"ss_network_alpha": "None"}, 1),
+        ({"lora_alpha": "0"}, 0),  # as PEFT has it: nothing
+    ],
+    ids=str,
+)
+def test_an_alpha_that_stands_in_the_header_alone_is_the_scale(make, tmp_path, header, scale):
+    """huggingface/diffusers#14408, Comfy-Org/ComfyUI#15830: α in the metadata, none among the tensors."""
+    path = make.lora(tmp_path / "x.safetensors", {Q: (5, 3)}, 0)
+    plain = read_lora(path).updates[Q]
+    near(dense(read_lora(make.store(path, load_file(path), header)).updates[Q]), scale * dense(plain))
+
+
+def test_an_alpha_among_the_tensors_is_the_scale_whatever_the_header_says(make, tmp_path):
+    path = make.lora(tmp_path / "x.safetensors", {Q: (5, 3)}, 0)
+    plain, tensors = read_lora(path).updates[Q], load_file(path)
+    tensors[f"{Q}.alpha"] = np.array(1.0, np.float32)
+    near(dense(read_lora(make.store(path, tensors, {"ss_network_alpha": "8"})).updates[Q]), 0.5 * dense(plain))
+
+
+@pytest.mark.parametrize("value", ["many", "nan", "-1", "1e9"])
+def test_an_alpha_of_the_header_that_is_no_sound_number_is_refused(make, tmp_path, value):
+    path = make.lora(tmp_path / "x.safetensors", {Q: (5, 3)}, 0)
+    with pytest.raises(LoraFileError, match="lora_alpha is no number|no sound number"):
+        read_lora(make.store(path, load_file(path), {"lora_alpha": value}))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"init_lora_weights": "pissa"}, "began as a part of the base's own weights"),
+        ({"init_lora_weights": "pissa_niter_16"}, "began as a part of the base's own weights"),
+        ({"init_lora_weights": "olora"}, "path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "corda"}, "began as a part of the base's own weights"),
+        ({"init_lora_weights": "loftq"}, "began as a part of the base's own weights"),
+        ({"target_parameters": ["experts.w"]}, "several experts"),
+        ({"use_bdlora": {"nblocks": 2}}, "block-diagonal"),
+    ],
+    ids=str,
+)
+def test_what_is_no_change_of_the_base_by_itself_is_refused_by_its_configuration(make, tmp_path, said, reason):
+    """huggingface/peft#1929: unconverted, A and B hold the base's first singular directions."""
+    path = make.lora(tmp_path / "adapter_model.safetensors", {Q: (5, 3)}, 0)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 2} | said))
+    with pytest.raises(LoraFileError, match=reason):
+        read_lora(tmp_path)
+    (tmp_path / "adapter_config.json").unlink()
+    header = {f"unet.{key}": value for key, value in ({"r": 2, "lora_alpha": 2} | said).items()}
+    make.store(path, load_file(path), {"lora_adapter_metadata": json.dumps(header)})
+    with pytest.raises(LoraFileError, match=reason):
+        read_lora(path)
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal", "eva"])
+def test_starts_that_leave_the_base_alone_are_read(make, tmp_path, start):
+    make.lora(tmp_path / "adapter_model.safetensors", {Q: (5, 3)}, 0)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 2, "init_lora_weights": start}))
+    assert set(read_lora(tmp_path).updates) == {Q}
+
+
+def test_a_pattern_with_an_anchor_is_of_the_beginning_of_the_name(make, tmp_path):
+    """PEFT matches (.*\\.)?(KEY)$: "^to_q" is a module of that very name and no other; KEY is also of inner ones."""
+    path = make.lora(tmp_path / "adapter_model.safetensors", {Q: (5, 3)}, 0)
+    plain = read_lora(path).updates[Q]
+    name = Q.removeprefix("unet.")
+    for pattern, scale in (("to_q", 4), ("^to_q", 1), (f"^{name}", 4), (name, 4), (f"^{name.split('.', 1)[1]}", 1)):
+        said = {"r": 2, "lora_alpha": 2, "alpha_pattern": {pattern: 8}}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(said))
+        near(dense(read_lora(tmp_path).updates[Q]), scale * dense(plain))
+
+
+def test_patterns_are_of_the_names_that_the_file_itself_has(make, tmp_path):
+    """A PEFT folder of a model in its authors' names: the pattern says those, and not ours."""
+    theirs = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+    path = make.lora(tmp_path / "adapter_model.safetensors", {f"base_model.model.{theirs}": (320, 320)}, 0)
+    (module, plain), *none = read_lora(path).updates.items()
+    assert module != theirs and not none
+    said = {"r": 2, "lora_alpha": 2, "alpha_pattern": {f"^{theirs}": 8}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(said))
+    near(dense(read_lora(tmp_path).updates[module]), 4 * dense(plain))
+
+
 # --- what is no update by itself
 
 

@@ -50,6 +50,11 @@ _FOREIGN = (  # what else is met, and why it cannot be an update by itself
     (r".+\.(on_input|ia3_l.*)", "IA³ scales the base's weights: the update needs the base"),
     (r".+\.vera_.*", "VeRA's matrices are not in the file"),
 )
+# Where a header may state α: diffusers' JSON, or a number by itself.
+_HEADER_SCALES = {"lora_adapter_metadata", "ss_network_alpha"} | {
+    f"{model}{name}" for model in ("", "transformer.", "unet.", "text_encoder.") for name in ("lora_alpha", "alpha")
+}
+_OUT_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # of PEFT's init_lora_weights
 _WAY = {"down": "A", "up": "B"}
 
 
@@ -95,7 +100,7 @@ def layout(container: Container, config: Mapping[str, Any] | None = None) -> Lay
 
     `config`: the adapter_config.json beside the file, where there is one.
     """
-    if config is None and not container.metadata.get("lora_adapter_metadata"):
+    if config is None and not _HEADER_SCALES & set(container.metadata):
         tokens = tuple(key for key in container.entries if container.metadata.get(key) == "<embed>")
         found, wrong = _alike(tuple((key, entry.shape) for key, entry in container.entries.items()), tokens)
     else:
@@ -210,12 +215,12 @@ def _named_models(specs: Mapping[str, Spec]) -> dict[str, Spec]:
 
 
 def _scales(container: Container, config: Mapping[str, Any] | None) -> Mapping[str, Mapping[str, Any]]:
-    """Model ("" for a PEFT folder) → its PEFT configuration."""
+    """Model ("" for all) → its PEFT configuration: that of the folder, of diffusers' header, or the α of a header."""
     if config is not None:
         return {"": config}
     text = container.metadata.get("lora_adapter_metadata")
     if not text:
-        return {}
+        return _header_scales(container)
     try:
         flat = json.loads(text)
         if not isinstance(flat, dict):
@@ -232,14 +237,51 @@ def _scales(container: Container, config: Mapping[str, Any] | None) -> Mapping[s
     return found
 
 
+def _header_scales(container: Container) -> Mapping[str, Mapping[str, Any]]:
+    """α that stands in the header alone, as some trainers and converters leave it: of all modules, or of a model."""
+    found: dict[str, dict[str, Any]] = {}
+    for key in sorted(_HEADER_SCALES & set(container.metadata)):
+        model, _, _ = key.rpartition(".")
+        if container.metadata[key] in ("", "None", "null"):  # kohya's scripts write what was not set so
+            continue
+        try:
+            value = float(container.metadata[key])
+        except ValueError:
+            raise LoraFileError(
+                f"{container.path}: the header's {key} is no number ({printable(container.metadata[key])[:40]!r}), and "
+                "it would hold the scale"
+            ) from None
+        found.setdefault(model, {}).setdefault("lora_alpha", value)
+    return found
+
+
+def _taken_from_the_base(config: Mapping[str, Any]) -> str | None:
+    """Why a PEFT configuration says that BA is not what training changed; None where it is."""
+    start = str(config.get("init_lora_weights"))
+    if start.startswith(_OUT_OF_THE_BASE):
+        return (
+            f"its A and B began as a part of the base's own weights (init_lora_weights {printable(start)[:20]!r}), and "
+            "BA alone is mostly that; save it by PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…)"
+        )
+    if config.get("target_parameters"):
+        return "it has updates of parameters of several experts (target_parameters), which one matrix would mix"
+    if config.get("use_bdlora"):
+        return "its factors are block-diagonal (use_bdlora), and the file does not say how"
+    return None
+
+
 def _config_scale(
-    container: Container, module: str, kind: Kind, rank: int, scales: Mapping[str, Mapping[str, Any]]
+    container: Container, module: str, own: str, kind: Kind, rank: int, scales: Mapping[str, Mapping[str, Any]]
 ) -> float | None:
-    """s = α/r or α/√r as a PEFT configuration says; None where there is none for this model."""
-    model, _, name = module.partition(".")
+    """s = α/r or α/√r as a PEFT configuration says; None where there is none for this model. Its patterns are of the
+    names that the file itself gives to modules, `own`."""
+    model, _, _ = module.partition(".")
     config = scales.get(model, scales.get(""))
     if config is None:
         return None
+    if why := _taken_from_the_base(config):
+        raise LoraFileError(f"{container.path}: {why}")
+    name = own.removeprefix("base_model.model.").removeprefix(f"{model}.")
     alpha = _configured(container, config, "alpha_pattern", name, config.get("lora_alpha", config.get("alpha")))
     if kind.hidden_rank:
         rank = _configured(container, config, "rank_pattern", name, config.get("r", rank))
@@ -271,7 +313,9 @@ def _configured(container: Container, config: Mapping[str, Any], patterns: str, 
             raise LoraFileError(
                 f"{container.path}: {patterns} has a pattern that is not read here: {printable(pattern)[:80]!r}"
             )
-        if re.fullmatch(r"(?:.*\.)?" + "".join(re.escape(t) if len(t) == 1 else t for t in tokens), name):
+        # As PEFT: at the name's end, after a dot or at its beginning; with "^" at its beginning alone.
+        before = "" if pattern.startswith("^") else r"(?:.*\.)?"
+        if re.fullmatch(before + "".join(re.escape(t) if len(t) == 1 else t for t in tokens), name):
             return value
     return default
 
@@ -305,7 +349,7 @@ def _specs(
         return
     spec = Spec(where.modules[0], kind.name, parts, shape, rank, swapped=where.swapped)
     if "alpha" not in parts:
-        spec = replace(spec, scale=_config_scale(container, where.modules[0], kind, rank, scales))
+        spec = replace(spec, scale=_config_scale(container, where.modules[0], name, kind, rank, scales))
     if of_pair is not None:  # of the layer B, so of its scale
         keys = {"diff": of_pair, **({"alpha": parts["alpha"]} if "alpha" in parts else {})}
         yield from _bias(container, Spec("", "bias", keys, (0, 1), rank, scale=spec.scale), where, wrong)

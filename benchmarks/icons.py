@@ -21,7 +21,9 @@ from lora_atlas.pictures.duplicates import SIEVE, Likeness, correlation, likenes
 from lora_atlas.pictures.sources.iconify import _box, render, subject
 from lora_atlas.sections import Icons
 
-HOUSES = "twemoji noto noto-v1 openmoji emojione emojione-v1 fxemoji fluent-emoji fluent-emoji-flat".split()
+HOUSES = [
+    "twemoji", "noto", "noto-v1", "openmoji", "emojione", "emojione-v1", "fxemoji", "fluent-emoji", "fluent-emoji-flat",
+]  # fmt: skip
 COUNT, LIMIT = 60, 0.7
 
 

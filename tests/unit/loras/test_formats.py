@@ -361,7 +361,7 @@ def test_an_alpha_among_the_tensors_is_the_scale_whatever_the_header_says(make, 
 @pytest.mark.parametrize("value", ["many", "nan", "-1", "1e9"])
 def test_an_alpha_of_the_header_that_is_no_sound_number_is_refused(make, tmp_path, value):
     path = make.lora(tmp_path / "x.safetensors", {Q: (5, 3)}, 0)
-    with pytest.raises(LoraFileError, match="lora_alpha is no number|no sound number"):
+    with pytest.raises(LoraFileError, match=r"lora_alpha is no number|no sound number"):
         read_lora(make.store(path, load_file(path), {"lora_alpha": value}))
 
 

@@ -107,7 +107,7 @@ def test_another_package_is_seen(tmp_path):
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: (p / "json").mkdir(), lambda p: (p / "cats").mkdir()])
 def test_a_folder_that_is_no_package_is_said_with_what_would_be(tmp_path, make):
     make(tmp_path)
-    with pytest.raises(SourceError, match="no family of icons in it; `make extras` .* expected one of"):
+    with pytest.raises(SourceError, match=r"no family of icons in it; `make extras` .* expected one of"):
         artists(ASKED, str(tmp_path))
     with pytest.raises(SourceError, match="folder: not set"):
         artists(ASKED, None)

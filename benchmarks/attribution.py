@@ -17,7 +17,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +67,8 @@ class Study:
         self.root, self.plan = root, tables.read(root / "plan.parquet", "plan").to_pylist()
         self.gallery, self.queries = ([r for r in self.plan if r["split"] == s] for s in ("gallery", "query"))
         folder = root / "pictures" if (root / "pictures").is_dir() else root.parents[1] / "pictures"
-        pictures = pa.concat_tables([tables.read(p, "pictures") for p in sorted(folder.glob("*.parquet"))]).to_pylist()
+        self.table = pa.concat_tables([tables.read(p, "pictures") for p in sorted(folder.glob("*.parquet"))])
+        pictures = self.table.to_pylist()
         wanted = {picture for row in self.queries for picture in row["pictures"]}
         self.bytes = {r["picture"]: r["image"]["bytes"] for r in pictures if r["picture"] in wanted}
         self.all = {r["picture"]: r["image"]["bytes"] for r in pictures if r["status"] == "kept"}
@@ -257,11 +258,14 @@ def one_step(study: Study) -> Iterator[str]:
     judged = replace(study.base.question, asked=samples(64, study.base.denoiser.latent_shape(64), 2))
     search = replace(study.base.question, asked=samples(SAMPLES, study.base.denoiser.latent_shape(64), 1))
     results: dict[str, list[tuple[float, float, float, float]]] = {}
+    early, shown = trained(study, queries), []
     for row in queries:
         own = study.latents(row["pictures"])
         others = sorted({p for r in study.gallery if r["artist"] == row["artist"] for p in r["pictures"]})
         held, tested = study.latents(others[:6]), study.latents(others[6:16])
-        tried: Mapping[str, LoRA] = {"the base": {}, "trained, all steps": study.factors(row["lora"])}
+        tried: dict[str, LoRA] = {"the base": {}}
+        tried |= {f"trained, {n} steps": found[row["lora"]] for n, found in early.items()}
+        tried["trained, all steps"] = study.factors(row["lora"])
         seconds = {}
         for name, rank, which in (
             ("one step, rank 4", 4, None),
@@ -274,6 +278,7 @@ def one_step(study: Study) -> Iterator[str]:
             ).factors
             seconds[name] = time.process_time() - start
         losses = losses_under(judged, tested, list(tried.values())).mean(0)
+        shown.append((row, tried))
         full = mean_gradient(study.base.question, own, study.names)[0]
         aimed = {"one step, rank 4": (4, None), "one step, rank 32": (32, None), "K-FAC, rank 4": (4, moments)}
         for (name, lora), loss in zip(tried.items(), losses, strict=True):
@@ -289,6 +294,63 @@ def one_step(study: Study) -> Iterator[str]:
         loss, ap, took, size = np.array(rows).T
         cells = f"{loss.mean():+.5f} | {np.mean(loss < 0):.2f} | {np.mean(ap):.3f} | {size.mean():.2f}"
         yield f"| {name} | {cells} | {np.mean(took):.0f} |"
+
+    show(study, shown[:: max(1, len(shown) // 4)])
+
+
+STEPS = (10, 40, 160)
+
+
+def trained(study: Study, queries: list) -> dict[int, dict[str, LoRA]]:
+    """Steps → LoRA → what ordinary training has made of it by then."""
+    from lora_atlas.diffusion.train import Resources, train
+
+    plan = tables.table("plan", queries)
+    found: dict[int, dict[str, LoRA]] = {}
+    for count in STEPS:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            outputs = {row["lora"]: folder / f"{row['lora']}.safetensors" for row in queries}
+            logs = {row["artist"]: folder / f"{row['artist']}.parquet" for row in queries}
+            train(
+                plan, study.table, BASE, TRAINING | {"steps": count}, seed=CONFIG["seed"], resources=Resources(),
+                outputs=outputs, logs=logs, folder=folder / "state",
+            )  # fmt: skip
+            found[count] = {}
+            for lora, path in outputs.items():
+                updates = read_lora(path).updates
+                found[count][lora] = {
+                    n: (torch.from_numpy(updates[f"unet.{n}"].A), torch.from_numpy(updates[f"unet.{n}"].B))
+                    for n in study.names
+                }
+    return found
+
+
+def show(study: Study, rows: list) -> None:
+    """A sheet of pictures, a row a query: one that it was trained on, then what the base, the LoRA of one step (as it
+    is, and thirty times as far), and the trained LoRA generate from the same two prompts and noises."""
+    from lora_atlas.diffusion.base import decode_latents
+
+    pipeline, denoiser = study.base.pipeline, study.base.denoiser
+    prompts = CONFIG["generation"]["prompts"][:2]
+    text = denoiser.encode_text(pipeline, prompts, (64, 64))
+    setting = Setting(8, 1.0, tuple(prompts), (0,))
+    sheet = Image.new("RGB", (66 * 9, 66 * len(rows)), "white")
+    for y, (row, tried) in enumerate(rows):
+        step_ = tried["one step, rank 4"]
+        loras = [{}, step_, {n: (A, 30 * B) for n, (A, B) in step_.items()}, tried["trained, all steps"]]
+        cells = [pixels_of(study.all[row["pictures"][0]], 64)]
+        for lora in loras:
+            layers = stacked.stack(denoiser.module, study.names, 1, TRAINING.rank, 1.0)
+            stacked.put(layers, 0, lora)
+            noise = torch.stack([initial_noise(denoiser.latent_shape(64), 0, prompt, 3) for prompt in prompts])
+            seeds = [noise_seed(0, prompt, 3) for prompt in prompts]
+            x = denoise(pipeline, 1, noise, seeds, text=text, index=[0, 1], empty=0, setting=setting)
+            stacked.unstack(denoiser.module, layers)
+            cells += list(decode_latents(pipeline, x).numpy())
+        for i, cell in enumerate(cells):
+            sheet.paste(Image.fromarray(cell), (66 * i, 66 * y))
+    sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(ROOT / "benchmarks/one_step.png")
 
 
 def average(study: Study, row: dict, lora: LoRA) -> float:

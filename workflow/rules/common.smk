@@ -1,6 +1,7 @@
 """Functions that the rules share. The configuration is checked here, before any job exists."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -55,7 +56,16 @@ def part(path):
 
 def listed_files(path):
     """What a job reads of a file or a folder of people's own: names, sizes and times, so that a change is seen."""
-    files = [path] if Path(path).is_file() else sorted(file for file in Path(path).rglob("*") if file.is_file())
+    if Path(path).is_file():
+        files = [path]
+    else:
+        # Links are followed, and each folder is entered once.
+        files, seen = [], set()
+        for folder, below, names in os.walk(path, followlinks=True):
+            seen.add(os.path.realpath(folder))
+            below[:] = [name for name in below if os.path.realpath(Path(folder, name)) not in seen]
+            files += [file for file in (Path(folder, name) for name in names) if file.is_file()]
+        files.sort()
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in map(Path, files)]
 
 

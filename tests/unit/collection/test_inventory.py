@@ -326,6 +326,50 @@ def test_candidates_of_one_name_are_told_apart_and_hidden_ones_passed_over(make,
     assert sorted(f.lora for f in found) == ["x.pt", "x.safetensors", "y"] and len({f.lora for f in found}) == 3
 
 
+def names(folder) -> set[str]:
+    return {found.lora for found in find(folder)}
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def test_links_are_followed_and_each_folder_is_entered_once(folder, tmp_path):
+    """yanokusnir-ai/one-node-flux-2-klein#20: LoRAs on another drive. A link upwards ends where it began."""
+    other = tmp_path / "drive"
+    touch(folder / "here/one.safetensors", other / "two.safetensors", other / "deep/three.safetensors")
+    (folder / "linked").symlink_to(other)
+    (folder / "again").symlink_to(other)
+    (folder / "here/up").symlink_to(folder)
+    (folder / "single.safetensors").symlink_to(other / "two.safetensors")
+    (folder / "gone.safetensors").symlink_to(tmp_path / "absent.safetensors")
+    assert names(folder) == {"here/one", "again/two", "again/deep/three", "single", "gone"}
+
+
+def test_handles_of_artists_are_names(folder):
+    """willmiao/ComfyUI-Lora-Manager#12: @ and __ begin what people call their files."""
+    touch(folder / "@handle/four.safetensors", folder / "@style.safetensors", folder / "__style__.safetensors")
+    touch(folder / "@eaDir/x.safetensors", folder / "a/__MACOSX/x.safetensors", folder / ".git/x.safetensors")
+    assert names(folder) == {"@handle/four", "@style", "__style__"}
+
+
+def test_what_lies_in_and_below_an_adapter_s_folder_is_found(folder):
+    """h2oai/h2ogpt#195: checkpoints of a run below it, with the trainer's state; another LoRA beside it;
+    ml-explore/mlx-examples#636: MLX's file."""
+    for run in ("run", "run/checkpoint-69", "beside", "bare", "pickled"):
+        touch(folder / run / "adapter_config.json")
+    touch(*(folder / run / "adapter_model.safetensors" for run in ("run", "run/checkpoint-69", "beside")))
+    touch(folder / "pickled/adapter_model.bin", folder / "beside/kohya.safetensors", folder / "run/optimizer.pt")
+    touch(folder / "mlx/adapter_config.json", folder / "mlx/adapters.safetensors")
+    assert names(folder) == {
+        "run", "run/checkpoint-69", "beside", "beside/kohya", "bare", "pickled", "mlx/adapters",
+    }  # fmt: skip
+    labels = {found.lora: (found.genre, found.artist) for found in find(folder)}
+    assert labels["run/checkpoint-69"] == (None, "run") and labels["run"] == (None, None)
+
+
 def test_a_folder_without_loras_is_refused_with_what_was_expected(folder, tmp_path):
     with pytest.raises(FolderError, match=r"no LoRA files in it; looked for \.safetensors"):
         find(folder)

@@ -9,6 +9,18 @@ from ..labels import printable
 
 CANDIDATES = (".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt")
 
+ADAPTER = "adapter_model"  # the name of PEFT's file
+# What a trainer of transformers leaves beside it: the adapter itself, and its own state.
+BESIDE = (ADAPTER, "optimizer", "scheduler", "training_args", "rng_state", "scaler")
+LEFT_BEHIND = {
+    "@eaDir",
+    "__MACOSX",
+    "#recycle",
+    "@Recycle",
+    "@Recently-Snapshot",
+    "lost+found",
+}  # by a NAS, an archiver
+
 
 class FolderError(ValueError):
     """A folder of LoRA files cannot be used; the message says what was expected."""
@@ -54,19 +66,26 @@ def _stem(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in CANDIDATES else path
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[str] | None = None) -> Iterator[Path]:
+    """Candidates of a folder and of all below, links followed; `seen`: real paths of folders, each of which is
+    entered once, so that a link to a folder above ends there."""
+    seen = set() if seen is None else seen
+    seen.add(os.path.realpath(folder))
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise FolderError(f"{printable(str(folder))}: cannot be listed ({error.strerror})") from error
+    files = [Path(entry.path) for entry in entries if Path(entry.name).suffix.lower() in CANDIDATES]
+    # An adapter of PEFT is its folder; the folder that was asked for is a folder of them. Beside it may lie others.
+    adapter = len(seen) > 1 and any(entry.name == "adapter_config.json" for entry in entries)
+    if adapter and (not files or any(path.stem == ADAPTER for path in files)):
+        yield folder
     for entry in entries:
-        if entry.name.startswith((".", "@", "__")):  # hidden, or left by a NAS or an archiver
+        if entry.name.startswith(".") or entry.name in LEFT_BEHIND:
             continue
         path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            if (path / "adapter_config.json").is_file():
-                yield path
-            else:
-                yield from _walk(path)
-        elif path.suffix.lower() in CANDIDATES:
+        if entry.is_dir():
+            if os.path.realpath(path) not in seen:
+                yield from _walk(path, seen)
+        elif path.suffix.lower() in CANDIDATES and not (adapter and path.stem.startswith(BESIDE)):
             yield path

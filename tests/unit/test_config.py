@@ -210,6 +210,14 @@ def test_an_unknown_key_names_the_nearest_right_one(key, nearest):
     assert problems({key: 1}) == [f"{key}: no such key; did you mean {nearest}?"]
 
 
+@pytest.mark.parametrize("key", ["folder", "query", "base.model", "pictures.manifest"])
+@pytest.mark.parametrize("value", [2024, 202411, 1.5, True])
+def test_a_name_that_yaml_took_for_a_number_is_said_with_how_to_write_it(key, value):
+    """snakemake/snakemake#2431, #3650: --config folder=2024_11 arrives as 202411."""
+    (problem,) = problems({key: value})
+    assert problem.startswith(f"{key}: {value!r} is no text, since --config reads values as YAML") and "./" in problem
+
+
 def test_a_key_near_to_none_lists_those_that_there_are():
     (problem,) = problems({"plan.zzz": 1})
     assert problem == "plan.zzz: no such key; there are mixtures, content, gallery, query"

@@ -158,6 +158,21 @@ def test_a_query_finds_its_run_and_a_copy_is_at_no_distance(copied, folder, mapp
     shutil.rmtree(mapped[0] / "query")
 
 
+def test_names_that_people_give_are_names(copied, folder, tmp_path):
+    """Braces, commas, quotes and brackets in folders and files are no patterns of Snakemake's."""
+    theirs = tmp_path / "set {v2}, my (LoRAs) [SDXL]"
+    theirs.mkdir()
+    for i, name in enumerate(("style {wildcard}", "a=b", "it's 100%")):
+        save_file(trained(20 + i), theirs / f"{name}.safetensors")
+    study = "study=names"
+    copied.run(*asked(theirs, study))
+    found = {row["lora"] for row in inventory(copied.root / "results/names").values()}
+    assert found == {"style {wildcard}", "a=b", "it's 100%"}
+    copied.run("query", *asked(theirs, study, f"query={theirs / 'style {wildcard}.safetensors'}"))
+    (answers,) = (copied.root / "results/names/query").glob("*.parquet")
+    assert tables.read(answers, "query").to_pylist()[0]["lora"] == "style {wildcard}"
+
+
 def test_what_is_not_there_is_said_before_any_job(copied, folder, tmp_path):
     for arguments, words in (
         (["--configfile", "workflow/studies/my_loras.yaml"], "folder: not set"),

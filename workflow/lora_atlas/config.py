@@ -22,6 +22,7 @@ from .sections import Pictures
 from .study import StudyError, too_few
 from .variants import merge, variants
 
+PATHS = ("folder", "query", "pictures.manifest", "base.model", "weights.base")  # keys that people's own names go into
 # Keys that had another name, section by section: old → new. Accepted, with a warning, until the next release.
 RENAMED = {"evaluation": {"level": "confidence"}}
 
@@ -167,6 +168,12 @@ def _schema_problems(config: Mapping[str, Any], schema: Mapping[str, Any]) -> It
             value = error.instance
             hint = _near(value, error.validator_value) if isinstance(value, str) else f"one of {error.validator_value}"
             yield f"{place}: {value!r} is unknown; {hint}"
+        elif error.validator == "type" and place in PATHS and not isinstance(error.instance, Mapping | list):
+            # What a command line says is read as YAML: 2024_11 is a number there, and its underscore is lost.
+            yield (
+                f"{place}: {error.instance!r} is no text, since --config reads values as YAML; a folder or a file of "
+                "such a name is written with ./ before it, as ./2024_11"
+            )
         else:
             yield f"{place}: {error.message}"
 

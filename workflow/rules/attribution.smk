@@ -82,8 +82,9 @@ if not IS_VARIANT:
             mem_mb=config["resources"]["mem_mb"],
             runtime=runtime,
         params:
-            query=config["query"],
-            content=QUERIED,
+            # A function: text with braces is then no pattern.
+            query=lambda wildcards: config["query"],
+            content=lambda wildcards: QUERIED,
             options=ENGINE,
             base=config["base"],
             attribution=config["attribution"],
@@ -114,8 +115,9 @@ if not IS_VARIANT:
             mem_mb=config["resources"]["mem_mb"],
             runtime=runtime,
         params:
-            query=config["query"],
-            content=QUERIED,
+            # A function: text with braces is then no pattern.
+            query=lambda wildcards: config["query"],
+            content=lambda wildcards: QUERIED,
             base=config["base"],
             attribution=config["attribution"],
             training={key: config["training"][key] for key in ("rank", "targets")},

@@ -23,9 +23,10 @@ checkpoint inventory:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,
     params:
-        folder=config["folder"],
+        # A function: text with braces is then no pattern.
+        folder=lambda wildcards: config["folder"],
         # Not as inputs: the names of people's files hold whatever a file system allows.
-        files=LORA_FILES,
+        files=lambda wildcards: LORA_FILES,
         engine=ENGINE,
         cache=cache_folder(RESULTS),
     script:

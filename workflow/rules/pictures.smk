@@ -74,7 +74,8 @@ rule collect_pictures:
     params:
         genre=lambda wildcards: ARTISTS[wildcards.artist],
         pictures=lambda wildcards: {**config["pictures"], "artists": None, "contact": None, "duplicates": None},
-        folder=config["folder"],
+        # A function: text with braces is then no pattern.
+        folder=lambda wildcards: config["folder"],
         pictures_found=lambda wildcards: PICTURES_FOUND[wildcards.artist],
         seed=config["seed"],
     script:

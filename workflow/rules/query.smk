@@ -18,8 +18,9 @@ rule query:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        query=config["query"],
-        content=QUERIED,
+        # A function: text with braces is then no pattern.
+        query=lambda wildcards: config["query"],
+        content=lambda wildcards: QUERIED,
         weights={key: config["weights"][key] for key in ("components", "blocks")},
         options=ENGINE,
         weighting=config["weights"]["modules"][0],

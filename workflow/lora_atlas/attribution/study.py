@@ -42,8 +42,9 @@ from .pictures import pixels_of
 
 NUMBERS = 16384  # of a picture's sketch, at most
 ABSENT = "absent artist"
-NONE, LORAS, BOTH = "none", "LoRAs", "LoRAs and gradients"
-CENTRINGS = (NONE, LORAS, BOTH)
+# What is less its mean: gradients by that of the base's own pictures, or of the other artists' in the gallery.
+NONE, LORAS, BOTH, OTHERS = "none", "LoRAs", "LoRAs and gradients", "LoRAs and gradients, by other artists"
+CENTRINGS = (NONE, LORAS, BOTH, OTHERS)
 SIZES = (1, 2, 4, 8)  # pictures of a query, besides all that it has
 DRAWS = 16  # sets of these sizes, of each query
 METRICS = ("mAP", "R@1")
@@ -181,9 +182,17 @@ class _Asked:
     reference: np.ndarray
     gram: np.ndarray
 
-    def scored(self, values: np.ndarray, among: np.ndarray, centring: str) -> np.ndarray:
-        """Scores (s, g) of sets, by their values (s, G), among some of the gallery (g)."""
-        off = self.reference[:, among].mean(0) if centring == BOTH else None
+    def scored(
+        self, values: np.ndarray, among: np.ndarray, centring: str, others: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Scores (s, g) of sets, by their values (s, G), among some of the gallery (g); `others` (G,): the mean values
+        of other artists' pictures."""
+        off = None
+        if centring == BOTH:
+            off = self.reference[:, among].mean(0)
+        elif centring == OTHERS:
+            assert others is not None  # who centres by others has them
+            off = others[among]
         gram = self.gram[np.ix_(among, among)]
         return scores.scored(values[:, among], off, gram, centred=centring != NONE)
 
@@ -207,6 +216,16 @@ class _Study:
         """Those whose artist the gallery has."""
         there = set(self.artists[self.gallery])
         return [row for row in self.plan if row["split"] == "query" and row["artist"] in there]
+
+    @cached_property
+    def shown(self) -> dict[str, np.ndarray]:
+        """Artist → places of the pictures of its gallery LoRAs."""
+        place = {picture: i for i, picture in enumerate(self.found.pictures)}
+        found: dict[str, set[int]] = {}
+        for i in self.gallery.tolist():
+            row = self.plan[i]
+            found.setdefault(row["artist"], set()).update(place[picture] for picture in row["pictures"])
+        return {artist: np.array(sorted(places)) for artist, places in found.items()}
 
     def sets(self, row: Mapping[str, Any], size: int | None) -> np.ndarray | None:
         """Sets (draws, size) of a query's pictures; None where it has fewer."""
@@ -290,6 +309,10 @@ def _retrieved(
         asked = _weighted(study, how, stack, base, fitted)
         among = np.flatnonzero(part[gallery] == p)
         labels = study.artists[gallery][among]
+        # Of artists that are ranked in the other half where they are unseen: these may be looked at.
+        fitting = set(study.artists[fitted])
+        means = {a: asked.values[places].mean(0) for a, places in study.shown.items() if a in fitting}
+        centrings = [c for c in CENTRINGS if (c != BOTH or len(asked.reference)) and (c != OTHERS or len(means) > 1)]
         for row in study.queries:
             if part_of[row["lora"]] != p:
                 continue
@@ -299,8 +322,9 @@ def _retrieved(
                 if sets is None:
                     continue
                 values = asked.values[sets].mean(1)
-                for centring in CENTRINGS[: 3 if len(asked.reference) else 2]:
-                    D = -asked.scored(values, among, centring)
+                others = np.mean([v for artist, v in means.items() if artist != row["artist"]], 0)
+                for centring in centrings:
+                    D = -asked.scored(values, among, centring, others)
                     hits = score(D, np.tile(relevant, (len(D), 1)), METRICS, scale=float(np.abs(D).max() or 1.0))
                     for metric in METRICS:
                         yield {

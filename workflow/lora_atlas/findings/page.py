@@ -260,8 +260,9 @@ def _gradient(evidence: Evidence) -> Iterator[str]:
         ["pictures", "modules", "centred", "known artist, mAP", "R@1", "unseen artist, mAP"], gradient.ways(evidence)
     )
     yield (
-        "Centred: LoRAs less their mean, gradients less the mean of pictures that the base itself generates, or of other "
-        "artists' pictures in the gallery, where somebody has any. An unseen artist is ranked among the LoRAs of half of the artists, and what is fitted saw the other half alone."
+        "Centred: LoRAs less their mean, gradients less the mean of pictures that the base itself generates, or of "
+        "other artists' pictures in the gallery, where somebody has any. An unseen artist is ranked among the LoRAs of half "
+        "of the artists, and what is fitted saw the other half alone."
     )
     found = list(gradient.alarms(evidence))
     if found:

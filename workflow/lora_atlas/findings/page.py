@@ -261,8 +261,8 @@ def _gradient(evidence: Evidence) -> Iterator[str]:
     )
     yield (
         "Centred: LoRAs less their mean, gradients less the mean of pictures that the base itself generates, or of "
-        "other artists' pictures in the gallery, where somebody has any. An unseen artist is ranked among the LoRAs of half "
-        "of the artists, and what is fitted saw the other half alone."
+        "other artists' pictures in the gallery, where somebody has any. An unseen artist is ranked among the LoRAs of "
+        "half of the artists, and what is fitted saw the other half alone."
     )
     found = list(gradient.alarms(evidence))
     if found:

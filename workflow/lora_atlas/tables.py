@@ -407,7 +407,7 @@ def write(
     """Write a table of the named schema atomically; `metadata` values are stored as JSON in the schema."""
     data = data if isinstance(data, pa.Table) else table(name, data)
     if not data.schema.equals(SCHEMAS[name]):
-        raise TableError(f"{path}: columns {data.schema.names} are not those of table {name!r}: {SCHEMAS[name].names}")
+        raise TableError(f"{path}: columns are not those of table {name!r}: it {_odd(data.schema, name)}")
     _check_required(data, name, str(path))
     header = {"lora_atlas": json.dumps({"table": name, "version": VERSION})}
     header |= {k: json.dumps(v, sort_keys=True) for k, v in sorted(metadata.items()) if k != "lora_atlas"}
@@ -443,14 +443,19 @@ def read(path: str | Path, name: str) -> pa.Table:
             f"{header.get('version')}; delete it and rerun its stage"
         )
     if not found.schema.equals(SCHEMAS[name]):
-        have, wanted = set(found.schema.names), set(SCHEMAS[name].names)
-        odd = [f"lacks {', '.join(sorted(wanted - have))}"] * bool(wanted - have)
-        odd += [f"has {', '.join(sorted(have - wanted))}"] * bool(have - wanted)
         raise TableError(
-            f"{path}: columns are not those of table {name!r}: it {' and '.join(odd) or 'has other types'}; it is of "
-            "another version of this project: delete it and rerun its stage"
+            f"{path}: columns are not those of table {name!r}: it {_odd(found.schema, name)}; it is of another version of "
+            "this project: delete it and rerun its stage"
         )
     return found
+
+
+def _odd(found: pa.Schema, name: str) -> str:
+    """What distinguishes a table's columns from those of the named schema."""
+    have, wanted = found.names, SCHEMAS[name].names
+    missing, extra = [c for c in wanted if c not in have], [c for c in have if c not in wanted]
+    said = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(extra)}"] * bool(extra)
+    return " and ".join(said) or "has them in another order, or of other types"
 
 
 def metadata(found: pa.Table) -> dict[str, Any]:

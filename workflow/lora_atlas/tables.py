@@ -444,8 +444,8 @@ def read(path: str | Path, name: str) -> pa.Table:
         )
     if not found.schema.equals(SCHEMAS[name]):
         raise TableError(
-            f"{path}: columns are not those of table {name!r}: it {_odd(found.schema, name)}; it is of another version of "
-            "this project: delete it and rerun its stage"
+            f"{path}: columns are not those of table {name!r}: it {_odd(found.schema, name)}; it is of another version "
+            "of this project: delete it and rerun its stage"
         )
     return found
 

@@ -124,7 +124,7 @@ plan: {gallery: [4, 3], query: [3]}
 training: {steps: 2, rank: 2, alpha: 2, batch: 2, warmup: 1}
 generation: {num_inference_steps: [2], guidance_scale: [1], prompts: [a painting], worth: null, batch: 6}
 weights: {probe: {samples: 4, num_inference_steps: 2, batch: 2, seed: 0, prompts: [a painting]}}
-extractors: {clip: null}
+extractors: {clip: null, one_gradient: null}
 embedding: {dimensions: 3, folds: 2}
 evaluation: {bootstrap: 20, restarts: 2, permutations: 5, draws: 2, subsets: 2}
 EOF

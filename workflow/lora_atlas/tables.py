@@ -43,6 +43,20 @@ def _schema(about: str, *columns: tuple[str, pa.DataType] | tuple[str, pa.DataTy
 
 
 _score = (("value", _real, "optional"), ("low", _real, "optional"), ("high", _real, "optional"))
+# A way to ask pictures for LoRAs, and what the nearest of an answer vote for.
+_way: tuple[tuple[str, pa.DataType] | tuple[str, pa.DataType, str], ...] = (
+    ("scenario", _text),
+    ("pictures", _whole, "optional"),
+    ("modules", _text),
+    ("centring", _text),
+    ("metric", _text),
+)
+_votes = (
+    ("artist_vote", _text, "optional"),
+    ("artist_share", _real, "optional"),
+    ("genre_vote", _text, "optional"),
+    ("genre_share", _real, "optional"),
+)
 
 _DECLARED: dict[str, tuple[str, pa.Schema]] = {
     "pictures": _schema(
@@ -298,10 +312,7 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         ("cosine", _real, "optional"),
         ("p", _real, "optional"),
         ("relation", _text, "optional"),
-        ("artist_vote", _text, "optional"),
-        ("artist_share", _real, "optional"),
-        ("genre_vote", _text, "optional"),
-        ("genre_share", _real, "optional"),
+        *_votes,
         ("status", _text),
         ("reason", _text, "optional"),
     ),
@@ -309,22 +320,14 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         "one row a way to ask × metric: pictures of a query LoRA find the gallery LoRAs of its artist by one gradient "
         "of the base. pictures: of each query, null: all that it was trained on. absent artist: without the LoRAs of "
         "the artist, where p ≤ 0.05 is a false alarm",
-        ("scenario", _text),
-        ("pictures", _whole, "optional"),
-        ("modules", _text),
-        ("centring", _text),
-        ("metric", _text),
+        *_way,
         *_score,
         ("chance", _real),
         ("queries", _whole),
     ),
     "attribution_queries": _schema(
         "one row a query × way to ask: what the intervals of attribution are computed from",
-        ("scenario", _text),
-        ("pictures", _whole, "optional"),
-        ("modules", _text),
-        ("centring", _text),
-        ("metric", _text),
+        *_way,
         ("lora", _text),
         ("artist", _text),
         ("value", _real),
@@ -345,10 +348,7 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         ("prominence", _real, "optional"),
         ("p", _real, "optional"),
         ("loss", _real, "optional"),
-        ("artist_vote", _text, "optional"),
-        ("artist_share", _real, "optional"),
-        ("genre_vote", _text, "optional"),
-        ("genre_share", _real, "optional"),
+        *_votes,
         ("status", _text),
         ("reason", _text, "optional"),
     ),

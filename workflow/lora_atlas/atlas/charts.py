@@ -60,17 +60,14 @@ def weight_map(
         alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[middle["y"] - span, middle["y"] + span])),
     )
     layers = []
-    count, artists = len(frame), frame["artist"].nunique()
-    hulled = frame
-    if asked:
-        frame = pd.concat([frame, _placed(frame, asked)], ignore_index=True)
-    kinds = [kind for kind in MARKS if kind in set(frame["split"])]
+    marks = pd.concat([frame, _placed(frame, asked)], ignore_index=True) if asked else frame
+    kinds = [kind for kind in MARKS if kind in set(marks["split"])]
     if frame["genre"].nunique() > 1:
         tones = {genre: colours[part["artist"].iloc[0]] for genre, part in frame.groupby("genre")}
         hulls = pd.DataFrame(
             [
                 {"genre": genre, "colour": tones[genre], "order": i, "x": px, "y": py}
-                for genre, part in hulled.groupby("genre")
+                for genre, part in frame.groupby("genre")
                 for i, (px, py) in enumerate(_hull(part[["x", "y"]].to_numpy(), span * 0.04))
             ]
         )
@@ -79,7 +76,7 @@ def weight_map(
             .mark_line(filled=True, opacity=0.10, strokeWidth=0, interpolate="linear-closed")
             .encode(x=x, y=y, order="order:Q", detail="genre:N", color=alt.Color("colour:N", scale=None))
         )
-    points = alt.Chart(frame).mark_point(filled=True, opacity=0.92, strokeWidth=0.7, stroke="white")
+    points = alt.Chart(marks).mark_point(filled=True, opacity=0.92, strokeWidth=0.7, stroke="white")
     layers.append(
         points.encode(
             x=x,
@@ -96,11 +93,12 @@ def weight_map(
             tooltip=["lora", "artist", "genre", "split"],
         )
     )
+    count = frame["artist"].nunique()
     chart = alt.layer(*layers).properties(
         width=560,
         height=560,
         title=alt.Title(
-            f"{count} LoRAs of {artists} artists, by their weights alone",
+            f"{len(frame)} LoRAs of {count} artists, by their weights alone",
             subtitle=[f"{descriptor.label}; t-SNE of their distances, {view.label}"],
         ),
     )

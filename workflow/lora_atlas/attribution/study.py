@@ -218,19 +218,22 @@ class _Study:
         return [row for row in self.plan if row["split"] == "query" and row["artist"] in there]
 
     @cached_property
+    def place(self) -> dict[str, int]:
+        """Picture → its place among those that were measured."""
+        return {picture: i for i, picture in enumerate(self.found.pictures)}
+
+    @cached_property
     def shown(self) -> dict[str, np.ndarray]:
         """Artist → places of the pictures of its gallery LoRAs."""
-        place = {picture: i for i, picture in enumerate(self.found.pictures)}
         found: dict[str, set[int]] = {}
         for i in self.gallery.tolist():
             row = self.plan[i]
-            found.setdefault(row["artist"], set()).update(place[picture] for picture in row["pictures"])
+            found.setdefault(row["artist"], set()).update(self.place[picture] for picture in row["pictures"])
         return {artist: np.array(sorted(places)) for artist, places in found.items()}
 
     def sets(self, row: Mapping[str, Any], size: int | None) -> np.ndarray | None:
         """Sets (draws, size) of a query's pictures; None where it has fewer."""
-        place = {picture: i for i, picture in enumerate(self.found.pictures)}
-        own = np.array([place[picture] for picture in row["pictures"]])
+        own = np.array([self.place[picture] for picture in row["pictures"]])
         if size is None or size == len(own):
             return own[None]
         if size > len(own):
@@ -249,32 +252,33 @@ def ask(
     `modules`: Gram matrices of single modules; `base`: module → w, where gradients weigh them. Raises AttributionError
     or GramError for files that are not of this plan.
     """
-    found = read(measured)
-    rows = plan.to_pylist()
-    ids, grams, _ = read_modules(modules)
-    for path, have in ((measured, found.loras), (modules, ids)):
-        if list(have) != [row["lora"] for row in rows]:
-            raise AttributionError(f"{path}: its LoRAs are not those of the plan any more; rerun its stage")
-    study = _Study(rows, found, seed)
-    stack = np.stack([grams["delta"][name] for name in found.modules])
-    part = np.zeros(len(rows), int)
+    study, stack = _opened(measured, modules, plan, seed)
+    part = np.zeros(len(study.plan), int)
     if len(set(study.artists)) >= FEWEST_ARTISTS:
         part = halves(study.artists.tolist(), seed=derive_seed("folds", seed))
     answers: list[dict[str, Any]] = []
     for how in (PLAIN, *[GRADIENT] * (base is not None), CONSENSUS):
-        answers += _retrieved(study, how, stack, base, np.zeros(len(rows), int), WHOLE)
+        answers += _retrieved(study, how, stack, base, np.zeros_like(part), WHOLE)
         if part.any():
             answers += _retrieved(study, how, stack, base, part, WHOLE_UNSEEN)
-    if found.reference.shape[1] and len(study.gallery) >= scores.FEWEST:
+    if study.found.reference.shape[1] and len(study.gallery) >= scores.FEWEST:
         answers += _alarms(study, stack)
     return answers
 
 
+def _opened(measured: str | Path, modules: str | Path, plan: pa.Table, seed: int) -> tuple[_Study, np.ndarray]:
+    """A study with its products, and the Gram matrices (modules, N, N) of its LoRAs."""
+    found, rows = read(measured), plan.to_pylist()
+    ids, grams, _ = read_modules(modules)
+    for path, have in ((measured, found.loras), (modules, ids)):
+        if list(have) != [row["lora"] for row in rows]:
+            raise AttributionError(f"{path}: its LoRAs are not those of the plan any more; rerun its stage")
+    return _Study(rows, found, seed), np.stack([grams["delta"][name] for name in found.modules])
+
+
 def prominences(measured: str | Path, modules: str | Path, plan: pa.Table) -> dict[str, dict[str, float]]:
     """Query LoRA → gallery LoRA → how far it stands out (scores.prominence) by all pictures of the query."""
-    study = _Study(plan.to_pylist(), read(measured), 0)
-    _, grams, _ = read_modules(modules)
-    stack = np.stack([grams["delta"][name] for name in study.found.modules])
+    study, stack = _opened(measured, modules, plan, 0)
     asked = _weighted(study, PLAIN, stack, None, study.gallery)
     among = np.arange(len(study.gallery))
     names = [study.plan[i]["lora"] for i in study.gallery]
@@ -317,12 +321,14 @@ def _retrieved(
             if part_of[row["lora"]] != p:
                 continue
             relevant = labels == row["artist"]
+            others = (
+                np.mean([v for artist, v in means.items() if artist != row["artist"]], 0) if len(means) > 1 else None
+            )
             for size in (None, *SIZES):
                 sets = study.sets(row, size)
                 if sets is None:
                     continue
                 values = asked.values[sets].mean(1)
-                others = np.mean([v for artist, v in means.items() if artist != row["artist"]], 0)
                 for centring in centrings:
                     D = -asked.scored(values, among, centring, others)
                     hits = score(D, np.tile(relevant, (len(D), 1)), METRICS, scale=float(np.abs(D).max() or 1.0))

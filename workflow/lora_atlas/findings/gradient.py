@@ -23,7 +23,6 @@ def there(evidence: Evidence) -> bool:
 
 def attributed(
     evidence: Evidence,
-    studies: Sequence[Study] | None = None,
     *,
     scenario: str = WHOLE,
     pictures: int | None = None,
@@ -35,7 +34,7 @@ def attributed(
     not asked."""
     wide = []
     chances = []
-    for study in evidence.seeds if studies is None else studies:
+    for study in evidence.seeds:
         frame = study.frame("attribution_queries")
         size = frame["pictures"].isna() if pictures is None else frame["pictures"] == pictures
         asked = {"scenario": scenario, "modules": modules, "centring": centring, "metric": metric}
@@ -49,10 +48,15 @@ def attributed(
     return Pooled([NAME], cube, np.array([np.nanmean(chances)]), evidence.confidence, [])
 
 
+def _sizes(evidence: Evidence) -> list[tuple[int | None, str]]:
+    """How many pictures of a query were asked about, and the same in words; all of them first."""
+    sizes = {int(m) for s in evidence.seeds for m in s.frame("attribution_queries")["pictures"].dropna()}
+    return [(None, "all of a query"), *((m, str(m)) for m in sorted(sizes))]
+
+
 def ways(evidence: Evidence) -> Iterator[list[str]]:
     """Rows: a way to ask, mAP and R@1 of known artists, mAP of unseen ones."""
-    sizes = sorted({int(m) for s in evidence.seeds for m in s.frame("attribution_queries")["pictures"].dropna()})
-    for pictures in (None, *sizes):
+    for pictures, many in _sizes(evidence):
         for modules in (PLAIN, GRADIENT, CONSENSUS) if pictures is None else (PLAIN,):
             for centring in CENTRINGS if pictures is None and modules == PLAIN else (BOTH,):
                 asked: dict[str, Any] = {"pictures": pictures, "modules": modules, "centring": centring}
@@ -62,20 +66,17 @@ def ways(evidence: Evidence) -> Iterator[list[str]]:
                     attributed(evidence, scenario=WHOLE_UNSEEN, **asked),
                 ]
                 if found[0] is not None:
-                    many = "all of a query" if pictures is None else str(pictures)
                     cells = ["" if each is None else str(each.score(NAME)) for each in found]
-                    yield [many, f"{modules}", centring, *cells]
+                    yield [many, modules, centring, *cells]
 
 
 def alarms(evidence: Evidence) -> Iterator[list[str]]:
     """Rows: how often any LoRA is found at ALPHA, with the artist's LoRAs there and without them."""
-    sizes = sorted({int(m) for s in evidence.seeds for m in s.frame("attribution_queries")["pictures"].dropna()})
-    for pictures in (None, *sizes):
+    for pictures, many in _sizes(evidence):
         there_, absent = (
             attributed(evidence, scenario=scenario, pictures=pictures, metric=ALARM) for scenario in (WHOLE, ABSENT)
         )
         if there_ is not None and absent is not None:
-            many = "all of a query" if pictures is None else str(pictures)
             yield [many, str(there_.score(NAME)), str(absent.score(NAME))]
 
 

@@ -51,6 +51,8 @@ COLUMNS = {
     "worth.pictures": "how many pictures",
     "attribution.pictures": "how many pictures of each query; null: all that it was trained on",
     "attribution_queries.pictures": "how many pictures of the query; null: all that it was trained on",
+    "attribution_ways.pictures": "1, or null: all of the query, or all that the LoRA generated",
+    "attribution_way_queries.pictures": "1, or null: all of the query, or all that the LoRA generated",
     "attributions.pictures": "how many pictures were asked about together",
     "worth_queries.pictures": "how many pictures",
     "overlap": "largest share of its pictures that another LoRA of its side has too",
@@ -69,6 +71,9 @@ COLUMNS = {
     "attribution_queries.scenario": "whole · whole, unseen artist · absent artist: without its artist's LoRAs",
     "attribution.modules": "plain, or how they are weighted",
     "attribution_queries.modules": "plain, or how they are weighted",
+    "way": "samples · caption · the base's metric · loss under each LoRA, as it is or less its mean, and one gradient "
+    "of the same samples and pictures · generated pictures",
+    "setting": "how many, which, or of what",
     "centring": "what is less its mean: none, LoRAs, LoRAs and gradients",
     "prominence": "how far the LoRA stands out of all, in median absolute distances from the median",
     "calibration": "none, rescale, lzw, crossfit or split",

@@ -51,6 +51,12 @@ _way: tuple[tuple[str, pa.DataType] | tuple[str, pa.DataType, str], ...] = (
     ("centring", _text),
     ("metric", _text),
 )
+_other_way: tuple[tuple[str, pa.DataType] | tuple[str, pa.DataType, str], ...] = (
+    ("way", _text),
+    ("setting", _text),
+    ("pictures", _whole, "optional"),
+    ("metric", _text),
+)
 _votes = (
     ("artist_vote", _text, "optional"),
     ("artist_share", _real, "optional"),
@@ -328,6 +334,21 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
     "attribution_queries": _schema(
         "one row a query × way to ask: what the intervals of attribution are computed from",
         *_way,
+        ("lora", _text),
+        ("artist", _text),
+        ("value", _real),
+        ("chance", _real),
+    ),
+    "attribution_ways": _schema(
+        "one row another way to ask × its setting × number of pictures × measure, over queries or LoRAs that painted",
+        *_other_way,
+        *_score,
+        ("chance", _real),
+        ("queries", _whole),
+    ),
+    "attribution_way_queries": _schema(
+        "one row a query, or a LoRA that painted, × way to ask: what attribution_ways has the means of",
+        *_other_way,
         ("lora", _text),
         ("artist", _text),
         ("value", _real),

@@ -105,7 +105,16 @@ TOLD = {"kinds": descriptors.kinds(DESCRIBED), "view": VIEW, "descriptors": desc
 WEIGHTED = [how for how in config["weights"]["modules"] if how != descriptors.PLAIN]
 BASED = [how for how in WEIGHTED if how in (descriptors.GRADIENT, descriptors.KFAC)]
 TABLES = ["clustering", "retrieval", "structure", "grid", "ablation", "module_weights", "cost"]
-TABLES += ["worth"] * bool(SETTINGS) + ["attribution"] * bool(BY_GRADIENT)
+# How the base is asked about pictures, and in which ways besides.
+ATTRIBUTION = {key: value for key, value in config["attribution"].items() if key != "ways"}
+WAYS = config["attribution"]["ways"] if BY_GRADIENT else None
+TABLES += ["worth"] * bool(SETTINGS) + ["attribution"] * bool(BY_GRADIENT) + ["attribution_ways"] * (WAYS is not None)
+# Sampler settings whose pictures are asked about; the one that is drawn longest, and without guidance, comes first.
+WAYS_GENERATED = [
+    setting.name
+    for setting in sorted(settings.settings(config["generation"]), key=lambda each: (-each.steps, each.guidance))
+    if SETTINGS and WAYS is not None and sections.Ways(**WAYS).generated and not setting.series
+]
 CHARTS = ["weight_map", "comparison", "structure", "ablation", "drift"] + ["worth"] * bool(SETTINGS)
 RESULTS = f"results/{STUDY}"
 # A variant is the study with other settings. What its settings do not change it reads where the study has it.
@@ -279,6 +288,7 @@ def cost_files(wildcards):
         + [f"{HOME['generated']}/cost/generate/{pack}" for pack in PACKS if SETTINGS]
         + [f"{RESULTS}/cost/features/{extractor}" for extractor in [*MODELS, *CONTROLS]]
         + [f"{RESULTS}/cost/attribution/gradients"] * bool(BY_GRADIENT)
+        + [f"{RESULTS}/cost/attribution/ways"] * (WAYS is not None)
         + [f"{RESULTS}/cost/gram/{kernel}" for kernel in KERNELS]
         + [f"{RESULTS}/cost/gram/modules", *[f"{RESULTS}/cost/base/sensitivity"] * bool(BASED)]
     )

@@ -271,6 +271,14 @@ def _gradient(evidence: Evidence) -> Iterator[str]:
             "p is corrected for having looked at all LoRAs, against sets of the base's own pictures. With the artist's "
             "LoRAs left out whatever is found is a false alarm, of which p promises 0.05."
         )
+    others = list(gradient.other_ways(evidence))
+    if others:
+        yield "Asked in other ways, LoRAs centred by their mean and gradients as they are:"
+        yield _table(["way", "of it", "all pictures, mAP", "single ones, mAP", "the very LoRA first"], others)
+        yield (
+            "Exact losses, and the gradient beside them, are asked of the queries with fewest pictures. Generated "
+            "pictures are queries for the LoRAs of the painter whose LoRA drew them, and for that very LoRA."
+        )
     speaking = speakers(evidence, pooled(evidence))
     for row in gradient.worth_in_pictures(evidence, speaking):
         yield (

@@ -70,6 +70,8 @@ slurm-test: .venv/installed
 	  { echo "LoRA Atlas needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
 	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes envs/requirements.lock
+	@printf '#!/bin/sh\nPYTHONPATH="%s/workflow" exec "%s/python" -m lora_atlas.console "$$@"\n' \
+	  "$(CURDIR)" "$(CURDIR)/$(BIN)" > $(BIN)/lora-atlas && chmod +x $(BIN)/lora-atlas
 	@touch $@
 
 # uv, where the machine has none.

@@ -10,6 +10,9 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
+INSTALLED = PACKAGE.parent / "lora_atlas_workflow"  # the workflow, where pip has put it beside the library
+# The folder of the Snakefile, its schemas, studies and models.
+PROJECT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parents[1]
 
 
 def closure(*modules: str) -> list[Path]:

@@ -15,8 +15,7 @@ import yaml
 
 from . import schema as schemas
 from . import tables
-
-PROJECT = Path(__file__).parents[2]
+from .code import PROJECT
 
 # Column → what it holds; "table.column" where it holds something else in one table.
 COLUMNS = {

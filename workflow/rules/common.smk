@@ -12,13 +12,15 @@ from snakemake.logging import logger
 
 # The project's folder, wherever the working directory is: code, models and rates are there, data and results here.
 ROOT = Path(str(workflow.current_basedir)).parents[1]
-if not (ROOT / "workflow/lora_atlas").is_dir():
+# The library lies beside the rules, or where pip has put both beside each other.
+LIBRARY = ROOT.parent if ROOT.name == "lora_atlas_workflow" else ROOT / "workflow"
+if not (LIBRARY / "lora_atlas").is_dir():
     raise WorkflowError(
         f"the workflow's library is not beside its rules ({ROOT}): Snakemake fetches single files of a remote module. "
         "Clone the repository, and name the Snakefile in the clone"
     )
 
-sys.path.insert(0, str(ROOT / "workflow"))
+sys.path.insert(0, str(LIBRARY))
 
 from lora_atlas import (
     code as library,
@@ -139,7 +141,8 @@ wildcard_constraints:
 
 def code(*modules):
     """The library files that a stage's modules are made of."""
-    return [part(path.relative_to(ROOT)) for path in library.closure(*modules)]
+    files = library.closure(*modules)
+    return [part(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path) for path in files]
 
 
 def pack_of(artist):

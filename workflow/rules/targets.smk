@@ -95,6 +95,12 @@ if TRAINED:
                 "results/mini/export/README.md",
             localrule: True
 
+        rule pretrain_icons:
+            """The mini base of icons, from families that no study uses: after `make extras`."""
+            input:
+                "results/mini-icons/export/README.md",
+            localrule: True
+
 else:
 
     rule maps:

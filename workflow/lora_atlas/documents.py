@@ -70,6 +70,10 @@ COLUMNS = {
     "attribution_queries.scenario": "whole · whole, unseen artist · absent artist: without its artist's LoRAs",
     "attribution.modules": "plain, or how they are weighted",
     "attribution_queries.modules": "plain, or how they are weighted",
+    "artists": "how many artists the gallery has",
+    "law": "the same by the law that is fitted (metrics/crowd.py); of more artists than the study has, its forecast",
+    "separation": "the law's d: how far the right artist stands out, in standard deviations of the others",
+    "spread": "the law's s: the standard deviation of that over queries",
     "way": "samples · caption · the base's metric · loss under each LoRA, as it is or less its mean, and one gradient "
     "of the same samples and pictures · generated pictures",
     "setting": "how many, which, or of what",

@@ -256,6 +256,17 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         ("observed", _real),
         ("p", _real),
     ),
+    "crowd": _schema(
+        "one row a descriptor × number of artists: how often the nearest LoRA is the artist's own, known artists",
+        ("descriptor", _text),
+        ("artists", _whole),
+        *_score,
+        ("law", _real, "optional"),
+        ("separation", _real, "optional"),
+        ("spread", _real, "optional"),
+        ("chance", _real),
+        ("queries", _whole),
+    ),
     "drift": _schema(
         "one row a principal component × calibration: root mean square of query scores over that of gallery "
         "scores; before calibration also the ratio of left-out gallery LoRAs, measured and in closed form",

@@ -4,7 +4,7 @@ Needs: results/{study}/embeddings/{descriptor}.parquet of all descriptors, resul
        results/{study}/features/{extractor}/{setting}.parquet, results/{study}/cost/{stage}/{item}.parquet
 Makes: results/{study}/tables/
          clustering.parquet, clustering_differences.parquet
-         retrieval.parquet, queries.parquet, differences.parquet, controls.parquet, drift.parquet
+         retrieval.parquet, queries.parquet, differences.parquet, controls.parquet, drift.parquet, crowd.parquet
          structure.parquet, grid.parquet, ablation.parquet
          worth.parquet, worth_queries.parquet, crossings.parquet
          module_weights.parquet, cost.parquet
@@ -36,13 +36,14 @@ rule retrieval:
     """Do the LoRAs nearest to a query have its artist? And how do descriptors differ?"""
     input:
         embeddings=rules_of("embeddings"),
-        code=code("metrics.retrieval", "metrics.margins", "metrics.drift"),
+        code=code("metrics.retrieval", "metrics.margins", "metrics.drift", "metrics.crowd"),
     output:
         retrieval=f"{RESULTS}/tables/retrieval.parquet",
         queries=f"{RESULTS}/tables/queries.parquet",
         differences=f"{RESULTS}/tables/differences.parquet",
         controls=f"{RESULTS}/tables/controls.parquet",
         drift=f"{RESULTS}/tables/drift.parquet",
+        crowd=f"{RESULTS}/tables/crowd.parquet",
     log:
         f"{RESULTS}/logs/retrieval.log",
     conda:

@@ -20,6 +20,8 @@ from .evidence import Evidence, Pooled, Score, gather, over_seeds, pooled, setti
 MODULE = r"(unet|transformer|text_encoder\w*)\."  # how the name of a single module begins
 STYLE_BLOCK, CONTENT_BLOCK = "up_blocks.0.attentions.1", "up_blocks.0.attentions.0"  # of SDXL, by B-LoRA
 
+CROWDS = (2, 5, 10, 20, 50, 100, 1000)  # numbers of artists that the page shows, besides all of a study
+
 
 def write(
     path: str | Path,
@@ -288,6 +290,43 @@ def _gradient(evidence: Evidence) -> Iterator[str]:
         )
 
 
+def _crowd(evidence: Evidence) -> Iterator[str]:
+    if not all(study.has("crowd") for study in evidence.seeds):
+        return
+    frame = over_seeds(evidence, "crowd", ["descriptor", "artists"])
+    frame = frame[frame["descriptor"].isin(_headliners(evidence))].set_index(["descriptor", "artists"])
+    sizes = [K for K in sorted(set(frame.index.get_level_values("artists"))) if K in CROWDS or _there(frame, K)]
+    rows = []
+    for descriptor in [d for d in _headliners(evidence) if d in frame.index]:
+        of = frame.loc[descriptor]
+        cells = [_in_a_crowd(of.loc[K]) if K in of.index else "" for K in sizes]
+        rows.append([f"`{descriptor}`", *cells, *(_number(of[name].iloc[0]) for name in ("separation", "spread"))])
+    if not rows:
+        return
+    yield "## How many styles can be told apart?"
+    yield _table(["descriptor", *(f"{K} artists" for K in sizes), "d", "s"], rows)
+    yield (
+        "How often the nearest LoRA is the artist's own, of as many artists, known ones; chance is one in so many. In "
+        "italics what the law forecasts that is fitted to the rest, identification among alternatives that the right "
+        "one exceeds by d standard deviations, itself spread by s over queries (Green & Swets 1966); where every query "
+        "is right there is no law to fit."
+    )
+
+
+def _there(frame: pd.DataFrame, K: int) -> bool:
+    """Whether a study has as many artists, and it is the largest such number: what all of them are."""
+    measured = frame[frame["value"].notna()].index.get_level_values("artists")
+    return len(measured) > 0 and max(measured) == K
+
+
+def _in_a_crowd(row: Any) -> str:
+    if not pd.isna(row["value"]):
+        return _cell(row)
+    if pd.isna(row["law"]):
+        return ""
+    return f"*{_cell({'value': row['law'], 'low': row['low'], 'high': row['high']})}*"
+
+
 def _clustering(evidence: Evidence) -> Iterator[str]:
     yield "## Clusters"
     frame = over_seeds(evidence, "clustering", ["scenario", "descriptor", "level", "algorithm", "metric"])
@@ -531,6 +570,7 @@ SECTIONS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     _worth,
     _retrieval,
     _gradient,
+    _crowd,
     _clustering,
     _controls,
     _structure,

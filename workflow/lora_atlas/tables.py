@@ -256,6 +256,15 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         ("observed", _real),
         ("p", _real),
     ),
+    "claims": _schema(
+        "one row a claim of FINDINGS.md; claim is the same in every study, sentence names what is this study's own",
+        ("claim", _text),
+        ("sentence", _text),
+        ("verdict", _text),
+        ("numbers", _text),
+        ("p", _real),
+        ("seeds", _whole),
+    ),
     "crowd": _schema(
         "one row a descriptor × number of artists: how often the nearest LoRA is the artist's own, known artists",
         ("descriptor", _text),

@@ -2,8 +2,11 @@
 
 Needs: results/{study}/tables/*.parquet, results/{study}/plan.parquet; of each variant results/{study}/variants/{variant}/tables/retrieval.parquet and
        others
-Makes: results/{study}/FINDINGS.md
+Makes: results/{study}/FINDINGS.md, results/{study}/tables/claims.parquet; of `across` results/ACROSS.md, from the claims
+       of all studies that are there
 """
+
+import glob
 
 # Variants that differ in the seed alone are the study again: all of its tables are asked of them.
 REPLICATES = overlays.replicates(config)
@@ -33,7 +36,8 @@ rule write_findings:
         ),
         code=code("findings.page", "findings.about"),
     output:
-        f"{RESULTS}/FINDINGS.md",
+        page=f"{RESULTS}/FINDINGS.md",
+        claims=f"{RESULTS}/tables/claims.parquet",
     log:
         f"{RESULTS}/logs/findings.log",
     localrule: True
@@ -41,6 +45,7 @@ rule write_findings:
         "../../envs/lora-atlas.yaml"
     params:
         study=STUDY,
+        base=config["base"]["model"],
         replicates=REPLICATES,
         variants={name: changed for name, changed in overlays.differing(config).items() if name not in REPLICATES},
         evaluation=config["evaluation"],
@@ -49,3 +54,19 @@ rule write_findings:
         seed=config["seed"],
     script:
         "../scripts/write_findings.py"
+
+
+rule compare_studies:
+    """What held in which study: the claims of all studies that are there, side by side."""
+    input:
+        claims=sorted(glob.glob("results/*/tables/claims.parquet")),
+        code=code("findings.across"),
+    output:
+        "results/ACROSS.md",
+    log:
+        "results/logs/across.log",
+    localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
+    script:
+        "../scripts/compare_studies.py"

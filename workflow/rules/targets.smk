@@ -89,6 +89,12 @@ if TRAINED:
                 rules_of("findings"),
             localrule: True
 
+        rule across:
+            """What held in which study: results/ACROSS.md, from the claims of all studies that are there."""
+            input:
+                "results/ACROSS.md",
+            localrule: True
+
         rule pretrain_mini:
             """The mini models, from nothing. Nobody needs to: they are committed."""
             input:

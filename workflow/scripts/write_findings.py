@@ -5,12 +5,13 @@ from pathlib import Path
 from job import job
 
 with job(snakemake):
+    from lora_atlas import tables
     from lora_atlas.findings.page import write
 
-    p = snakemake.params
-    write(
-        snakemake.output[0],
-        Path(snakemake.output[0]).parent,
+    p, out = snakemake.params, snakemake.output
+    rows = write(
+        out.page,
+        Path(out.page).parent,
         study=p.study,
         replicates=p.replicates,
         variants=p.variants,
@@ -18,3 +19,4 @@ with job(snakemake):
         about=p.about,
         seed=p.seed,
     )
+    tables.write(out.claims, "claims", rows, {"study": p.study, "base": p.base})

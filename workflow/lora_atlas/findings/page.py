@@ -13,7 +13,7 @@ from ..metrics.structure import LEVELS
 from ..tables import replacing
 from ..views import NO_BASIS
 from . import gradient
-from .claims import asked_unseen, claims, speakers
+from .claims import Claim, asked_unseen, claims, speakers
 from .cost import seconds_per_lora, seconds_per_picture
 from .evidence import Evidence, Pooled, Score, gather, over_seeds, pooled, settings_of, two
 
@@ -33,13 +33,22 @@ def write(
     evaluation: Mapping[str, Any],
     about: Sequence[str],
     seed: int,
-) -> None:
+) -> list[dict[str, Any]]:
     """Write the findings of the study in `folder`; `variants`: name → keys that differ, `about`: sentences on what the
-    pictures are and what the models learnt from. Raises TableError for a table that is absent."""
+    pictures are and what the models learnt from. Returns rows of the table "claims". Raises TableError for a table that
+    is absent."""
     evidence = gather(folder, replicates, variants, evaluation, seed)
-    parts = [part for section in SECTIONS for part in section(evidence)]
+    found = claims(evidence)
+    parts = [*_claims(evidence, found), *(part for section in SECTIONS for part in section(evidence))]
     with replacing(path) as temporary:
         temporary.write_text("\n\n".join([*_head(study, evidence, about), *parts]) + "\n")
+    return [
+        {
+            "claim": claim.about or claim.sentence, "sentence": claim.sentence, "verdict": claim.verdict,
+            "numbers": claim.numbers, "p": claim.adjusted, "seeds": claim.seeds,
+        }
+        for claim in found
+    ]  # fmt: skip
 
 
 def _head(study: str, evidence: Evidence, about: Sequence[str]) -> Iterator[str]:
@@ -91,9 +100,8 @@ def _overlaps(evidence: Evidence) -> Iterator[str]:
         )
 
 
-def _claims(evidence: Evidence) -> Iterator[str]:
+def _claims(evidence: Evidence, found: Sequence[Claim]) -> Iterator[str]:
     yield "## What held, and what did not"
-    found = claims(evidence)
     yield _table(
         ["claim", "verdict", "numbers", "adjusted p", "seeds"],
         [
@@ -566,7 +574,6 @@ def _variants(evidence: Evidence) -> Iterator[str]:
 
 
 SECTIONS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
-    _claims,
     _worth,
     _retrieval,
     _gradient,

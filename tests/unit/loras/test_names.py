@@ -67,7 +67,7 @@ def test_every_layer_of_a_unet_is_found_again_in_every_spelling(unets, name):
             f"unet.{module}", module, f"lora_unet_{underscored}", f"lycoris_{underscored}", f"base_model.model.{module}"
         ):  # fmt: skip
             found = place(spelling)
-            assert found is not None and found.modules == (f"unet.{module}",) and found.widths is None, spelling
+            assert found is not None and found.modules == (f"unet.{module}",) and found.rows is None, spelling
 
 
 @pytest.mark.parametrize("name", UNETS)

@@ -26,10 +26,11 @@ from typing import Any
 
 from ..labels import printable
 from .container import Container, Entry, LoraFileError
+from .families import CLAIMING, claimed
 from .families.sd import positional
 from .families.spelling import Place
 from .kinds import SPELLINGS, Kind, kind_of, problem
-from .names import place
+from .names import located
 
 _END = {name: re.compile(rf"(?P<module>.+?)\.{pattern}") for name, pattern in {
     **SPELLINGS,
@@ -101,8 +102,9 @@ def layout(container: Container, config: Mapping[str, Any] | None = None) -> Lay
     `config`: the adapter_config.json beside the file, where there is one.
     """
     if config is None and not _HEADER_SCALES & set(container.metadata):
-        tokens = tuple(key for key in container.entries if container.metadata.get(key) == "<embed>")
-        found, wrong = _alike(tuple((key, entry.shape) for key, entry in container.entries.items()), tokens)
+        said = {key: value for key, value in container.metadata.items() if key in CLAIMING or value == "<embed>"}
+        shapes = tuple((key, entry.shape) for key, entry in container.entries.items())
+        found, wrong = _alike(shapes, tuple(sorted(said.items())))
     else:
         found, wrong = _understood(container, config)
     if wrong:
@@ -111,10 +113,13 @@ def layout(container: Container, config: Mapping[str, Any] | None = None) -> Lay
 
 
 @lru_cache(maxsize=32)
-def _alike(shapes: tuple[tuple[str, tuple[int, ...]], ...], tokens: tuple[str, ...]) -> tuple[Layout, list[str]]:
-    """`_understood` of names and shapes alone, once for all files of one trainer and one setting."""
+def _alike(
+    shapes: tuple[tuple[str, tuple[int, ...]], ...], said: tuple[tuple[str, str], ...]
+) -> tuple[Layout, list[str]]:
+    """`_understood` of names and shapes, and of what a header says of the base and of tokens: once for all files of one
+    trainer and one setting."""
     entries = {key: Entry(shape, "F32", 0, 0) for key, shape in shapes}
-    return _understood(Container(Path(), entries, dict.fromkeys(tokens, "<embed>")), None)
+    return _understood(Container(Path(), entries, dict(said)), None)
 
 
 def _understood(container: Container, config: Mapping[str, Any] | None) -> tuple[Layout, list[str]]:
@@ -147,6 +152,7 @@ def _sorted_keys(container: Container) -> _Found:
     at = positional({model: len(numbers) for model, numbers in numbered.items()}) if any(numbered.values()) else None
     if at is not None and any(numbers != set(range(len(numbers))) for numbers in numbered.values()):
         at = None
+    places = _located(container)
     for key in sorted(container.entries):
         if match := _NUMBERED.fullmatch(key):
             if at is None:
@@ -157,19 +163,38 @@ def _sorted_keys(container: Container) -> _Found:
         elif _TOKENS.fullmatch(key) or container.metadata.get(key) == "<embed>":
             found.tokens.append(key)
         else:
-            _put_named(found, key)
+            _put_named(found, key, places)
     return found
 
 
-def _put_named(found: _Found, key: str) -> None:
+def _located(container: Container) -> dict[str, Place | None]:
+    """Where each module that a key names belongs; all of them together, by their names and shapes."""
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, entry in container.entries.items():
+        name, part, _ = _split(key)
+        if name:
+            parts.setdefault(name, {})[part] = entry.shape
+    return located({name: _shape(each) for name, each in parts.items()}, claimed(container.metadata))
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+    """(out, in) of an update by the shapes of its parts; None where they make none."""
+    own = {part: shape for part, shape in shapes.items() if part not in ("alpha", "bias", "B_bias")}
+    if not own:
+        return None
+    kind = kind_of(own)
+    return None if problem(kind, dict.fromkeys(own, ""), own) else kind.shape(own)
+
+
+def _put_named(found: _Found, key: str, places: Mapping[str, Place | None]) -> None:
     name, part, naming = _split(key)
-    where = place(name) if name else None
+    where = places[name] if name else None
     if where is None:
         reason = next((why for pattern, why in _FOREIGN if re.fullmatch(pattern, key)), None)
         found.wrong.append(f"{printable(key)}: {reason or 'not a key of a format that is known here'}")
         return
     if naming:
-        where = Place(where.modules, naming, where.widths, where.swapped)
+        where = replace(where, naming=naming)
     _put(found, key, name, part, where)
 
 
@@ -353,13 +378,13 @@ def _specs(
     if of_pair is not None:  # of the layer B, so of its scale
         keys = {"diff": of_pair, **({"alpha": parts["alpha"]} if "alpha" in parts else {})}
         yield from _bias(container, Spec("", "bias", keys, (0, 1), rank, scale=spec.scale), where, wrong)
-    if where.widths is None:
+    if where.rows is None:
         if where.swapped and shape[0] % 2:
             wrong.append(f"{said}: {shape[0]} rows have no two halves")
             return
         yield spec
         return
-    cuts = _cuts(where.widths, shape)
+    cuts = _cuts(where.rows, shape)
     if cuts is None or kind.relative:
         wrong.append(f"{said}: {shape[0]} × {shape[1]} is not the fused layer of {', '.join(where.modules)}")
         return
@@ -367,15 +392,10 @@ def _specs(
         yield replace(spec, module=module, shape=(rows[1] - rows[0], shape[1]), rows=rows)
 
 
-def _cuts(widths: tuple[int, ...], shape: tuple[int, int]) -> list[tuple[int, int]] | None:
-    out, width = shape
-    if -1 not in widths:
-        each, rest = divmod(out, len(widths))
-        return None if rest or not each else [(i * each, (i + 1) * each) for i in range(len(widths))]
-    stops = list(accumulate(width if w > 0 else out - width * (len(widths) - 1) for w in widths))
-    if out <= width * (len(widths) - 1):
-        return None
-    return list(zip([0, *stops[:-1]], stops, strict=True))
+def _cuts(rows: tuple[int, ...], shape: tuple[int, int]) -> list[tuple[int, int]] | None:
+    """Where the rows of a fused layer are cut; None where it is not of this shape."""
+    stops = list(accumulate(rows))
+    return list(zip([0, *stops[:-1]], stops, strict=True)) if stops and stops[-1] == shape[0] else None
 
 
 def _bias(container: Container, spec: Spec, where: Place, wrong: list[str]) -> Iterator[Spec]:

@@ -1,10 +1,9 @@
-"""Stable Diffusion 1 and 2 (Rombach et al. 2022) and XL (Podell et al. 2023): UNets."""
+"""Stable Diffusion 1 and 2 (Rombach et al. 2022) and XL (Podell et al. 2023) as their authors name their UNets."""
 
 import re
 from collections.abc import Callable
 
-from .family import Family, unet
-from .spelling import Place, Spelling, Tokens, one
+from .spelling import Spelling, Tokens
 
 _RESNET = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
@@ -17,11 +16,11 @@ _ENDS = {
 }  # fmt: skip
 
 
-def _sgm(parts: Tokens) -> Place | None:
+def _sgm(parts: Tokens) -> str | None:
     """A name of Stability's own UNets (SD1, SD2, SDXL; two resnets a level) in diffusers' spelling."""
     whole = ".".join(parts)
     if whole in _ENDS:
-        return one(_ENDS[whole])
+        return _ENDS[whole]
     match = re.fullmatch(r"(input_blocks|output_blocks)\.(\d+)\.(\d)\.(.+)|middle_block\.(\d)\.(.+)", whole)
     if match is None:
         return None
@@ -36,15 +35,15 @@ def _sgm(parts: Tokens) -> Place | None:
         level, number = divmod(int(match[2]) - down, 3)
         start = f"{'down' if down else 'up'}_blocks.{level}"
         if inner == "op" and down:
-            return one(f"{start}.downsamplers.0.conv")
+            return f"{start}.downsamplers.0.conv"
         if inner == "conv" and not down:
-            return one(f"{start}.upsamplers.0.conv")
+            return f"{start}.upsamplers.0.conv"
         kind = {"0": "resnets", "1": "attentions"}.get(match[3])
     if kind == "resnets":
-        return one(f"{start}.resnets.{number}.{_RESNET[inner]}") if inner in _RESNET else None
+        return f"{start}.resnets.{number}.{_RESNET[inner]}" if inner in _RESNET else None
     if kind is None or inner.split(".")[0] in ("in_layers", "emb_layers", "out_layers", "skip_connection"):
         return None
-    return one(f"{start}.{kind}.{number}.{inner}")
+    return f"{start}.{kind}.{number}.{inner}"
 
 
 SGM = Spelling(
@@ -64,34 +63,7 @@ SGM = Spelling(
         "out",
     ),
     translate=_sgm,
-    alone=True,
     suffix="-sgm",
-)
-
-_WIDTHS = {"d0": 320, "d1": 640, "d2": 1280, "m": 1280, "u1": 1280, "u2": 640, "u3": 320}
-
-SD1 = Family(
-    name="SD1.x",
-    claims=r"sd_?v?1|stable-diffusion-(v)?1",
-    texts={"text_encoder": 768},
-    spelling=SGM,
-    allowed=unet(_WIDTHS, 768, {}),
-)
-SD2 = Family(
-    name="SD2.x",
-    claims=r"sd_?v?2|stable-diffusion-(v)?2",
-    texts={"text_encoder": 1024},
-    spelling=SGM,
-    allowed=unet(_WIDTHS, 1024, {}),
-)
-SDXL = Family(
-    name="SDXL",
-    claims=r"sdxl|stable-diffusion-xl|pony|illustrious",
-    texts={"text_encoder": 768, "text_encoder_2": 1280},
-    spelling=SGM,
-    allowed=unet(
-        {"d1": 640, "d2": 1280, "m": 1280, "u0": 1280, "u1": 640}, 2048, {"d1": 2, "u1": 2, "d2": 10, "m": 10, "u0": 10}
-    ),
 )
 
 

@@ -26,10 +26,37 @@ _FUSED = (("to_qkv", ("to_q", "to_k", "to_v")), ("to_kv", ("to_k", "to_v")),
 _SHOWN = {"AceStepTransformer1DModel": "cross_attn"}
 
 
+_DIGITS, _TOKENS = re.compile(r"\d{1,9}"), re.compile(r"#|\d+")
+_BETWEEN = re.compile(r"(?<!\.)\.(?!\.)")  # dots between parts, not those of a range
+
+
 def parsed(name: str) -> tuple[str, Numbers]:
     """A name without its dots and digits, and the numbers that they were."""
     flat = name.replace(".", "_")
-    return re.sub(r"\d+", "#", flat), tuple(int(n) for n in re.findall(r"\d+", flat)[:16])
+    return _DIGITS.sub("#", flat), tuple(map(int, _DIGITS.findall(flat)))
+
+
+@cache
+def _flat(module: str) -> str:
+    """As `parsed`, of a module whose numbers are "#" in part."""
+    return _TOKENS.sub("#", module.replace(".", "_"))
+
+
+@cache
+def _row(name: str) -> tuple[str, str, Ranges]:
+    """Of a name of the table: without dots and digits; with "#" for its numbered parts; and its ranges."""
+    ranges: list[tuple[tuple[int, int], ...]] = []
+    parts = []
+    for part in _BETWEEN.split(name):
+        runs = numbers(part) if part[0].isdigit() else None
+        if runs is None:
+            ranges += [((int(n), int(n)),) for n in _DIGITS.findall(part)]
+            parts.append(part)
+        else:
+            ranges.append(runs)
+            parts.append("#")
+    module = ".".join(parts)
+    return _flat(module), module, tuple(ranges)
 
 
 @dataclass(frozen=True)
@@ -111,12 +138,12 @@ class Architecture:
                 free = any(a < b for a, b in runs) or len(values) > 2
                 allowed.append(None if free else frozenset(values))
             name = module
-            for a in (a for a, token in zip(allowed, re.findall(r"#|\d+", module), strict=True) if token == "#"):
+            for a in (a for a, token in zip(allowed, _TOKENS.findall(module), strict=True) if token == "#"):
                 name = name.replace("#", "\0" if a is None or len(a) > 1 else str(min(a)), 1)
             # A digit within a word is that digit: it is in the name already, and no number to fill in.
             words = [a if token == "#" else frozenset({int(token)})
-                     for a, token in zip(allowed, re.findall(r"#|\d+", module), strict=True)]  # fmt: skip
-            found.setdefault(parsed(module.replace("#", "0"))[0], []).append(
+                     for a, token in zip(allowed, _TOKENS.findall(module), strict=True)]  # fmt: skip
+            found.setdefault(_flat(module), []).append(
                 Entry(tuple(words), (name.replace("\0", "#"),))
             )
         return found
@@ -126,11 +153,11 @@ class Architecture:
         """All names: those of diffusers first, then those of the authors, then those of layers that were fused."""
         found = {flat: list(entries) for flat, entries in self.direct.items()}
         for theirs, ours, order in self._spelt():
-            if not all(parsed(module.replace("#", "0"))[0] in self.direct for module in ours):
+            if not all(_flat(module) in self.direct for module in ours):
                 continue
-            allowed = tuple(None if token == "#" else frozenset({int(token)}) for token in re.findall(r"#|\d+", theirs))
+            allowed = tuple(None if token == "#" else frozenset({int(token)}) for token in _TOKENS.findall(theirs))
             entry = Entry(allowed, ours, order)
-            entries = found.setdefault(parsed(theirs.replace("#", "0"))[0], [])
+            entries = found.setdefault(_flat(theirs), [])
             if not any(each.modules == entry.modules for each in entries):
                 entries.append(entry)
         return found
@@ -207,20 +234,9 @@ def table() -> Table:
         arch = found.setdefault(row["class"], Architecture(row["class"], row["model"]))
         rows: dict[str, list[tuple[Ranges, tuple[int, ...]]]] = {}
         for name, shape in unfolded(row["modules"]):
-            ranges: list[tuple[tuple[int, int], ...]] = []
-            parts = []
-            # Ranges have dots of their own: parts are what is between dots that are not of a range.
-            for part in re.split(r"(?<!\.)\.(?!\.)", name):
-                runs = numbers(part)
-                if runs is None:
-                    ranges += [((int(n), int(n)),) for n in re.findall(r"\d+", part)]
-                    parts.append(part)
-                else:
-                    ranges.append(runs)
-                    parts.append("#")
-            module = ".".join(parts)
-            rows.setdefault(parsed(module.replace("#", "0"))[0], []).append((tuple(ranges), shape))
-            arch.dotted.setdefault(module, []).append(tuple(ranges))
+            flat, module, ranges = _row(name)
+            rows.setdefault(flat, []).append((ranges, shape))
+            arch.dotted.setdefault(module, []).append(ranges)
         rank = ranks.setdefault(row["family"], len(ranks))
         arch.variants.append(
             Variant(row["family"], row["variant"], rank, {flat: tuple(each) for flat, each in rows.items()})

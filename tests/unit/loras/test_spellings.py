@@ -32,7 +32,9 @@ def spelt(arch: Architecture, variant: Variant, blocks=(0,)) -> dict[str, tuple[
         for block in blocks if "#" in theirs else (0,):
             modules = tuple(module.replace("#", str(block)) for module in ours)
             shapes = [variant.shape(*parsed(module)) for module in modules]
-            if all(shape is not None and len(shape) == 2 for shape in shapes) and not re.search(r"to_(added_)?q?kv$", theirs):
+            if all(shape is not None and len(shape) == 2 for shape in shapes) and not re.search(
+                r"to_(added_)?q?kv$", theirs
+            ):
                 found[theirs.replace("#", str(block))] = (
                     (sum(shape[0] for shape in shapes), shapes[0][1]), modules
                 )  # fmt: skip
@@ -98,15 +100,15 @@ def agree(path, tensors, expected, family, variant=None) -> None:
 
 
 DIFFUSION, UNET = {"prefix": "diffusion_model."}, {"prefix": "lora_unet_", "joined": True}
-KOHYA = {"down": "lora_down", "up": "lora_up"}
+KOHYA, HALF = {"down": "lora_down", "up": "lora_up"}, {"alpha": 0.5}
 # Converter, family, released size, how the file is written, names of the authors that it takes (None: diffusers' own).
 CONVERTERS = [
     ("_convert_hunyuan_video_lora_to_diffusers", "HunyuanVideo", "1", DIFFUSION,
-     r"(?!final_layer\.adaLN|.*(self_attn_qkv|self_attn\.|_mlp\.[02]|mlp\.[02]|\.lin$|in_layer|out_layer))"),
+     r"(?!final_layer\.adaLN|.*(_attn_[qkv]$|linear1_|self_attn_qkv|self_attn\.|_mlp\.[02]|mlp\.[02]|\.lin$|in_layer|out_layer))"),
     ("_convert_non_diffusers_lumina2_lora_to_diffusers", "Lumina 2", "2.0", DIFFUSION,
      r"(layers|noise_refiner|context_refiner)\.0\.(attention|feed_forward|adaLN)"),
     ("_convert_non_diffusers_wan_lora_to_diffusers", "Wan", "2.1 I2V 14B", DIFFUSION, ""),
-    ("_convert_non_diffusers_wan_lora_to_diffusers", "Wan", "2.1 T2V 1.3B", DIFFUSION | KOHYA | {"alpha": 0.5}, "blocks"),
+    ("_convert_non_diffusers_wan_lora_to_diffusers", "Wan", "2.1 T2V 1.3B", DIFFUSION | KOHYA | HALF, "blocks"),
     ("_convert_musubi_wan_lora_to_diffusers", "Wan", "2.1 T2V 1.3B", UNET | KOHYA | {"alpha": 0.5}, "blocks"),
     ("_convert_musubi_wan_lora_to_diffusers", "Wan", "2.1 I2V 14B", UNET | KOHYA | {"alpha": 2.0}, "blocks"),
     ("_convert_non_diffusers_hidream_lora_to_diffusers", "HiDream", "I1", DIFFUSION, None),
@@ -118,14 +120,15 @@ CONVERTERS = [
      {"down": "lora_A.default", "up": "lora_B.default"}, None),
     ("_convert_non_diffusers_anima_lora_to_diffusers", "Anima", "2B", DIFFUSION, ""),
     ("_convert_non_diffusers_flux2_lora_to_diffusers", "FLUX.2", "dev", DIFFUSION, r"(?!final_layer\.adaLN|sformer)"),
-    ("_convert_non_diffusers_flux2_lora_to_diffusers", "FLUX.2", "klein 4B", DIFFUSION | KOHYA, r"(?!final_layer\.adaLN|sformer)"),
+    ("_convert_non_diffusers_flux2_lora_to_diffusers", "FLUX.2", "klein 4B", DIFFUSION | KOHYA,
+     r"(?!final_layer\.adaLN|sformer)"),
     ("_convert_kohya_flux2_lora_to_diffusers", "FLUX.2", "klein 9B", UNET | KOHYA | {"alpha": 0.5},
      r"(double|single)_blocks|(img|txt|time)_in|final_layer\.linear"),
     ("_convert_non_diffusers_flux3_lora_to_diffusers", "FLUX.3", "default", DIFFUSION,
      r"(content_mode_blocks|txt_mode_blocks|single_blocks)"),
     ("_convert_non_diffusers_z_image_lora_to_diffusers", "Z-Image", "Turbo", DIFFUSION, None),
     ("_convert_non_diffusers_z_image_lora_to_diffusers", "Z-Image", "Turbo", UNET | KOHYA | {"alpha": 0.5}, None),
-    ("_convert_non_diffusers_ideogram4_lora_to_diffusers", "Ideogram 4", "default", DIFFUSION | KOHYA | {"alpha": 0.5}, ""),
+    ("_convert_non_diffusers_ideogram4_lora_to_diffusers", "Ideogram 4", "default", DIFFUSION | KOHYA | HALF, ""),
     ("_convert_non_diffusers_krea2_lora_to_diffusers", "Krea 2", "default", DIFFUSION, ""),
     ("_convert_non_diffusers_krea2_lora_to_diffusers", "Krea 2", "default", {"prefix": "base_model.model."}, ""),
     ("_convert_non_diffusers_ace_step_lora_to_diffusers", "ACE-Step", "1.5", {"prefix": "base_model.model."}, ""),
@@ -177,9 +180,13 @@ SINGLE = [
     ("convert_qwen_image21_transformer_checkpoint_to_diffusers", "Qwen-Image 2.1", "2.1"),
 ]  # fmt: skip
 # Names that LoRA files have, but not the authors' weights: exports, attention processors, ComfyUI's of HunyuanVideo.
-ALIASES = r"sformer_blocks|.*processor|.*\.block\."
+# DiffSynth-Studio's of FLUX.1.
+ALIASES = (
+    r"sformer_blocks|.*processor|.*\.block\.|blocks\.\d+\.(attn\.[ab]_|ff_[ab]|norm1_[ab])|.*to_qkv_mlp$"
+    r"|single_blocks\.\d+\.(proj_out|norm\.linear)|.*embedder\.(timestep_embedder\.)?[02]$|final_(norm|proj)_out"
+)
 COMFY = (
-    r".*(_mlp\.[02]|\.mlp\.[02]|mod\.lin|modulation\.lin|self_attn\.\w+|(time|guidance)_in\.\w+_layer"
+    r".*(_attn_[qkv]|linear1_\w+|_mlp\.[02]|\.mlp\.[02]|mod\.lin|modulation\.lin|self_attn\.\w+|(time|guidance)_in\.\w+_layer"
     r"|[tc]_embedder\.\w+_layer)$|txt_in\.t_embedder\.in"
 )
 

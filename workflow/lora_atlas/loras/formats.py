@@ -17,7 +17,7 @@ and every update is whole: the error lists all that is not.
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
@@ -145,13 +145,7 @@ def _understood(container: Container, config: Mapping[str, Any] | None) -> tuple
 
 def _sorted_keys(container: Container) -> _Found:
     found = _Found()
-    numbered: dict[str, set[int]] = {"unet": set(), "text_encoder": set()}
-    for key in container.entries:
-        if match := _NUMBERED.fullmatch(key):
-            numbered[match["model"]].add(int(match["number"]))
-    at = positional({model: len(numbers) for model, numbers in numbered.items()}) if any(numbered.values()) else None
-    if at is not None and any(numbers != set(range(len(numbers))) for numbers in numbered.values()):
-        at = None
+    at = _positions(container)
     places = _located(container)
     for key in sorted(container.entries):
         if match := _NUMBERED.fullmatch(key):
@@ -165,6 +159,22 @@ def _sorted_keys(container: Container) -> _Found:
         else:
             _put_named(found, key, places)
     return found
+
+
+def _positions(container: Container) -> Callable[[str, int], str] | None:
+    """Names of modules by their numbers, where a file has all of them."""
+    sides: dict[str, dict[int, dict[str, tuple[int, ...]]]] = {}
+    for key, entry in container.entries.items():
+        if match := _NUMBERED.fullmatch(key):
+            sides.setdefault(match["model"], {}).setdefault(int(match["number"]), {})[match["way"]] = entry.shape
+    shapes: dict[str, list[tuple[int, int]]] = {}
+    for model, pairs in sides.items():
+        if set(pairs) != set(range(len(pairs))):
+            return None
+        for _, pair in sorted(pairs.items()):
+            up, down = pair.get("up", ()), pair.get("down", ())
+            shapes.setdefault(model, []).append((up[0] if up else 0, math.prod(down[1:]) if down else 0))
+    return positional(shapes) if shapes else None
 
 
 def _located(container: Container) -> dict[str, Place | None]:

@@ -47,8 +47,10 @@ _PREFIXES: tuple[tuple[str, str | None, str, str], ...] = (  # prefix, model (No
     ("text_encoder_3.", "text_encoder_3", ".", "diffusers"),
 )
 # What stands between a prefix and the name in files whose model was wrapped twice.
-_WRAPPED = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "_orig_mod.", "module.", "pipe.dit.", "dit.",
-            "net.", "lora_unet_", "unet_", "unet.", "transformer.")  # fmt: skip
+_WRAPPED = (
+    "base_model.model.", "model.diffusion_model.", "diffusion_model.", "_orig_mod.", "module.", "pipe.dit.", "dit.",
+    "net.", "lora_unet_", "unet_", "unet.", "transformer.",
+)  # fmt: skip
 _UNDERSCORED = """
     down_blocks mid_block up_blocks transformer_blocks proj_in proj_out to_q to_k to_v to_out
     time_emb_proj conv_in conv_out conv_shortcut conv_norm_out time_embedding add_embedding linear_1 linear_2
@@ -80,8 +82,10 @@ def located(names: Mapping[str, Shape | None], claim: str | None = None) -> dict
     family that the header claims, which decides where names and shapes leave a choice.
     """
     prefixed = {name: _prefixed(name) for name in names}
-    named = {name: Named(_meant(model, naming), rest, names[name]) for name, (model, rest, _, naming) in prefixed.items()
-             if not (model or "").startswith("text_encoder")}  # fmt: skip
+    named = {
+        name: Named(_meant(model, naming), rest, names[name]) for name, (model, rest, _, naming) in prefixed.items()
+        if not (model or "").startswith("text_encoder")
+    }  # fmt: skip
     main = [each for each in named.values() if each.model not in _PARTS]
     said = {None: spoken(main, claim) if main else None}
     for part in _PARTS:
@@ -95,7 +99,21 @@ def located(names: Mapping[str, Shape | None], claim: str | None = None) -> dict
             found[name] = _looked_up(named[name], entry, *spoke, naming)
         else:
             found[name] = _vocabulary(model, rest, separator, naming)
+    unread = [name for name in named if found[name] is None and _may_be_joined(prefixed[name])]
+    if len(unread) > SHARE * len(named) and len(unread) > 1:
+        # A model that is not known here: all its names as they stand, so that its files are compared with one another.
+        for name in named:
+            found[name] = Place((f"transformer.{prefixed[name][1]}",), prefixed[name][3])
     return found
+
+
+SHARE = 0.2  # of a file's names that are in no vocabulary, from which on it is another model's and none is a misprint
+
+
+def _may_be_joined(prefixed: tuple[str | None, str, str, str]) -> bool:
+    """Whether a name could be a module of an unknown model, its parts joined by underscores: with a block's number."""
+    _, rest, separator, _ = prefixed
+    return separator == "_" and "__" not in rest and bool(re.fullmatch(r"[A-Za-z]\w*_\d+_[\w-]*\w", rest, re.ASCII))
 
 
 _PARTS = ("text_conditioner", "connectors")  # of pipelines, beside the model that denoises

@@ -44,7 +44,9 @@ _CLAIMS: tuple[tuple[str, str], ...] = (
     ("Z-Image", r"z[-_. ]?image"), ("Lumina 2", r"lumina"), ("AuraFlow", r"aura[-_. ]?flow|pony[-_. ]?v?7"),
     ("HiDream", r"hidream"), ("Krea 2", r"krea[-_. ]?2"), ("Anima", r"\banima\b|lora_anima"), ("Cosmos", r"cosmos"),
     ("Sana", r"\bsana\b"), ("CogView4", r"cogview"), ("CogVideoX", r"cogvideo"), ("SkyReels-V2", r"skyreels"),
-    ("FramePack", r"framepack"), ("HunyuanVideo", r"hunyuan[-_. ]?video|lora_hv\b"),
+    ("FramePack", r"framepack"), ("HunyuanImage", r"hunyuan[-_. ]?image"),
+    ("HunyuanVideo 1.5", r"hunyuan[-_. ]?video[-_. ]?1[-_. ]?5|hv_?1_?5"),
+    ("HunyuanVideo", r"hunyuan[-_. ]?video|lora_hv\b"),
     ("LTX-2", r"ltx[-_. ]?v?(ideo)?[-_. ]?2"), ("LTX-Video", r"ltx"), ("Mochi", r"mochi"),
     ("Kandinsky 5", r"kandinsky[-_. ]?5"), ("Wan", r"\bwan(\b|[-_. ]?\d)|lora_wan"), ("Kolors", r"kolors"),
     ("Ideogram 4", r"ideogram"), ("ERNIE-Image", r"ernie"), ("ACE-Step", r"ace[-_. ]?step"),
@@ -77,7 +79,7 @@ class Belonging:
 def family(shapes: Mapping[str, Shape], metadata: Mapping[str, str] | None = None) -> tuple[str, str | None]:
     """The base family of modules and the shapes of their updates, and a remark where that is not plain.
 
-    One of FAMILIES, a language model, or "other". `metadata`: the file's header, asked only where shapes leave a choice.
+    One of FAMILIES, a language model, or "other". `metadata`: the file's header, asked where shapes leave a choice.
     """
     found = belonging(shapes, metadata)
     return found.family, found.remark

@@ -6,8 +6,9 @@
     theirs = %[q k v]       keys and values have fewer heads than the queries: the rows of q are as many as columns
     theirs.* = ours.*       every module below
 
-Sources: the code of the models, as diffusers' converters of single files have it (loaders/single_file_utils), and
-diffusers' converters of LoRA files. Nothing here is needed to read a name whose dots were lost: that is looked up.
+Sources: the code of the models, as diffusers' converters of single files have it (loaders/single_file_utils),
+diffusers' converters of LoRA files, XLabs' attention processors, and DiffSynth-Studio's FLUX
+(diffsynth/models/flux_dit.py). Nothing here is needed to read a name whose dots were lost: that is looked up.
 """
 
 _FLUX = """
@@ -46,6 +47,27 @@ guidance_in.in_layer = time_text_embed.guidance_embedder.linear_1
 guidance_in.out_layer = time_text_embed.guidance_embedder.linear_2
 final_layer.linear = proj_out
 final_layer.adaLN_modulation.1 = ~norm_out.linear
+blocks.#.attn.a_to_qkv = transformer_blocks.#.attn.[to_q to_k to_v]
+blocks.#.attn.b_to_qkv = transformer_blocks.#.attn.[add_q_proj add_k_proj add_v_proj]
+blocks.#.attn.a_to_out = transformer_blocks.#.attn.to_out.0
+blocks.#.attn.b_to_out = transformer_blocks.#.attn.to_add_out
+blocks.#.ff_a.0 = transformer_blocks.#.ff.net.0.proj
+blocks.#.ff_a.2 = transformer_blocks.#.ff.net.2
+blocks.#.ff_b.0 = transformer_blocks.#.ff_context.net.0.proj
+blocks.#.ff_b.2 = transformer_blocks.#.ff_context.net.2
+blocks.#.norm1_a.linear = transformer_blocks.#.norm1.linear
+blocks.#.norm1_b.linear = transformer_blocks.#.norm1_context.linear
+single_blocks.#.to_qkv_mlp = single_transformer_blocks.#.[attn.to_q attn.to_k attn.to_v proj_mlp]
+single_blocks.#.proj_out = single_transformer_blocks.#.proj_out
+single_blocks.#.norm.linear = single_transformer_blocks.#.norm.linear
+time_embedder.timestep_embedder.0 = time_text_embed.timestep_embedder.linear_1
+time_embedder.timestep_embedder.2 = time_text_embed.timestep_embedder.linear_2
+guidance_embedder.timestep_embedder.0 = time_text_embed.guidance_embedder.linear_1
+guidance_embedder.timestep_embedder.2 = time_text_embed.guidance_embedder.linear_2
+pooled_text_embedder.0 = time_text_embed.text_embedder.linear_1
+pooled_text_embedder.2 = time_text_embed.text_embedder.linear_2
+final_norm_out.linear = norm_out.linear
+final_proj_out = proj_out
 distilled_guidance_layer.layers.#.in_layer = distilled_guidance_layer.layers.#.linear_1
 distilled_guidance_layer.layers.#.out_layer = distilled_guidance_layer.layers.#.linear_2
 """
@@ -260,6 +282,16 @@ double_blocks.#.img_mod.linear = transformer_blocks.#.norm1.linear
 double_blocks.#.txt_mod.linear = transformer_blocks.#.norm1_context.linear
 double_blocks.#.img_mod.lin = transformer_blocks.#.norm1.linear
 double_blocks.#.txt_mod.lin = transformer_blocks.#.norm1_context.linear
+double_blocks.#.img_attn_q = transformer_blocks.#.attn.to_q
+double_blocks.#.img_attn_k = transformer_blocks.#.attn.to_k
+double_blocks.#.img_attn_v = transformer_blocks.#.attn.to_v
+double_blocks.#.txt_attn_q = transformer_blocks.#.attn.add_q_proj
+double_blocks.#.txt_attn_k = transformer_blocks.#.attn.add_k_proj
+double_blocks.#.txt_attn_v = transformer_blocks.#.attn.add_v_proj
+single_blocks.#.linear1_q = single_transformer_blocks.#.attn.to_q
+single_blocks.#.linear1_k = single_transformer_blocks.#.attn.to_k
+single_blocks.#.linear1_v = single_transformer_blocks.#.attn.to_v
+single_blocks.#.linear1_mlp = single_transformer_blocks.#.proj_mlp
 single_blocks.#.linear1 = single_transformer_blocks.#.[attn.to_q attn.to_k attn.to_v proj_mlp]
 single_blocks.#.linear2 = single_transformer_blocks.#.proj_out
 single_blocks.#.modulation.linear = single_transformer_blocks.#.norm.linear
@@ -302,7 +334,9 @@ transformer_blocks.#.attn2.q_norm = transformer_blocks.#.attn2.norm_q
 transformer_blocks.#.attn2.k_norm = transformer_blocks.#.attn2.norm_k
 """
 
-_LTX2 = _LTX + """
+_LTX2 = (
+    _LTX
+    + """
 audio_patchify_proj = audio_proj_in
 audio_adaln_single.* = audio_time_embed.*
 av_ca_video_scale_shift_adaln_single.* = av_cross_attn_video_scale_shift.*
@@ -311,12 +345,14 @@ av_ca_audio_scale_shift_adaln_single.* = av_cross_attn_audio_scale_shift.*
 av_ca_v2a_gate_adaln_single.* = av_cross_attn_audio_v2a_gate.*
 prompt_adaln_single.* = prompt_adaln.*
 audio_prompt_adaln_single.* = audio_prompt_adaln.*
-""" + "".join(
-    f"""
+"""
+    + "".join(
+        f"""
 transformer_blocks.#.{attention}.{n}_norm = transformer_blocks.#.{attention}.norm_{n}
 """
-    for attention in ("audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
-    for n in "qk"
+        for attention in ("audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
+        for n in "qk"
+    )
 )
 
 _LTX2_CONNECTORS = """
@@ -523,6 +559,8 @@ ORIGINS: dict[str, str] = {
     "HeliosTransformer3DModel": _WAN,
     "HunyuanVideoTransformer3DModel": _HUNYUAN_VIDEO,
     "HunyuanVideoFramepackTransformer3DModel": _HUNYUAN_VIDEO,
+    "HunyuanImageTransformer2DModel": _HUNYUAN_VIDEO,
+    "HunyuanVideo15Transformer3DModel": _HUNYUAN_VIDEO,
     "LTXVideoTransformer3DModel": _LTX,
     "LTX2VideoTransformer3DModel": _LTX2,
     "pipelines.ltx2.connectors.LTX2TextConnectors": _LTX2_CONNECTORS,

@@ -143,6 +143,8 @@ RELEASED: tuple[Released, ...] = (
     Released("HunyuanVideo", "1", "HunyuanVideoTransformer3DModel"),
     Released("HunyuanVideo", "I2V", "HunyuanVideoTransformer3DModel",
              {"in_channels": 33, "guidance_embeds": False, "image_condition_type": "latent_concat"}, SCRIPT),
+    Released("HunyuanImage", "2.1", "HunyuanImageTransformer2DModel"),
+    Released("HunyuanVideo 1.5", "1.5", "HunyuanVideo15Transformer3DModel"),
     Released("FramePack", "default", "HunyuanVideoFramepackTransformer3DModel"),
     Released("LTX-Video", "2B", _LTX),
     Released("LTX-Video", "13B", _LTX, _LTX13, SCRIPT),

@@ -143,9 +143,7 @@ class Architecture:
             # A digit within a word is that digit: it is in the name already, and no number to fill in.
             words = [a if token == "#" else frozenset({int(token)})
                      for a, token in zip(allowed, _TOKENS.findall(module), strict=True)]  # fmt: skip
-            found.setdefault(_flat(module), []).append(
-                Entry(tuple(words), (name.replace("\0", "#"),))
-            )
+            found.setdefault(_flat(module), []).append(Entry(tuple(words), (name.replace("\0", "#"),)))
         return found
 
     @cached_property

@@ -87,7 +87,7 @@ def located(names: Mapping[str, Shape | None], claim: str | None = None) -> dict
         if not (model or "").startswith("text_encoder")
     }  # fmt: skip
     main = [each for each in named.values() if each.model not in _PARTS]
-    said = {None: spoken(main, claim) if main else None}
+    said: dict[str | None, tuple[Architecture, Variant | None] | None] = {None: spoken(main, claim) if main else None}
     for part in _PARTS:
         if of_part := [each for each in named.values() if each.model == part]:
             said[part] = spoken(of_part, claim)

@@ -95,8 +95,8 @@ def _belonging(shapes: tuple[tuple[str, Shape], ...], claim: str | None) -> Belo
     denoising = [(module, shape) for module, shape in shapes if not module.startswith("text_encoder")]
     texts = {match["model"]: shape[1] for module, shape in shapes if (match := _CLIP.fullmatch(module))}
     if not denoising:
-        fits = [name for name, known in TEXTS.items() if all(known.get(m) == width for m, width in texts.items())]
-        return _text_alone(fits if texts else list(TEXTS))
+        names = [name for name, known in TEXTS.items() if all(known.get(m) == width for m, width in texts.items())]
+        return _text_alone(names if texts else list(TEXTS))
     looked_up = [_Module.of(module, shape) for module, shape in denoising]
     fits = _fitting(looked_up)
     if fits:

@@ -185,7 +185,7 @@ def shapes(released: Released) -> dict[str, tuple[int, ...]]:
     cls = getattr(importlib.import_module(module), name)
     with torch.device("meta"):
         model = cls(**released.config)
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for name, layer in model.named_modules():
         weight = getattr(layer, "weight", None)
         if isinstance(weight, torch.Tensor):

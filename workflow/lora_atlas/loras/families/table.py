@@ -78,8 +78,8 @@ class Entry:
         free = [str(n) for a, n in zip(self.allowed, found, strict=True) if a is None or len(a) > 1]
         names = []
         for module in self.modules:
-            waiting = iter(free)
-            names.append(re.sub("#", lambda _, waiting=waiting: next(waiting), module))
+            first, *pieces = module.split("#")
+            names.append(first + "".join(n + piece for n, piece in zip(free, pieces, strict=False)))
         return tuple(names)
 
 
@@ -295,8 +295,7 @@ def spoken(names: Sequence[Named], claim: str | None = None) -> tuple[Architectu
         found.append(((len(known), fits[variant], likely, claimed, -n), arch, variant if fits[variant] else None))
     if not found:
         return None
-    _, arch, variant = max(found, key=lambda each: each[0])
-    return arch, variant
+    return max(found, key=lambda each: each[0])[1:]
 
 
 def _likely(entry: Entry, shape: Shape) -> bool:

@@ -5,6 +5,7 @@ converters of diffusers disagree, the authors' weights are right: they are what 
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,6 +136,8 @@ CONVERTERS = [
     ("_convert_non_diffusers_minimax_h3_lora_to_diffusers", "MiniMax-H3", "default", DIFFUSION, ""),
     ("_convert_non_diffusers_minimax_h3_lora_to_diffusers", "MiniMax-H3", "default", UNET | KOHYA | {"alpha": 0.5}, ""),
     ("_convert_non_diffusers_minimax_h3_lora_to_diffusers", "MiniMax-H3", "default", {}, ""),
+    ("_convert_non_diffusers_minimax_h3_lora_to_diffusers", "MiniMax-H3", "default",
+     {"down": "lora_A.default", "up": "lora_B.default"}, ""),
 ]  # fmt: skip
 
 
@@ -217,3 +220,78 @@ def test_the_authors_names_are_those_of_their_weights(tmp_path, converter, famil
     agree(tmp_path / "x.safetensors", tensors, expected, family, variant)
     joined = written(factors, "lora_unet_", joined=True, down="lora_down", up="lora_up")
     agree(tmp_path / "y.safetensors", joined, expected, family, variant)
+
+
+@pytest.mark.parametrize(
+    ("converter", "prefix", "outer"),
+    [
+        ("_convert_bfl_flux_control_lora_to_diffusers", "", r""),
+        ("_convert_fal_kontext_lora_to_diffusers", "base_model.model.", r"double|single|final_layer\.linear"),
+    ],
+)
+def test_a_whole_file_of_flux_is_read_as_diffusers_converts_it(tmp_path, converter, prefix, outer):
+    """These two converters ask for every layer, the first for norms of queries and keys too, which no LoRA changes. It
+    swaps the halves of both factors of final_layer.adaLN_modulation, so that they make another update: that layer is held
+    against the authors' weights above."""
+    arch, size = released("FLUX", "dev")
+    left_out = rf"(?!{ALIASES}|final_layer\.adaLN)(?:{outer})"
+    names = {n: shape for n, (shape, _) in spelt(arch, size, range(38)).items() if re.match(left_out, n)}
+    tensors = written(lora(names), prefix)
+    state = getattr(loras, converter)(_Whole({key: torch.from_numpy(x) for key, x in tensors.items()}))
+    expected = {}
+    for key in (key for key in state if key.endswith(".lora_A.weight") and "norm_out" not in key):
+        factors = state[key], state[key.replace("lora_A", "lora_B")]
+        expected[key.removesuffix(".lora_A.weight")] = tuple(factor.double().numpy() for factor in factors)
+    agree(tmp_path / "x.safetensors", tensors, expected, "FLUX")
+
+
+@pytest.mark.parametrize(
+    ("converter", "family", "how"),
+    [
+        ("_convert_non_diffusers_flux2_lokr_to_diffusers", "FLUX.2", DIFFUSION),
+        ("_convert_lycoris_flux2_lokr_to_diffusers", "FLUX.2", {"prefix": "lycoris_", "joined": True}),
+        ("_convert_non_diffusers_lokr_to_diffusers", "Z-Image", DIFFUSION),
+    ],
+)
+def test_kronecker_products_are_read_as_diffusers_converts_them(tmp_path, converter, family, how):
+    """At a part of the width, dense: a product over a fused layer is cut where diffusers keeps it whole."""
+    arch, size = released(family)
+    own = plain(arch, size) if family == "Z-Image" or how.get("joined") else {
+        name: shape for name, (shape, _) in spelt(arch, size).items() if not name.startswith(("sformer", "final_layer.ada"))
+    }  # fmt: skip
+    rng, tensors = np.random.default_rng(0), {}
+    for name, (out, width) in own.items():
+        if "blocks" not in name and "layers" not in name:
+            continue
+        name = how["prefix"] + (name.replace(".", "_") if how.get("joined") else name)
+        tensors |= {
+            f"{name}.lokr_w1": rng.normal(size=(2, 2)).astype(np.float32),
+            f"{name}.lokr_w2_a": rng.normal(size=(max(1, out // 256), 3)).astype(np.float32),
+            f"{name}.lokr_w2_b": rng.normal(size=(3, max(1, width // 256))).astype(np.float32),
+            f"{name}.alpha": np.array(0.75, np.float32),
+        }
+    save_file(tensors, tmp_path / "x.safetensors")
+    updates = read_lora(tmp_path / "x.safetensors").updates
+    state = getattr(loras, converter)({key: torch.from_numpy(np.array(x)) for key, x in tensors.items()})
+    expected = {}
+    for key in (key for key in state if key.endswith("lokr_w1")):
+        module = key.removesuffix(".lokr_w1")
+        w1, a, b = (state[f"{module}.{part}"].double().numpy() for part in ("lokr_w1", "lokr_w2_a", "lokr_w2_b"))
+        whole = np.kron(w1, a @ b)
+        block, _, leaf = module.rpartition(".")
+        parts = {"to_qkv": ("to_q", "to_k", "to_v"), "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj")}
+        for n, part in enumerate(parts.get(leaf, (leaf,))):
+            rows = len(whole) // len(parts.get(leaf, (leaf,)))
+            expected[f"{block}.{part}"] = whole[n * rows : (n + 1) * rows]
+    assert set(updates) == set(expected) and len(expected) > 6
+    for module, W in expected.items():
+        found = expanded(updates[module])
+        np.testing.assert_allclose(found.B.astype(float) @ found.A, W, rtol=1e-5, atol=1e-5)
+
+
+def test_every_converter_of_diffusers_is_held_against():
+    """A converter that diffusers adds is a spelling that is not read here yet."""
+    here = Path(__file__).read_text() + Path(__file__).with_name("test_names.py").read_text()
+    helpers = {"_convert_unet_lora_key", "_convert_text_encoder_lora_key", "_convert_non_diffusers_lora_to_diffusers"}
+    converters = {name for name in dir(loras) if name.startswith("_convert")} - helpers
+    assert {name for name in converters if name not in here} == set()

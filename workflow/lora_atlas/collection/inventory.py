@@ -147,7 +147,10 @@ def _sketched(
         path = sketch_path(cache, rows[i]["sha256"], numbers)
         if path.is_file():
             try:
-                found[i] = folded(read_sketch(path), FOLD)
+                kept = read_sketch(path)
+                # Of another version of this library, which called its modules otherwise: made again.
+                if kept.norms.keys() == files[i].layout.specs.keys():
+                    found[i] = folded(kept, FOLD)
             except LoraFileError as error:
                 print(f"{error}; made again", flush=True)
     waiting: dict[str, list[int]] = {}  # files of the same bytes are read once

@@ -57,14 +57,18 @@ _HEADER_SCALES = {"lora_adapter_metadata", "ss_network_alpha"} | {
 }
 _OUT_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # of PEFT's init_lora_weights
 _WAY = {"down": "A", "up": "B"}
+# DiffSynth-Studio, which PEFT's ".default." shows, trains MiniMax-H3 as it was published: queries, keys and values head
+# by head, of 128 each. Everybody else puts them together first (diffusers, `_convert_non_diffusers_minimax_h3_lora`).
+_ALTERNATING, _HEAD = ".attn.qkv_proj", 128
 
 
 @dataclass(frozen=True)
 class Spec:
     """How to read one module's update from a file: part → key, and what is done with them.
 
-    `shape` (out, in) of ΔW; `rows`: of a fused layer's; `swapped`: its halves stand in the other order; `scale`: from
-    a configuration beside the tensors, where α is none of them.
+    `shape` (out, in) of ΔW; `rows`: of a fused layer's; `swapped`: its halves stand in the other order; `heads`:
+    its rows alternate head by head, as in `Place`; `scale`: from a configuration beside the tensors, where α is none of
+    them.
     """
 
     module: str
@@ -75,6 +79,7 @@ class Spec:
     rows: tuple[int, int] | None = None
     swapped: bool = False
     scale: float | None = None
+    heads: int = 0
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,12 @@ def _located(container: Container) -> dict[str, Place | None]:
         name, part, _ = _split(key)
         if name:
             parts.setdefault(name, {})[part] = entry.shape
-    return located({name: _shape(each) for name, each in parts.items()}, claimed(container.metadata))
+    places = located({name: _shape(each) for name, each in parts.items()}, claimed(container.metadata))
+    if any(".lora_A.default." in key for key in container.entries):
+        for name, where in places.items():
+            if where and name.endswith(_ALTERNATING) and where.rows and not where.rows[0] % _HEAD:
+                places[name] = replace(where, heads=_HEAD)
+    return places
 
 
 def _shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
@@ -399,7 +409,7 @@ def _specs(
         wrong.append(f"{said}: {shape[0]} × {shape[1]} is not the fused layer of {', '.join(where.modules)}")
         return
     for module, rows in zip(where.modules, cuts, strict=True):
-        yield replace(spec, module=module, shape=(rows[1] - rows[0], shape[1]), rows=rows)
+        yield replace(spec, module=module, shape=(rows[1] - rows[0], shape[1]), rows=rows, heads=where.heads)
 
 
 def _cuts(rows: tuple[int, ...], shape: tuple[int, int]) -> list[tuple[int, int]] | None:

@@ -11,13 +11,15 @@ class Place:
     """Where an update belongs. Several `modules` share the rows of a fused layer, in this order.
 
     `rows`: how many each of them has; None where the layer is one module, or no fused layer has its shape. `swapped`:
-    the halves of the rows stand in the other order (shift, scale).
+    the halves of the rows stand in the other order (shift, scale). `heads`: rows of a head, where those of the modules
+    alternate head by head; 0 where each module's stand together.
     """
 
     modules: tuple[str, ...]
     naming: str
     rows: tuple[int, ...] | None = None
     swapped: bool = False
+    heads: int = 0
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,12 @@ class Architecture:
             counts.append(known[0])
         return tuple(counts) if sum(counts) == shape[0] else None
 
+    def proportioned(self, entry: Entry, found: Numbers, shape: Shape, variant: Variant) -> bool:
+        """Whether a layer is as much taller than wide as that of a released size: a small model of it is."""
+        known = [variant.shape(*parsed(module)) for module in entry.named(found)]
+        out = sum(each[0] for each in known if each)
+        return all(each and len(each) == 2 and out * shape[1] == shape[0] * each[1] for each in known)
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -262,7 +268,7 @@ class Named:
 
 def spoken(names: Sequence[Named], claim: str | None = None) -> tuple[Architecture, Variant | None] | None:
     """The architecture whose names these are, and the released size whose shapes they have; None where no name is of
-    any. Of several the one that has most of them, then at their shapes, then the one that the header claims."""
+    any. Of several the one that has most of them, then at their shapes, then in their proportions, then the one that the header claims."""
     said = table()
     flats = Counter(each.parsed[0] for each in names)
     votes: Counter[int] = Counter()
@@ -290,9 +296,16 @@ def spoken(names: Sequence[Named], claim: str | None = None) -> tuple[Architectu
         shown = _SHOWN.get(arch.cls)
         if shown and not fits[variant] and not any(shown in each.name for each, _ in known):
             continue
+        alike = max(
+            sum(each.shape is not None and arch.proportioned(entry, each.parsed[1], each.shape, variant)
+                for each, entry in known)
+            for variant in arch.variants
+        )  # fmt: skip
         likely = sum(each.shape is not None and _likely(entry, each.shape) for each, entry in known)
         claimed = claim is not None and any(v.family == claim for v in arch.variants)
-        found.append(((len(known), fits[variant], likely, claimed, -n), arch, variant if fits[variant] else None))
+        found.append(
+            ((len(known), fits[variant], likely, alike, claimed, -n), arch, variant if fits[variant] else None)
+        )
     if not found:
         return None
     return max(found, key=lambda each: each[0])[1:]

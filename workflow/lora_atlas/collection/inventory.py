@@ -7,6 +7,7 @@ A space is a set of files that can be compared: of one base family, and of equal
 common. Families never share a space.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ import numpy as np
 
 from ..labels import printable
 from ..loras.container import LoraFileError, digest
-from ..loras.families import claimed, family
+from ..loras.families import Belonging, belonging, claimed
 from ..loras.files import LoraFile, open_lora
 from ..loras.folder import Found
 from ..loras.names import component
@@ -31,10 +32,11 @@ FOLD = 64  # numbers a module by which copies are looked for, before they are co
 
 @dataclass
 class _Space:
-    """Files that can be compared: the shapes of all modules that they have."""
+    """Files that can be compared: the shapes of all modules that they have, and the released models that all of them
+    fit; none where they have sizes of their own."""
 
     name: str
-    family: str
+    belongs: Belonging
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -105,9 +107,9 @@ def _describe(row: dict[str, Any], file: LoraFile) -> None:
     """What the header tells."""
     specs = file.layout.specs
     shapes = {module: spec.shape for module, spec in specs.items()}
-    belongs, remark = family(shapes)
+    found = belonging(shapes, file.container.metadata)
     keys = {key for spec in specs.values() for part, key in spec.keys.items() if part != "alpha"}
-    remarks = [remark] if remark else []
+    remarks = [found.remark] if found.remark else []
     if file.layout.naming == "peft" and all(spec.scale is None for spec in specs.values()):
         remarks.append("its scale α/r is taken to be 1: there is no adapter_config.json beside it")
     if file.layout.tokens:
@@ -115,7 +117,7 @@ def _describe(row: dict[str, Any], file: LoraFile) -> None:
     row |= {
         "format": file.layout.naming,
         "kinds": sorted({spec.kind for spec in specs.values()}),
-        "family": belongs,
+        "family": found.family,
         "header_family": claimed(file.container.metadata),
         "modules": len(specs),
         "parameters": sum(int(np.prod(file.container.entries[key].shape)) for key in keys),
@@ -145,7 +147,10 @@ def _sketched(
         path = sketch_path(cache, rows[i]["sha256"], numbers)
         if path.is_file():
             try:
-                found[i] = folded(read_sketch(path), FOLD)
+                kept = read_sketch(path)
+                # Of another version of this library, which called its modules otherwise: made again.
+                if kept.norms.keys() == files[i].layout.specs.keys():
+                    found[i] = folded(kept, FOLD)
             except LoraFileError as error:
                 print(f"{error}; made again", flush=True)
     waiting: dict[str, list[int]] = {}  # files of the same bytes are read once
@@ -165,14 +170,16 @@ def _place(rows: Sequence[dict[str, Any]], files: Mapping[int, LoraFile], usable
     """Give every file the first space of its family in which no module has another shape."""
     spaces: list[_Space] = []
     for i in usable:
-        belongs = rows[i]["family"]
         shapes = {module: spec.shape for module, spec in files[i].layout.specs.items()}
-        space = next((s for s in spaces if s.family == belongs and fits(shapes, s.shapes, belongs)), None)
+        belongs = belonging(shapes, files[i].container.metadata)
+        space = next((s for s in spaces if comparable(shapes, belongs, s.shapes, s.belongs)), None)
         if space is None:
-            number = 1 + sum(s.family == belongs for s in spaces)
-            stem = belongs.lower().replace(".x", "")
-            space = _Space(stem if number == 1 and belongs != "other" else f"{stem}-{number}", belongs)
+            number = 1 + sum(s.belongs.family == belongs.family for s in spaces)
+            stem = stem_of(belongs.family)
+            name = stem if number == 1 and belongs.family != "other" else f"{stem}-{number}"
+            space = _Space(name, belongs)
             spaces.append(space)
+        space.belongs = space.belongs.among(belongs)
         space.shapes |= shapes
         rows[i]["space"] = space.name
     whole = {space.name: len(space.shapes) for space in spaces}
@@ -183,10 +190,23 @@ def _place(rows: Sequence[dict[str, Any]], files: Mapping[int, LoraFile], usable
             rows[i]["remark"] = "; ".join(filter(None, (rows[i]["remark"], said)))
 
 
-def fits(shapes: Mapping[str, tuple[int, int]], known: Mapping[str, tuple[int, int]], belongs: str) -> bool:
-    """Whether a file of these shapes can be compared with files of the `known` ones of its family."""
+def stem_of(family: str) -> str:
+    """A family as the name of a folder: "sd1" of SD1.x, "flux2" of FLUX.2; no number stands apart, since the second
+    space of a family has one."""
+    return re.sub(r"[^\w-]|-(?=\d)", "", family.lower().replace(".x", ""))
+
+
+def comparable(
+    shapes: Mapping[str, tuple[int, int]], belongs: Belonging, known: Mapping[str, tuple[int, int]], there: Belonging
+) -> bool:
+    """Whether a file of these shapes can be compared with files of the `known` ones: of one family, of a released model
+    that all of them fit, or of sizes of their own that they are seen to share."""
+    if belongs.family != there.family or bool(belongs.variants) != bool(there.variants):
+        return False
+    if belongs.variants and not belongs.variants & there.variants:
+        return False
     common = shapes.keys() & known.keys()
-    return all(shapes[module] == known[module] for module in common) and (bool(common) or belongs != "other")
+    return all(shapes[module] == known[module] for module in common) and (bool(common) or bool(belongs.variants))
 
 
 def _copies(rows: Sequence[dict[str, Any]], paths: Mapping[int, Path], small: Mapping[int, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ..descriptors import CONSENSUS, GRADIENT, PLAIN
 from ..loras.container import LoraFileError, digest
+from ..loras.families import Belonging, belonging
 from ..loras.files import LoraFile, open_lora
 from ..tables import TableError, read
 from ..weights.gram import GramError, Grams, read_gram, read_header
@@ -50,6 +51,15 @@ class Known:
     def shapes(self) -> Shapes:
         """Module → (out, in), of all its files."""
         return {module: spec.shape for file in self.files for module, spec in file.layout.specs.items()}
+
+    @cached_property
+    def belongs(self) -> Belonging:
+        """The family of its files, and the released models that all of them fit."""
+        found = [
+            belonging({module: spec.shape for module, spec in file.layout.specs.items()}, file.container.metadata)
+            for file in self.files
+        ]
+        return reduce(Belonging.among, found)
 
 
 def collections(

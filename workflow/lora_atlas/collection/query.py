@@ -21,14 +21,14 @@ import numpy as np
 
 from ..labels import printable
 from ..loras.container import LoraFileError, digest
-from ..loras.families import family
+from ..loras.families import OTHER, belonging
 from ..loras.files import LoraFile, open_lora
 from ..loras.folder import find
 from ..loras.names import wanted
 from ..weights.gram import last_row
 from ..weights.products import combine, normalise
 from ..weights.sketch import NUMBERS, Sketch, folded, read_sketch, sketch
-from .inventory import fits, parallel
+from .inventory import comparable, parallel
 from .known import Known
 
 VOTERS = 5  # nearest LoRAs that vote on artist and genre
@@ -142,16 +142,15 @@ def _blank() -> dict[str, Any]:
 def _collection(file: LoraFile, collections: Sequence[Known]) -> Known:
     """The collection that a file can be compared with; raises LoraFileError that says what it is and what there is."""
     shapes = {module: spec.shape for module, spec in file.layout.specs.items()}
-    belongs, remark = family(shapes)
-    there = {known.space: family(known.shapes)[0] for known in collections}
+    belongs = belonging(shapes, file.container.metadata)
+    there = {known.space: known.belongs.family for known in collections}
     for known in collections:
-        alike = there[known.space] == belongs and fits(shapes, known.shapes, belongs)
-        if alike and shapes.keys() & known.shapes.keys():
+        if shapes.keys() & known.shapes.keys() and comparable(shapes, belongs, known.shapes, known.belongs):
             return known
-    what = belongs if belongs != "other" else f"a base that cannot be told ({remark})"
+    what = belongs.family if belongs.family != OTHER else f"a base that cannot be told ({belongs.remark})"
     spaces = ", ".join(f"{space} ({kind})" for space, kind in there.items()) or "none"
     why = "LoRAs of different bases cannot be compared"
-    if belongs in there.values():
+    if belongs.family in there.values():
         why = "they have no modules in common, or modules of other shapes"
     raise LoraFileError(f"{file.path}: a LoRA of {what}, and the known LoRAs are of: {spaces}; {why}")
 

@@ -39,6 +39,11 @@ def read_update(
         half = update.shape[0] // 2
         update = expanded(update)
         update = Update(update.module, update.A, np.concatenate([update.B[half:], update.B[:half]]))
+    if spec.heads:
+        update = expanded(update)
+        out, rank = update.B.shape
+        parts_first = update.B.reshape(-1, 3, spec.heads, rank).swapaxes(0, 1).reshape(out, rank)
+        update = Update(update.module, update.A, parts_first)
     if spec.rows is not None:
         try:
             update = update.rows(*spec.rows)

@@ -17,7 +17,7 @@ and every update is whole: the error lists all that is not.
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
@@ -26,10 +26,11 @@ from typing import Any
 
 from ..labels import printable
 from .container import Container, Entry, LoraFileError
+from .families import CLAIMING, claimed
 from .families.sd import positional
 from .families.spelling import Place
 from .kinds import SPELLINGS, Kind, kind_of, problem
-from .names import place
+from .names import located
 
 _END = {name: re.compile(rf"(?P<module>.+?)\.{pattern}") for name, pattern in {
     **SPELLINGS,
@@ -56,14 +57,18 @@ _HEADER_SCALES = {"lora_adapter_metadata", "ss_network_alpha"} | {
 }
 _OUT_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # of PEFT's init_lora_weights
 _WAY = {"down": "A", "up": "B"}
+# DiffSynth-Studio, which PEFT's ".default." shows, trains MiniMax-H3 as it was published: queries, keys and values head
+# by head, of 128 each. Everybody else puts them together first (diffusers, `_convert_non_diffusers_minimax_h3_lora`).
+_ALTERNATING, _HEAD = ".attn.qkv_proj", 128
 
 
 @dataclass(frozen=True)
 class Spec:
     """How to read one module's update from a file: part → key, and what is done with them.
 
-    `shape` (out, in) of ΔW; `rows`: of a fused layer's; `swapped`: its halves stand in the other order; `scale`: from
-    a configuration beside the tensors, where α is none of them.
+    `shape` (out, in) of ΔW; `rows`: of a fused layer's; `swapped`: its halves stand in the other order; `heads`:
+    its rows alternate head by head, as in `Place`; `scale`: from a configuration beside the tensors, where α is none of
+    them.
     """
 
     module: str
@@ -74,6 +79,7 @@ class Spec:
     rows: tuple[int, int] | None = None
     swapped: bool = False
     scale: float | None = None
+    heads: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,9 @@ def layout(container: Container, config: Mapping[str, Any] | None = None) -> Lay
     `config`: the adapter_config.json beside the file, where there is one.
     """
     if config is None and not _HEADER_SCALES & set(container.metadata):
-        tokens = tuple(key for key in container.entries if container.metadata.get(key) == "<embed>")
-        found, wrong = _alike(tuple((key, entry.shape) for key, entry in container.entries.items()), tokens)
+        said = {key: value for key, value in container.metadata.items() if key in CLAIMING or value == "<embed>"}
+        shapes = tuple((key, entry.shape) for key, entry in container.entries.items())
+        found, wrong = _alike(shapes, tuple(sorted(said.items())))
     else:
         found, wrong = _understood(container, config)
     if wrong:
@@ -111,10 +118,13 @@ def layout(container: Container, config: Mapping[str, Any] | None = None) -> Lay
 
 
 @lru_cache(maxsize=32)
-def _alike(shapes: tuple[tuple[str, tuple[int, ...]], ...], tokens: tuple[str, ...]) -> tuple[Layout, list[str]]:
-    """`_understood` of names and shapes alone, once for all files of one trainer and one setting."""
+def _alike(
+    shapes: tuple[tuple[str, tuple[int, ...]], ...], said: tuple[tuple[str, str], ...]
+) -> tuple[Layout, list[str]]:
+    """`_understood` of names and shapes, and of what a header says of the base and of tokens: once for all files of one
+    trainer and one setting."""
     entries = {key: Entry(shape, "F32", 0, 0) for key, shape in shapes}
-    return _understood(Container(Path(), entries, dict.fromkeys(tokens, "<embed>")), None)
+    return _understood(Container(Path(), entries, dict(said)), None)
 
 
 def _understood(container: Container, config: Mapping[str, Any] | None) -> tuple[Layout, list[str]]:
@@ -140,13 +150,8 @@ def _understood(container: Container, config: Mapping[str, Any] | None) -> tuple
 
 def _sorted_keys(container: Container) -> _Found:
     found = _Found()
-    numbered: dict[str, set[int]] = {"unet": set(), "text_encoder": set()}
-    for key in container.entries:
-        if match := _NUMBERED.fullmatch(key):
-            numbered[match["model"]].add(int(match["number"]))
-    at = positional({model: len(numbers) for model, numbers in numbered.items()}) if any(numbered.values()) else None
-    if at is not None and any(numbers != set(range(len(numbers))) for numbers in numbered.values()):
-        at = None
+    at = _positions(container)
+    places = _located(container)
     for key in sorted(container.entries):
         if match := _NUMBERED.fullmatch(key):
             if at is None:
@@ -157,19 +162,59 @@ def _sorted_keys(container: Container) -> _Found:
         elif _TOKENS.fullmatch(key) or container.metadata.get(key) == "<embed>":
             found.tokens.append(key)
         else:
-            _put_named(found, key)
+            _put_named(found, key, places)
     return found
 
 
-def _put_named(found: _Found, key: str) -> None:
+def _positions(container: Container) -> Callable[[str, int], str] | None:
+    """Names of modules by their numbers, where a file has all of them."""
+    sides: dict[str, dict[int, dict[str, tuple[int, ...]]]] = {}
+    for key, entry in container.entries.items():
+        if match := _NUMBERED.fullmatch(key):
+            sides.setdefault(match["model"], {}).setdefault(int(match["number"]), {})[match["way"]] = entry.shape
+    shapes: dict[str, list[tuple[int, int]]] = {}
+    for model, pairs in sides.items():
+        if set(pairs) != set(range(len(pairs))):
+            return None
+        for _, pair in sorted(pairs.items()):
+            up, down = pair.get("up", ()), pair.get("down", ())
+            shapes.setdefault(model, []).append((up[0] if up else 0, math.prod(down[1:]) if down else 0))
+    return positional(shapes) if shapes else None
+
+
+def _located(container: Container) -> dict[str, Place | None]:
+    """Where each module that a key names belongs; all of them together, by their names and shapes."""
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, entry in container.entries.items():
+        name, part, _ = _split(key)
+        if name:
+            parts.setdefault(name, {})[part] = entry.shape
+    places = located({name: _shape(each) for name, each in parts.items()}, claimed(container.metadata))
+    if any(".lora_A.default." in key for key in container.entries):
+        for name, where in places.items():
+            if where and name.endswith(_ALTERNATING) and where.rows and not where.rows[0] % _HEAD:
+                places[name] = replace(where, heads=_HEAD)
+    return places
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+    """(out, in) of an update by the shapes of its parts; None where they make none."""
+    own = {part: shape for part, shape in shapes.items() if part not in ("alpha", "bias", "B_bias")}
+    if not own:
+        return None
+    kind = kind_of(own)
+    return None if problem(kind, dict.fromkeys(own, ""), own) else kind.shape(own)
+
+
+def _put_named(found: _Found, key: str, places: Mapping[str, Place | None]) -> None:
     name, part, naming = _split(key)
-    where = place(name) if name else None
+    where = places[name] if name else None
     if where is None:
         reason = next((why for pattern, why in _FOREIGN if re.fullmatch(pattern, key)), None)
         found.wrong.append(f"{printable(key)}: {reason or 'not a key of a format that is known here'}")
         return
     if naming:
-        where = Place(where.modules, naming, where.widths, where.swapped)
+        where = replace(where, naming=naming)
     _put(found, key, name, part, where)
 
 
@@ -353,29 +398,24 @@ def _specs(
     if of_pair is not None:  # of the layer B, so of its scale
         keys = {"diff": of_pair, **({"alpha": parts["alpha"]} if "alpha" in parts else {})}
         yield from _bias(container, Spec("", "bias", keys, (0, 1), rank, scale=spec.scale), where, wrong)
-    if where.widths is None:
+    if where.rows is None:
         if where.swapped and shape[0] % 2:
             wrong.append(f"{said}: {shape[0]} rows have no two halves")
             return
         yield spec
         return
-    cuts = _cuts(where.widths, shape)
+    cuts = _cuts(where.rows, shape)
     if cuts is None or kind.relative:
         wrong.append(f"{said}: {shape[0]} × {shape[1]} is not the fused layer of {', '.join(where.modules)}")
         return
     for module, rows in zip(where.modules, cuts, strict=True):
-        yield replace(spec, module=module, shape=(rows[1] - rows[0], shape[1]), rows=rows)
+        yield replace(spec, module=module, shape=(rows[1] - rows[0], shape[1]), rows=rows, heads=where.heads)
 
 
-def _cuts(widths: tuple[int, ...], shape: tuple[int, int]) -> list[tuple[int, int]] | None:
-    out, width = shape
-    if -1 not in widths:
-        each, rest = divmod(out, len(widths))
-        return None if rest or not each else [(i * each, (i + 1) * each) for i in range(len(widths))]
-    stops = list(accumulate(width if w > 0 else out - width * (len(widths) - 1) for w in widths))
-    if out <= width * (len(widths) - 1):
-        return None
-    return list(zip([0, *stops[:-1]], stops, strict=True))
+def _cuts(rows: tuple[int, ...], shape: tuple[int, int]) -> list[tuple[int, int]] | None:
+    """Where the rows of a fused layer are cut; None where it is not of this shape."""
+    stops = list(accumulate(rows))
+    return list(zip([0, *stops[:-1]], stops, strict=True)) if stops and stops[-1] == shape[0] else None
 
 
 def _bias(container: Container, spec: Spec, where: Place, wrong: list[str]) -> Iterator[Spec]:

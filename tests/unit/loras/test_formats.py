@@ -239,7 +239,7 @@ def test_dora_is_what_peft_merges(tmp_path):
 
 def test_dora_without_its_base_is_refused_with_that_reason(tmp_path):
     peft_folder(tmp_path, CONFIGS["DoRA"])
-    with pytest.raises(LoraFileError, match=r"DoRA: the update of unet\..* relative to the base.*weights\.base"):
+    with pytest.raises(LoraFileError, match=r"to_q.*: DoRA: the update is relative to the base.*weights\.base"):
         open_lora(tmp_path)
 
 
@@ -424,19 +424,23 @@ def test_patterns_are_of_the_names_that_the_file_itself_has(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "reason"),
+    ("parts", "reason"),
     [
-        ("oft_blocks", "OFT turns"),
-        ("a1.weight", "GLoRA scales"),
-        ("on_input", "IA³ scales"),
-        ("vera_lambda_b", "VeRA's matrices"),
-        ("something", "not a key of a format"),
+        ({"oft_blocks": (2, 3, 3)}, "OFT, LyCORIS: the update turns the base's weights; name a diffusers folder"),
+        ({"oft_blocks": (2, 3, 3), "alpha": ()}, "OFT, LyCORIS: the update turns the base's weights"),
+        ({"a1.weight": (2, 2), "alpha": ()}, "GLoRA scales the base's weights"),
+        ({"on_input": (), "weight": (6,)}, "IA3, LyCORIS: the update scales the base's weights"),
+        ({"vera_lambda_b": (6,), "vera_lambda_d": (2,)}, "VeRA that was saved without its shared matrices"),
+        ({"psoft_R.weight": (6,)}, "PSOFT turns the base's singular directions"),
+        ({"frod_lambda_l": (6,)}, "FRoD's U is made of all the base's weights"),
+        ({"something": (2, 2)}, "not a key of a format"),
     ],
 )
-def test_a_kind_that_cannot_be_an_update_is_refused_with_its_reason(make, tmp_path, key, reason):
-    path = make.store(tmp_path / "x.safetensors", {f"{KOHYA}.{key}": np.ones((2, 2), np.float32)})
-    with pytest.raises(LoraFileError, match=reason):
-        open_lora(path)
+def test_a_kind_that_cannot_be_an_update_is_refused_with_its_reason_alone(make, tmp_path, parts, reason):
+    tensors = {f"{KOHYA}.{part}": np.ones(shape, np.float32) for part, shape in parts.items()}
+    with pytest.raises(LoraFileError, match=reason) as caught:
+        open_lora(make.store(tmp_path / "x.safetensors", tensors))
+    assert "half a pair" not in str(caught.value)
 
 
 def test_learnt_tokens_beside_a_lora_are_left_out_and_said(make, tmp_path):

@@ -22,6 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..labels import printable
+from .reasons import brief, listed
 
 MAX_HEADER = 16 * 2**20  # bytes; 200,000 tensors make 13 MB, a LoRA has a few thousand
 MAX_TENSORS = 50_000
@@ -43,7 +44,7 @@ class NotFiniteError(LoraFileError):
 
     def __init__(self, path: Path, keys: Iterable[str]):
         self.keys = sorted(set(keys))
-        super().__init__(f"{path}: not finite: {self.keys}")
+        super().__init__(f"{path}: not finite: {listed(self.keys)}")
 
 
 @dataclass(frozen=True)
@@ -148,12 +149,12 @@ def open_container(path: str | Path, *, pickles: bool = False) -> Container:
         metadata = header.pop("__metadata__", None) or {}
         entries = {key: _entry(e, 8 + length) for key, e in sorted(header.items())}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise LoraFileError(f"{path}: damaged ({printable(str(error))})") from error
+        raise LoraFileError(f"{path}: damaged ({brief(str(error), 200)})") from error
     unread = sorted(key for key, e in entries.items() if e.dtype not in _DTYPES or len(e.shape) > MAX_DIMENSIONS)
     if unread:
         raise LoraFileError(
             f"{path}: tensors of a type or a number of dimensions that no LoRA has: "
-            + ", ".join(f"{printable(key)} ({entries[key].dtype})" for key in unread)
+            + listed(f"{brief(key)} ({entries[key].dtype})" for key in unread)
         )
     return Container(path, entries, metadata)
 
@@ -208,7 +209,7 @@ def _no_twins(pairs: Iterable[tuple[str, object]]) -> dict:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"keys that come twice: {sorted({n for n in names if names.count(n) > 1})}")
+        raise ValueError(f"keys that come twice: {listed(sorted({n for n in names if names.count(n) > 1}))}")
     return found
 
 

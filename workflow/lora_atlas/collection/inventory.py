@@ -43,7 +43,7 @@ def inventory(
     cache: str | Path,
     *,
     numbers: int = NUMBERS,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of the table "loras", in the order of the candidates; sketches are kept in the folder `cache`."""

@@ -38,8 +38,8 @@ def read_update(
             if update is not None and scale != 1.0:
                 update = update.scaled(scale)
             if kind.relative is not None:
-                assert base is not None
-                _check_base(spec, base)
+                if spec.wants:  # else of layers that are all of one size
+                    _check_base(spec, base)
                 update = kind.relative(spec, update, parts, base)
         except ValueError as error:
             if isinstance(error, LoraFileError):
@@ -73,7 +73,9 @@ def read_scale(container: Container, spec: Spec, descriptor: int | None = None) 
     return _scale(container, spec, alpha, applied)
 
 
-def _check_base(spec: Spec, base: np.ndarray) -> None:
+def _check_base(spec: Spec, base: np.ndarray | None) -> None:
+    if base is None:
+        raise ValueError(f"{spec.kind}: the update of {spec.module} needs the base's weight")
     out, width = len(base), math.prod(base.shape[1:])
     if (out, width) != spec.layer:
         raise ValueError(

@@ -85,7 +85,7 @@ class Lora:
     updates: Mapping[str, Factored]
 
 
-def open_lora(path: str | Path, *, pickles: bool = False, base: str | None = None) -> LoraFile:
+def open_lora(path: str | Path, *, pickles: bool = True, base: str | None = None) -> LoraFile:
     """The header of a file, or of a PEFT folder, understood; raises LoraFileError for what is no sound LoRA.
 
     `pickles`: whether a .bin or .pt may be opened, by torch's restricted unpickler. `base`: a diffusers folder, for
@@ -102,7 +102,7 @@ def open_lora(path: str | Path, *, pickles: bool = False, base: str | None = Non
     return LoraFile(container, found, base)
 
 
-def read_lora(path: str | Path, *, pickles: bool = False, base: str | None = None) -> Lora:
+def read_lora(path: str | Path, *, pickles: bool = True, base: str | None = None) -> Lora:
     """Read a file whole; raises LoraFileError for anything that is not a sound LoRA, with all that is wrong."""
     file = open_lora(path, pickles=pickles, base=base)
     updates, wrong = {}, []

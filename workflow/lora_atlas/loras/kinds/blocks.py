@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def _c3a(module: str, p: Parts) -> Update:
-    """Row i, column j of a block is kernel[(i − j) mod b], over the width of the layer."""
+    """Row i, column j of a block is kernel[(j − i) mod b], over the width of the layer."""
     kernel = p["c3a_kernel"]
     m, n, b = kernel.shape
-    at = (np.arange(b)[:, None] - np.arange(b)) % b
+    at = (np.arange(b) - np.arange(b)[:, None]) % b
     blocks = kernel[:, :, at]  # (m, n, row, column)
     return of_dense(module, np.ascontiguousarray(blocks.transpose(0, 2, 1, 3).reshape(m * b, n * b)) / np.float32(n * b))
 

@@ -54,7 +54,7 @@ class Kind:
     hidden_rank: bool = False  # whether only a configuration can say the rank
     # For updates that are relative to the base's weight: (spec, update, parts, weight) → update; ValueError with what
     # does not fit. `why`: what is said where nobody has named the base.
-    relative: Callable[[Any, Factored | None, Parts, np.ndarray], Factored] | None = None
+    relative: Callable[[Any, Factored | None, Parts, Any], Factored] | None = None
     why: str = "is relative to the base's weight"
     sized: bool = False  # whether (out, in) stand in the base alone
     # Where PEFT's configuration says more than a scale: its settings that are needed, and the update with them.

@@ -31,6 +31,17 @@ def _cayley(Q: np.ndarray) -> np.ndarray:
     return np.linalg.solve(identity + Q, identity - Q)
 
 
+def _series(Q: np.ndarray, terms: int) -> np.ndarray:
+    """I + 2Q + 2Q² + … + Qⁿ, as PEFT cuts the series of a Cayley transform: n is terms − 1, and never 2."""
+    R = np.eye(Q.shape[-1]) + np.zeros_like(Q)
+    last = max(3, terms - 1) if terms > 2 else 0
+    power = Q
+    for n in range(1, max(last, terms - 1) + 1):
+        R = R + (power if n == last else 2 * power)
+        power = power @ Q
+    return R
+
+
 def _inputs_turned(spec: "Spec", W: np.ndarray, R: np.ndarray) -> np.ndarray:
     """W Rᵀ of blocks R (n, b, b); one block stands for all."""
     n, b, _ = R.shape
@@ -55,15 +66,8 @@ def _oft(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) -> U
     Q -= Q.transpose(0, 2, 1)
     if spec.settings.get("use_cayley_neumann") is False:
         R = _cayley(Q)
-    else:  # I + 2Q + 2Q² + … + Qⁿ
-        terms = int(number(spec.settings, "num_cayley_neumann_terms", 5))
-        R, power = np.eye(b) + np.zeros_like(Q), np.eye(b) + np.zeros_like(Q)
-        powers = []
-        for _ in range(1, max(2, terms) if terms > 1 else 1):
-            power = power @ Q
-            powers.append(power)
-        for at, term in enumerate(powers):
-            R = R + (term if at and at == len(powers) - 1 else 2 * term)
+    else:
+        R = _series(Q, int(number(spec.settings, "num_cayley_neumann_terms", 5)))
     W = _flat(base)
     return of_dense(spec.module, (_inputs_turned(spec, W, R) - W).astype(np.float32))
 

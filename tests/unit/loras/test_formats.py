@@ -204,16 +204,16 @@ def test_a_folder_that_peft_wrote_is_what_peft_makes_of_it(tmp_path, name):
             )
 
 
-def test_a_folder_with_a_pickle_is_read_where_a_person_allows_it(tmp_path):
+def test_a_folder_with_a_pickle_is_read_unless_a_person_refuses_it(tmp_path):
     peft_folder(tmp_path, CONFIGS["LoRA, patterns"])
     expected = read_lora(tmp_path).updates
     path = tmp_path / "adapter_model.safetensors"
     torch.save({key: torch.from_numpy(x) for key, x in load_file(path).items()}, tmp_path / "adapter_model.bin")
     path.unlink()
-    found = read_lora(tmp_path, pickles=True).updates
+    found = read_lora(tmp_path).updates
     assert all((found[m].B == expected[m].B).all() and (found[m].A == expected[m].A).all() for m in expected)
     with pytest.raises(LoraFileError, match=r"adapter_model\.(safetensors: no such file|bin: a pickle)"):
-        read_lora(tmp_path)
+        read_lora(tmp_path, pickles=False)
 
 
 def as_base(folder, model) -> None:

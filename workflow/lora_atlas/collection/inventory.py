@@ -93,7 +93,7 @@ def _row(candidate: Found) -> dict[str, Any]:
 
 def _refuse(row: dict[str, Any], why: LoraFileError | str, path: Path | None = None) -> None:
     reason = str(why)
-    for prefix in (f"{path / 'adapter_model.safetensors'}: ", f"{path}: ") if path else ():
+    for prefix in (*(f"{path / f'adapter_model.{end}'}: " for end in ("safetensors", "bin")), f"{path}: ") if path else ():
         reason = reason.removeprefix(prefix)
     if row["sha256"] is None and path is not None and path.is_file():
         with suppress(LoraFileError):  # the very reason, at times
@@ -107,7 +107,7 @@ def _describe(row: dict[str, Any], file: LoraFile) -> None:
     shapes = {module: spec.shape for module, spec in specs.items()}
     belongs, remark = family(shapes)
     keys = {key for spec in specs.values() for part, key in spec.keys.items() if part != "alpha"}
-    remarks = [remark] if remark else []
+    remarks = [*([remark] if remark else []), *file.layout.remarks]
     if file.layout.naming == "peft" and all(spec.scale is None for spec in specs.values()):
         remarks.append("its scale α/r is taken to be 1: there is no adapter_config.json beside it")
     if file.layout.tokens:

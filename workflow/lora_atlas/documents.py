@@ -1,4 +1,5 @@
-"""docs/tables.md, config.md and formats.md, from schemas and registries: `python -m lora_atlas.documents FOLDER` writes all.
+"""docs/tables.md, config.md and formats.md, from schemas and registries: `python -m lora_atlas.documents FOLDER` writes
+all.
 
 Tables are what `tables` declares, with a few words for every column; keys are those of config.yaml, with the comment
 that stands beside each and what the schema allows.
@@ -279,29 +280,35 @@ def _comments(text: str) -> dict[str, str]:
 
 
 _READING = {
-    catalog.EXACTLY: "## Read exactly\n\nΔW follows from the file.",
-    catalog.WITH_BASE: "## Read with the base named\n\nΔW follows from the file and from the base's weights, or from their "
-    "shapes: name a diffusers folder of the base in `weights.base`. Without it such a file is refused with that reason.",
-    catalog.NOT: "## No update by itself\n\nΔW does not follow from what is saved. Such a file is refused with the reason.",
+    catalog.EXACTLY: """## Read exactly
+
+ΔW follows from the file.""",
+    catalog.WITH_BASE: """## Read with the base named
+
+ΔW follows from the file and from the base's weights, or from their shapes: name a diffusers folder of the base in
+`weights.base`. Without it such a file is refused with that reason.""",
+    catalog.NOT: """## No update by itself
+
+ΔW does not follow from what is saved. Such a file is refused with the reason.""",
 }
+_FORMATS = """# Kinds of adapters
+
+What PEFT 0.21 and LyCORIS 4.1 save, and a few other trainers, is read as follows; W is the weight of the base, ΔW the
+update, s = α/r where nothing else is said. Each row is held by tests in which the library makes and saves the
+adapter and its own forward pass is the truth. This page is made from `workflow/lora_atlas/loras/kinds/catalog.py` by
+`make docs`.
+
+Beside its updates a file may hold learnt tokens and whole layers (classifier heads, norms, `modules_to_save`): they are
+left out, and a remark says so. α stands in a tensor of its module, in adapter_config.json, or in the header; where
+tensors and configuration say two scales, the tensors' is used, and a remark says so."""
 
 
 def formats_page() -> str:
     """docs/formats.md: every kind of adapter, and what becomes of it."""
-    lines = [
-        "# Kinds of adapters",
-        "",
-        "What PEFT 0.21 and LyCORIS 4.1 save, and a few other trainers, is read as follows; W is the weight of the base, ΔW "
-        "the update, s = α/r where nothing else is said. Each row is held by tests in which the library makes and saves the "
-        "adapter and its own forward pass is the truth. This page is made from "
-        "`workflow/lora_atlas/loras/kinds/catalog.py` (`make docs`).",
-        "",
-        "Beside its updates a file may hold learnt tokens and whole layers (classifier heads, norms, `modules_to_save`): they "
-        "are left out, and a remark says so. α stands in a tensor of its module, in adapter_config.json, or in the header; "
-        "where tensors and configuration say two scales, the tensors' is used, and a remark says so.",
-    ]
+    lines = [_FORMATS]
     for reading, about in _READING.items():
-        lines += ["", about, "", f"| kind | saved by | {'why' if reading == catalog.NOT else 'ΔW'} |", "| --- | --- | --- |"]
+        last = "why" if reading == catalog.NOT else "ΔW"
+        lines += ["", about, "", f"| kind | saved by | {last} |", "| --- | --- | --- |"]
         lines += [
             f"| {each.name} | {each.library} | {each.words.replace('|', '·')} |"
             for each in catalog.ADAPTERS

@@ -109,7 +109,8 @@ def test_bad_files_are_rows_with_the_true_reason_and_cost_no_other_anything(make
     rows = seen(folder, cache, pickles=False)
     reasons = {
         "cut": "damaged", "empty": "not a safetensors file", "page": "not a safetensors file", "nan": "not finite",
-        "half": "half a pair", "other": "no update of a weight: 1 whole weights (model.weight)", "pickle": "a pickle, which weights.pickles",
+        "half": "half a pair", "other": "no update of a weight: 1 whole weights (model.weight)",
+        "pickle": "a pickle, which weights.pickles",
         "peft": "no such file",
     }  # fmt: skip
     assert rows.keys() == reasons.keys() | {"good"} and rows["good"] == alone

@@ -1,9 +1,9 @@
-"""Every kind of adapter of docs/formats.md, made and saved by PEFT itself; its own forward pass in float64 is the truth.
+"""Every kind of adapter of docs/formats.md, made and saved by PEFT itself; its own forward pass in float64 is the
+truth.
 
 Tolerance: 2·10⁻⁶ of the norm, as factors are float32. What LyCORIS saves is held in test_lycoris.py.
 """
 
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from lora_atlas.loras.factors import expanded
@@ -114,7 +114,9 @@ READ = {
     "LoRA, lora_bias": [
         peft.LoraConfig(r=4, lora_alpha=6, lora_bias=True, use_rslora=rs, **TARGETS) for rs in (False, True)
     ],
-    "AdaLoRA": [peft.AdaLoraConfig(init_r=6, target_r=4, lora_alpha=alpha, total_step=10, **TARGETS) for alpha in (8, 3)],
+    "AdaLoRA": [
+        peft.AdaLoraConfig(init_r=6, target_r=4, lora_alpha=alpha, total_step=10, **TARGETS) for alpha in (8, 3)
+    ],
     "LoHa": [peft.LoHaConfig(r=2, alpha=5, **TARGETS)],
     "LoKr": [
         peft.LoKrConfig(r=2, alpha=5, decompose_both=both, decompose_factor=factor, **TARGETS)
@@ -148,7 +150,8 @@ READ = {
     "SHiRA": [peft.ShiraConfig(r=2, **TARGETS)],
     "FourierFT": [peft.FourierFTConfig(n_frequency=12, scaling=20, **TARGETS)],
     "WaveFT": [
-        peft.WaveFTConfig(n_frequency=12, **TARGETS), peft.WaveFTConfig(n_frequency=12, wavelet_family="db3", **TARGETS),
+        peft.WaveFTConfig(n_frequency=12, **TARGETS),
+        peft.WaveFTConfig(n_frequency=12, wavelet_family="db3", **TARGETS),
         peft.WaveFTConfig(n_frequency=12, use_idwt=False, random_loc_seed=3, **TARGETS),
     ],
     "MiSS": [peft.MissConfig(r=4, **TARGETS), peft.MissConfig(r=3, **TARGETS)],
@@ -190,7 +193,7 @@ def test_an_activated_lora_is_marked(tmp_path):
 
 @pytest.mark.parametrize("name", ["vera", "pvera"])
 def test_shared_matrices_fit_layers_of_one_size_without_the_base(tmp_path, name):
-    """The one thing that the base tells of VeRA is how wide a layer is: layers that are alike have the matrices' own."""
+    """What the base tells of VeRA is how wide a layer is: layers that are alike have the matrices' width."""
     kind = {"vera": peft.VeraConfig, "pvera": peft.PveraConfig}[name]
     truth = adapter(tmp_path, kind(r=3, save_projection=True, target_modules=["to_q"]))
     truth = {module: value for module, value in truth.items() if module.endswith("to_q")}
@@ -308,7 +311,11 @@ def test_an_adapter_whose_update_does_not_follow_is_refused_with_the_true_reason
 @pytest.mark.parametrize(
     ("row", "key", "reason"),
     [
-        ("BOFT of several butterfly factors", "mid_block.x.boft_R (3, 4, 4, 4) mid_block.x.boft_s (24, 1)", "butterfly factors"),
+        (
+            "BOFT of several butterfly factors",
+            "mid_block.x.boft_R (3, 4, 4, 4) mid_block.x.boft_s (24, 1)",
+            "butterfly factors",
+        ),
         ("OFT of kohya", "oft_unet_mid_block_attentions_0_proj_in.oft_blocks (2, 4, 4)", "biases too"),
         ("OFT, scaled", "unet.mid_block.x.oft_R.scaled_oft (1,)", "how is not in the file"),
         ("T-LoRA", "unet.mid_block.x.q_layer.weight (4, 4)", "a start that is not in the file"),
@@ -318,7 +325,10 @@ def test_an_adapter_whose_update_does_not_follow_is_refused_with_the_true_reason
 def test_other_keys_of_adapters_are_refused_with_the_true_reason(tmp_path, row, key, reason):
     assert ROWS[row].reading == NOT
     words = key.replace(", ", ",").split()
-    shapes = {name: tuple(int(n) for n in shape.strip("()").split(",") if n) for name, shape in zip(words[::2], words[1::2])}
+    shapes = {
+        name: tuple(int(n) for n in shape.strip("()").split(",") if n)
+        for name, shape in zip(words[::2], words[1::2], strict=True)
+    }
     save_file({name: torch.ones(shape) for name, shape in shapes.items()}, tmp_path / "x.safetensors")
     with pytest.raises(LoraFileError, match=reason):
         open_lora(tmp_path / "x.safetensors")

@@ -68,7 +68,9 @@ def test_an_alpha_that_no_dim_gives_tells_the_root_in_every_precision(tmp_path, 
     near(path, None, np.sqrt(dim) * truth)
 
 
-@pytest.mark.parametrize("alpha", [np.float32(1e10), np.float16(np.inf), np.int64(9999999999), np.float32(7.3), np.float32(0)])
+@pytest.mark.parametrize(
+    "alpha", [np.float32(1e10), np.float16(np.inf), np.int64(9999999999), np.float32(7.3), np.float32(0)]
+)
 def test_an_alpha_of_two_whole_factors_means_nothing(tmp_path, alpha):
     """ai-toolkit's default writes 9999999999, which half precision makes infinite: kohya-ss/sd-scripts#1402."""
     path, _, truth = made(tmp_path, "LoKr, whole")

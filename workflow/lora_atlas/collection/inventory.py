@@ -93,7 +93,9 @@ def _row(candidate: Found) -> dict[str, Any]:
 
 def _refuse(row: dict[str, Any], why: LoraFileError | str, path: Path | None = None) -> None:
     reason = str(why)
-    for prefix in (*(f"{path / f'adapter_model.{end}'}: " for end in ("safetensors", "bin")), f"{path}: ") if path else ():
+    for prefix in (
+        (*(f"{path / f'adapter_model.{end}'}: " for end in ("safetensors", "bin")), f"{path}: ") if path else ()
+    ):
         reason = reason.removeprefix(prefix)
     if row["sha256"] is None and path is not None and path.is_file():
         with suppress(LoraFileError):  # the very reason, at times

@@ -27,25 +27,14 @@ def read_update(
     applied = kind.scaled(parts, spec.scale)
     if "alpha" in parts and applied and not _sound(parts["alpha"].item()):
         raise NotFiniteError(container.path, [*_not_finite(spec, parts), spec.keys["alpha"]])
-    update: Factored | None = None
+    scale = _scale(container, spec, parts["alpha"].item() if "alpha" in parts else None, applied)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # infinite is refused by name
         try:
-            if kind.configured is not None:
-                update = kind.configured(spec.module, parts, spec.settings)
-            elif kind.update is not None:
-                update = kind.update(spec.module, parts)
-            scale = _scale(container, spec, parts["alpha"].item() if "alpha" in parts else None, applied)
-            if update is not None and scale != 1.0:
-                update = update.scaled(scale)
-            if kind.relative is not None:
-                if spec.wants:  # else of layers that are all of one size
-                    _check_base(spec, base)
-                update = kind.relative(spec, update, parts, base)
+            update = _made(spec, parts, scale, base)
+        except LoraFileError:
+            raise
         except ValueError as error:
-            if isinstance(error, LoraFileError):
-                raise
             raise LoraFileError(f"{container.path}: {error}") from error
-    assert update is not None
     if not finite(update):
         if wrong := _not_finite(spec, parts):
             raise NotFiniteError(container.path, wrong)
@@ -59,6 +48,25 @@ def read_update(
             update = update.rows(*spec.rows)
         except ValueError:
             update = expanded(update).rows(*spec.rows)
+    return update
+
+
+def _made(spec: Spec, parts: Mapping[str, np.ndarray], scale: float, base: np.ndarray | None) -> Factored:
+    """The update of the whole layer; raises ValueError where it does not fit its settings or the base."""
+    kind = NAMED[spec.kind]
+    update: Factored | None = None
+    if kind.configured is not None:
+        update = kind.configured(spec.module, parts, spec.settings)
+    elif kind.update is not None:
+        update = kind.update(spec.module, parts)
+    if update is not None and scale != 1.0:
+        update = update.scaled(scale)
+    if kind.relative is not None:
+        if spec.wants:  # else of layers that are all of one size
+            _check_base(spec, base)
+        return kind.relative(spec, update, parts, base)
+    if update is None:
+        raise ValueError(f"{spec.kind} has no update of its own")
     return update
 
 
@@ -79,8 +87,8 @@ def _check_base(spec: Spec, base: np.ndarray | None) -> None:
     out, width = len(base), math.prod(base.shape[1:])
     if (out, width) != spec.layer:
         raise ValueError(
-            f"{spec.module} is {spec.layer[0]} × {spec.layer[1]} here and {out} × {width} in the base: weights.base is not "
-            "the base that this was trained on"
+            f"{spec.module} is {spec.layer[0]} × {spec.layer[1]} here and {out} × {width} in the base: weights.base is "
+            "not the base that this was trained on"
         )
 
 
@@ -101,6 +109,4 @@ def _scale(container: Container, spec: Spec, alpha: float | None, applied: bool)
 
 
 def _not_finite(spec: Spec, parts: Mapping[str, np.ndarray]) -> list[str]:
-    return [
-        spec.keys[part] for part, value in parts.items() if part != "alpha" and not np.isfinite(value).all()
-    ]
+    return [spec.keys[part] for part, value in parts.items() if part != "alpha" and not np.isfinite(value).all()]

@@ -10,7 +10,7 @@ from .container import Container, LoraFileError, open_container
 
 
 def base_tensor(folder: str | Path, name: str) -> np.ndarray:
-    """A tensor ("unet.conv_in.weight") of a diffusers folder, float32; raises LoraFileError where the folder lacks it."""
+    """A tensor ("unet.conv_in.weight") of a diffusers folder, float32; LoraFileError where the folder lacks it."""
     container, key = _found(Path(folder), name)
     return container.read(key)
 
@@ -38,8 +38,8 @@ def _found(folder: Path, name: str) -> tuple[Container, str]:
             if each in container.entries:
                 return container, each
     raise LoraFileError(
-        f"{folder}: weights.base has no weight {key.removesuffix('.weight')!r} in {model}/*.safetensors, which the update "
-        "is relative to"
+        f"{folder}: weights.base has no weight {key.removesuffix('.weight')!r} in {model}/*.safetensors, which the "
+        "update is relative to"
     )
 
 

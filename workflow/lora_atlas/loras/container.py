@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ..labels import printable
 from .pickles import PickleError, located
 from .reasons import brief, listed
 
@@ -131,8 +130,8 @@ def open_container(path: str | Path, *, pickles: bool = True) -> Container:
             if pickles:
                 return _unpickled(path)
             raise LoraFileError(
-                f"{path}: a pickle, which weights.pickles: refuse leaves unopened; set it to load, which reads tensors alone, "
-                "in a process of its own"
+                f"{path}: a pickle, which weights.pickles: refuse leaves unopened; set it to load, which reads tensors "
+                "alone, in a process of its own"
             )
         if len(start) < 8 or length > MAX_HEADER or length > size - 8:
             raise LoraFileError(f"{path}: not a safetensors file, or cut short (its header claims {length} bytes)")
@@ -224,11 +223,16 @@ def _unpickled(path: Path) -> Container:
     except PickleError as error:
         raise LoraFileError(f"{path}: a pickle {brief(str(error), 280)}") from error
     if isinstance(found, bytes):
-        header, start = json.loads(found[8 : 8 + int.from_bytes(found[:8], "little")]), 8 + int.from_bytes(found[:8], "little")
+        header, start = (
+            json.loads(found[8 : 8 + int.from_bytes(found[:8], "little")]),
+            8 + int.from_bytes(found[:8], "little"),
+        )
         header.pop("__metadata__", None)
         stored = {key: _entry(value, start) for key, value in sorted(header.items())}
         arrays = {key: _float32(found[e.start : e.end], e) for key, e in stored.items()}
         entries = {key: Entry(array.shape, "F32", 0, array.nbytes) for key, array in arrays.items()}
         return Container(path, entries, {}, arrays)
-    entries = {key: Entry(shape, dtype, first, last, strides) for key, (dtype, shape, strides, first, last) in found.items()}
+    entries = {
+        key: Entry(shape, dtype, first, last, strides) for key, (dtype, shape, strides, first, last) in found.items()
+    }
     return Container(path, entries, {})

@@ -115,8 +115,8 @@ class _Found:
 def layout(container: Container, config: Mapping[str, Any] | None = None, base: str | None = None) -> Layout:
     """What the file's tensors are, from names and shapes alone; raises LoraFileError that says all that is wrong.
 
-    `config`: the adapter_config.json beside the file, where there is one. `base`: a diffusers folder, for kinds that are
-    relative to its weights, or are laid out by its shapes.
+    `config`: the adapter_config.json beside the file, where there is one. `base`: a diffusers folder, for kinds that
+    are relative to its weights, or are laid out by its shapes.
     """
     header = container.metadata
     if config is None and base is None:
@@ -177,7 +177,9 @@ def _understood(
     namings = sorted({place.naming for place in found.places.values()})
     if namings == ["kohya", "kohya-sgm"]:  # its text encoder has one spelling only
         namings = ["kohya-sgm"]
-    layout = Layout(_named_models(specs), "+".join(namings), tuple(found.tokens), tuple(found.whole), _remarks(context, found))
+    layout = Layout(
+        _named_models(specs), "+".join(namings), tuple(found.tokens), tuple(found.whole), _remarks(context, found)
+    )
     return layout, sorted(found.wrong)
 
 
@@ -201,8 +203,8 @@ def _remarks(context: "_Context", found: _Found) -> tuple[str, ...]:
 
 
 def _two_scales(container: Container, found: Layout, config: Mapping[str, Any] | None) -> str | None:
-    """A word on a configuration that says another scale than α among the tensors does. kohya's header is of the network,
-    and single blocks may differ from it."""
+    """A word on a configuration that says another scale than α among the tensors does. kohya's header is of the
+    network, and single blocks may differ from it."""
     stated = {key: value for key, value in container.metadata.items() if key != "ss_network_alpha"}
     if config is None and not scales.STATED & set(stated):
         return None
@@ -318,8 +320,8 @@ def _named_models(specs: Mapping[str, Spec]) -> dict[str, Spec]:
 
 @dataclass
 class _Context:
-    """What the specs of a module are made from, beside its parts; `cut`: kind → the leaves and rows of its modules, where
-    they share matrices that are cut to each."""
+    """What the specs of a module are made from, beside its parts; `cut`: kind → the leaves and rows of its modules,
+    where they share matrices that are cut to each."""
 
     container: Container
     configs: scales.Configs
@@ -355,27 +357,38 @@ def _specs(context: _Context, name: str, parts: Mapping[str, str], where: Place)
     if kind is LORA:
         kind = scales.start(config) or kind
     spec = _spec(context, name, kind, parts, shapes, where, config)
-    if spec is None:
-        return
+    if spec is not None:
+        yield from _biases(context, spec, where, bias, of_pair)
+        yield from _cut(context, name, spec, where)
+
+
+def _biases(context: _Context, spec: Spec, where: Place, bias: str | None, of_pair: str | None) -> Iterator[Spec]:
+    """The specs of a layer's bias, beside that of its weight."""
     if of_pair is not None:  # of the layer B, so of its scale
-        keys = {"diff": of_pair, **({"alpha": parts["alpha"]} if "alpha" in parts else {})}
+        keys = {"diff": of_pair, **{part: key for part, key in spec.keys.items() if part == "alpha"}}
         yield from _bias(context, Spec("", "bias", keys, (0, 1), spec.rank, scale=spec.scale), where, spec.layer)
     if bias is not None:
         yield from _bias(context, Spec("", "bias", {"diff": bias}, (0, 1), 1), where, spec.layer)
-    if kind is IA3 and len(where.modules) == 1 and context.base is not None:  # whose outputs' bias is scaled, too
+    if spec.kind == IA3.name and len(where.modules) == 1 and context.base is not None:  # its outputs' bias is scaled
         wants = (f"{where.modules[0]}.bias",)
-        if math.prod(shapes["ia3_l"][1:]) == 1 and base_shape(context.base, wants[0]) is not None:
+        of_outputs = math.prod(context.container.entries[spec.keys["ia3_l"]].shape[1:]) == 1
+        if of_outputs and base_shape(context.base, wants[0]) is not None:
             size = (spec.shape[0], 1)
             yield replace(spec, module=wants[0], shape=size, layer=size, rank=1, wants=wants)
+
+
+def _cut(context: _Context, name: str, spec: Spec, where: Place) -> Iterator[Spec]:
+    """The spec of a layer, or those of the modules that it fuses."""
     if where.widths is None:
         if where.swapped and spec.shape[0] % 2:
-            wrong.append((name, f"{spec.shape[0]} rows have no two halves"))
+            context.wrong.append((name, f"{spec.shape[0]} rows have no two halves"))
             return
         yield spec
         return
     cuts = _cuts(where.widths, spec.shape)
     if cuts is None:
-        wrong.append((name, f"{spec.shape[0]} × {spec.shape[1]} is not the fused layer of {listed(where.modules)}"))
+        shape = f"{spec.shape[0]} × {spec.shape[1]}"
+        context.wrong.append((name, f"{shape} is not the fused layer of {listed(where.modules)}"))
         return
     for module, rows in zip(where.modules, cuts, strict=True):
         yield replace(spec, module=module, shape=(rows[1] - rows[0], spec.shape[1]), rows=rows)
@@ -398,16 +411,20 @@ def _spec(
         wrong.append(("", why))
         return None
     if kind.settings and config is None:
-        wrong.append((name, f"{kind.name}, whose {listed(kind.settings)} stand in PEFT's adapter_config.json, which is not "
-                            "beside the file"))  # fmt: skip
+        wrong.append((name, f"{kind.name}, whose {listed(kind.settings)} stand in PEFT's adapter_config.json, which is "
+                            "not beside the file"))  # fmt: skip
         return None
-    shapes = {part: shapes[part] if part in shapes else context.container.entries[key].shape for part, key in parts.items()}
+    shapes = {
+        part: shapes[part] if part in shapes else context.container.entries[key].shape for part, key in parts.items()
+    }
     wants: tuple[str, ...] = ()
     shape: tuple[int, int] | None = kind.shape(shapes)
     one_size = len(context.cut.get(kind.name, ())) == 1  # matrices that are cut to layers of one size fit as they are
     if kind.relative is not None and not (one_size and context.base is None and kind.name in ("VeRA", "PVeRA")):
         if context.base is None:
-            wrong.append((name, f"{kind.name}: the update {kind.why}; name a diffusers folder of its base in weights.base"))
+            wrong.append(
+                (name, f"{kind.name}: the update {kind.why}; name a diffusers folder of its base in weights.base")
+            )
             return None
         wants = tuple(f"{module}.weight" for module in where.modules)
         if kind.sized and (shape := _laid_out(context.base, wants)) is None:
@@ -424,9 +441,7 @@ def _spec(
     if kind.settings:
         spec = replace(spec, settings={key: (config or {}).get(key) for key in kind.settings})
     elif "alpha" not in parts:
-        spec = replace(
-            spec, scale=scales.of_config(context.container, where.modules[0], name, kind, rank, config)
-        )
+        spec = replace(spec, scale=scales.of_config(context.container, where.modules[0], name, kind, rank, config))
     elif scales.root_of_rank(context.container.metadata):
         spec = replace(spec, settings={"rs_lora": True})
     return spec

@@ -47,7 +47,9 @@ class _Reader:
                 answer = json.loads(self._line(deadline))
             except (OSError, ValueError) as error:
                 self.stop()
-                raise PickleError("on which the process that looked into it ended, for want of memory or time") from error
+                raise PickleError(
+                    "on which the process that looked into it ended, for want of memory or time"
+                ) from error
         if "refused" in answer:
             raise PickleError(answer["refused"])
         return answer
@@ -55,8 +57,8 @@ class _Reader:
     def _start(self) -> None:
         script = Path(__file__).with_name("unpickle.py")
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            [sys.executable, "-P", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         )  # fmt: skip
         self.owner = os.getpid()
 

@@ -1,4 +1,5 @@
-"""Why a file is refused, in few words: what kind of key, how many of them, three examples; never a list of thousands."""
+"""Why a file is refused, in few words: what kind of key, how many of them, three examples; never a list of
+thousands."""
 
 import re
 from collections.abc import Iterable

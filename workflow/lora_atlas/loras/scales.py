@@ -79,8 +79,8 @@ def no_update(config: Mapping[str, Any] | None) -> str | None:
     began = str(config.get("init_lora_weights"))
     if began.startswith(_OUT_OF_THE_BASE) and began not in STARTS:
         return (
-            f"its A and B began as a part of the base's own weights (init_lora_weights {brief(began, 20)!r}) that the file "
-            "does not tell, and BA alone is mostly that; save it by PEFT's save_pretrained(…, "
+            f"its A and B began as a part of the base's own weights (init_lora_weights {brief(began, 20)!r}) that the "
+            "file does not tell, and BA alone is mostly that; save it by PEFT's save_pretrained(…, "
             "path_initial_model_for_weight_conversion=…)"
         )
     if config.get("target_parameters"):
@@ -93,8 +93,8 @@ def no_update(config: Mapping[str, Any] | None) -> str | None:
 def of_config(
     container: Container, module: str, own: str, kind: Kind, rank: int, config: Mapping[str, Any] | None
 ) -> float | None:
-    """s = α/r or α/√r as a PEFT configuration says; None where it says none. Its patterns are of the names that the file
-    itself gives to modules, `own`."""
+    """s = α/r or α/√r as a PEFT configuration says; None where it says none. Its patterns are of the names that the
+    file itself gives to modules, `own`."""
     if config is None:
         return None
     name = own.removeprefix("base_model.model.").removeprefix(f"{module.partition('.')[0]}.")
@@ -115,9 +115,7 @@ def _configured(container: Container, config: Mapping[str, Any], patterns: str, 
     """The value of the first of PEFT's patterns that ends the module's name, or the default."""
     found = config.get(patterns) or {}
     if not isinstance(found, Mapping):
-        raise LoraFileError(
-            f"{container.path}: {patterns} of its configuration is no mapping: {brief(str(found), 80)}"
-        )
+        raise LoraFileError(f"{container.path}: {patterns} of its configuration is no mapping: {brief(str(found), 80)}")
     for pattern, value in found.items():
         # A foreign regular expression can run for ever; what PEFT and diffusers write is names, ".*" and "\\d+".
         tokens = re.findall(r"\\\.|\.\*|\\d\+|[\w.]|.", pattern.removeprefix("^").removesuffix("$"), re.DOTALL)

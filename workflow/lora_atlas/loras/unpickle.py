@@ -22,7 +22,8 @@ ROOM = 2**30  # bytes beside what torch takes
 WRAPPERS = ("state_dict",)
 DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+    "float8_e5m2": "F8_E5M2", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8",
+    "bool": "BOOL",
 }  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def look(path: Path, legacy: Path) -> dict[str, Any]:
     if zipfile.is_zipfile(path):
         return {"entries": _of_archive(path)}
     _limit(ROOM + 3 * path.stat().st_size)
-    loaded = _mapping(_loaded(path, lambda: path.read_bytes()[: MAX_PICKLE]))
+    loaded = _mapping(_loaded(path, lambda: path.read_bytes()[:MAX_PICKLE]))
     total = sum(value.numel() * value.element_size() for value in loaded.values())
     if total > 2 * path.stat().st_size:
         raise Refused("whose tensors are larger than the file")
@@ -108,18 +109,20 @@ def _loaded(path: Path, pickled) -> Any:
 
 def _held(pickled: bytes) -> list[str]:
     """Names of classes and functions that a pickle asks for beside those of tensors."""
-    names, strings = set(), []
+    names: set[str] = set()
+    strings: list[str] = []
     with contextlib.suppress(Exception):  # a damaged one ends somewhere
         for operation, argument, _ in pickletools.genops(pickled):
             if operation.name == "GLOBAL":
-                names.add(argument.replace(" ", "."))
+                names.add(str(argument).replace(" ", "."))
             elif operation.name == "STACK_GLOBAL" and len(strings) > 1:
                 names.add(".".join(strings[-2:]))
             elif isinstance(argument, str):
                 strings.append(argument)
     plain = (
-        "torch._utils._rebuild", "torch.storage.", "torch.nn.parameter.", "torch.serialization.", "collections.OrderedDict",
-        "collections.Counter", "_codecs.encode", "builtins.bytearray", "builtins.set", "builtins.complex",
+        "torch._utils._rebuild", "torch.storage.", "torch.nn.parameter.", "torch.serialization.",
+        "collections.OrderedDict", "collections.Counter", "_codecs.encode", "builtins.bytearray", "builtins.set",
+        "builtins.complex",
     )  # fmt: skip
     return sorted(n for n in names if not n.startswith(plain) and not (n.startswith("torch.") and n.count(".") == 1))
 
@@ -185,7 +188,7 @@ def serve() -> None:
             answer = {"refused": str(error)}
         except MemoryError:
             answer = {"refused": "that asks for more memory than it may"}
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next file is looked into
             answer = {"refused": f"that is damaged ({type(error).__name__})"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

@@ -29,17 +29,15 @@ FREE_GROWTH = 64 * 2**20  # bytes
 # Those of which most files are; their keys are tried first.
 COMMON: tuple[Kind, ...] = (DORA, LOHA, LOKR, FULL, TUCKER, LORA)
 RARE: tuple[Kind, ...] = (
-    EMBEDDING, ADALORA, VERA, PVERA, RANDLORA, VBLORA, UNILORA, TINYLORA, C3A, GRALORA, DELORA, SHIRA, FOURIERFT, WAVEFT,
-    MISS, IA3, LYCORIS_IA3, HIRA, OFT, BOFT, HRA, DIAGONAL_OFT,
+    EMBEDDING, ADALORA, VERA, PVERA, RANDLORA, VBLORA, UNILORA, TINYLORA, C3A, GRALORA, DELORA, SHIRA, FOURIERFT,
+    WAVEFT, MISS, IA3, LYCORIS_IA3, HIRA, OFT, BOFT, HRA, DIAGONAL_OFT,
 )  # fmt: skip
 KINDS: tuple[Kind, ...] = (*RARE, *COMMON)
 # Where PEFT's configuration says that A and B began as a part of the base.
 STARTS = {"pissa": PISSA, "olora": OLORA}
 NAMED: dict[str, Kind] = {kind.name: kind for kind in (*reversed(KINDS), *STARTS.values(), BIAS)}
 # Part → pattern of how the keys that hold it end.
-SPELLINGS: dict[str, str] = {
-    part: ends for kind in (*reversed(COMMON), *RARE) for part, ends in kind.spellings.items()
-}
+SPELLINGS: dict[str, str] = {part: ends for kind in (*reversed(COMMON), *RARE) for part, ends in kind.spellings.items()}
 SHARED: frozenset[str] = frozenset(part for kind in KINDS for part in kind.shared)
 
 

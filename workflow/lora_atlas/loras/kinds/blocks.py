@@ -1,9 +1,9 @@
 """Updates that are made of blocks or of single entries, all of them in the file.
 
-    C3A       circulant blocks                          Chen et al. 2025, arXiv 2407.19342
-    GraLoRA   k × k blocks, a LoRA of rank r/k each     Jung et al. 2025, arXiv 2505.20355
-    DeLoRA    (λ/r) Σ bᵢaᵢᵀ/(‖aᵢ‖‖bᵢ‖) · ‖W‖ columnwise, whose norms it saves   Bini et al. 2025, arXiv 2503.18225
-    SHiRA     entries at given places                   Bhardwaj et al. 2024, arXiv 2406.13175
+C3A       circulant blocks                          Chen et al. 2025, arXiv 2407.19342
+GraLoRA   k × k blocks, a LoRA of rank r/k each     Jung et al. 2025, arXiv 2505.20355
+DeLoRA    (λ/r) Σ bᵢaᵢᵀ/(‖aᵢ‖‖bᵢ‖) · ‖W‖ columnwise, whose norms it saves   Bini et al. 2025, arXiv 2503.18225
+SHiRA     entries at given places                   Bhardwaj et al. 2024, arXiv 2406.13175
 """
 
 import math
@@ -27,7 +27,9 @@ def _c3a(module: str, p: Parts) -> Update:
     m, n, b = kernel.shape
     at = (np.arange(b) - np.arange(b)[:, None]) % b
     blocks = kernel[:, :, at]  # (m, n, row, column)
-    return of_dense(module, np.ascontiguousarray(blocks.transpose(0, 2, 1, 3).reshape(m * b, n * b)) / np.float32(n * b))
+    return of_dense(
+        module, np.ascontiguousarray(blocks.transpose(0, 2, 1, 3).reshape(m * b, n * b)) / np.float32(n * b)
+    )
 
 
 C3A = Kind(
@@ -127,8 +129,10 @@ DELORA = Kind(
     incomplete=lambda keys: whole("DeLoRA", _DELORA - names(keys), names(keys) - _DELORA, keys),
     mismatch=lambda s: (
         None
-        if len(s["delora_A"]) == len(s["delora_B"]) == 2 and s["delora_A"][0] == s["delora_B"][1]
-        and math.prod(s["delora_lambda"]) == 1 and s["delora_w_norm"] == (s["delora_A"][1],)
+        if len(s["delora_A"]) == len(s["delora_B"]) == 2
+        and s["delora_A"][0] == s["delora_B"][1]
+        and math.prod(s["delora_lambda"]) == 1
+        and s["delora_w_norm"] == (s["delora_A"][1],)
         else unfit(s)
     ),
     shape=lambda s: (s["delora_B"][0], s["delora_A"][1]),

@@ -14,8 +14,8 @@ NOT = "no"
 
 @dataclass(frozen=True)
 class Adapter:
-    """One row. `name`: as its library calls it. `library`: which saves it. `reading`: EXACTLY, WITH_BASE or NOT. `words`:
-    ΔW, or why there is none. `keys`: pattern of whole keys, where they are of no kind that is read."""
+    """One row. `name`: as its library calls it. `library`: which saves it. `reading`: EXACTLY, WITH_BASE or NOT.
+    `words`: ΔW, or why there is none. `keys`: pattern of whole keys, where they are of no kind that is read."""
 
     name: str
     library: str
@@ -113,6 +113,9 @@ ADAPTERS: tuple[Adapter, ...] = (
 FOREIGN: tuple[tuple[re.Pattern[str], str], ...] = (
     *((re.compile(each.keys), each.words) for each in ADAPTERS if each.keys is not None),
     (re.compile(r"(base_model\.)?unilora_theta_d.*|.+\.unilora_.+"), "Uni-LoRA that was saved without its indices"),
-    (re.compile(r"(base_model\.)?(.+\.)?tinylora_.+"), "TinyLoRA of several vectors: which is a module's own is not in the file"),
+    (
+        re.compile(r"(base_model\.)?(.+\.)?tinylora_.+"),
+        "TinyLoRA of several vectors: which is a module's own is not in the file",
+    ),
     (re.compile(r".+\.o?oft_\w+(\.weight)?"), "OFT turns the base's weights, and how is not in the file"),
 )

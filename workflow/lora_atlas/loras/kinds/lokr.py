@@ -1,8 +1,8 @@
 """LoKr, Yeh et al. 2024, arXiv 2309.14859: s·(w1 ⊗ w2), each whole or a product; s = 1 where both are whole.
 
 Where both are whole there is no rank to divide by, and trainers write an α that means nothing: the size of the network,
-which some set to 10¹⁰, or infinity of it in half precision. LyCORIS' rs_lora makes an exception: it trains with √dim and
-writes α = dim·√dim, so that the scale is the cube root of α.
+which some set to 10¹⁰, or infinity of it in half precision. LyCORIS' rs_lora makes an exception: it trains with √dim
+and writes α = dim·√dim, so that the scale is the cube root of α.
 """
 
 import math
@@ -91,11 +91,11 @@ def root_scale(alpha: float, dtype: str, said: bool) -> float:
 def _stored(x: float, dtype: str) -> float:
     """The nearest number of a type."""
     if dtype == "BF16":
-        bits = np.float32(x).view(np.uint32)
-        return float(((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32))
-    kind = {"F16": np.float16, "F64": np.float64}.get(dtype, np.float32)
+        bits = int(np.float32(x).view(np.uint32))
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+        return np.uint32(bits).view(np.float32).item()
     with np.errstate(over="ignore"):
-        return float(kind(x))
+        return np.asarray(x, {"F16": "<f2", "F64": "<f8"}.get(dtype, "<f4")).item()
 
 
 LOKR = Kind(

@@ -48,7 +48,7 @@ def rank(s: Shapes) -> int:
 def update(module: str, p: Parts) -> Update:
     A, B = p["A"], p["B"]
     parted = groups(A.shape, B.shape)
-    B = B.reshape(B.shape[:2])
+    B = B.reshape(len(B), -1)
     if parted > 1:  # every group of outputs has rows of A of its own
         each, width = len(B) // parted, B.shape[1]
         whole_B = np.zeros((len(B), parted * width), B.dtype)
@@ -100,9 +100,7 @@ ADALORA = Kind(
     spellings={"E": r"lora_E(\.[\w-]+)?"},
     is_of=lambda parts: "E" in parts,
     incomplete=lambda keys: whole("AdaLoRA", {*PAIR, "E"} - names(keys), names(keys) - {*PAIR, "E"}, keys),
-    mismatch=lambda s: (
-        mismatch(s) or (None if len(s["A"]) == 2 and math.prod(s["E"]) == s["A"][0] else unfit(s))
-    ),
+    mismatch=lambda s: mismatch(s) or (None if len(s["A"]) == 2 and math.prod(s["E"]) == s["A"][0] else unfit(s)),
     shape=shape,
     rank=rank,
     update=None,

@@ -1,4 +1,5 @@
-"""MiSS, Kang and Yin 2024, arXiv 2409.15371 (once Bone): one small block, repeated over the layer, or multiplied with it.
+"""MiSS, Kang and Yin 2024, arXiv 2409.15371 (once Bone): one small block, repeated over the layer, or multiplied with
+it.
 
     plain   (r, out)       ΔW[o, i] = block[i mod r, o]
     mini    (r, mini_r)    ΔW[o, i] = block[i mod r, o mod mini_r]

@@ -47,7 +47,9 @@ def _inputs_turned(spec: "Spec", W: np.ndarray, R: np.ndarray) -> np.ndarray:
     n, b, _ = R.shape
     if W.shape[1] % b or n not in (1, W.shape[1] // b):
         raise ValueError(f"{spec.module} has {W.shape[1]} inputs in the base, and {n} blocks of {b}")
-    return np.einsum("onb,ncb->onc", W.reshape(len(W), -1, b), np.broadcast_to(R, (W.shape[1] // b, b, b))).reshape(W.shape)
+    return np.einsum("onb,ncb->onc", W.reshape(len(W), -1, b), np.broadcast_to(R, (W.shape[1] // b, b, b))).reshape(
+        W.shape
+    )
 
 
 # --- OFT as PEFT saves it
@@ -197,7 +199,9 @@ DIAGONAL_OFT = Kind(
     name="OFT, LyCORIS",
     spellings={"oft_blocks": r"oft_blocks", "oft_rescale": r"rescale"},
     is_of=lambda parts: "oft_blocks" in parts,
-    incomplete=lambda keys: whole("OFT", {"oft_blocks"} - names(keys), names(keys) - {"oft_blocks", "oft_rescale"}, keys),
+    incomplete=lambda keys: whole(
+        "OFT", {"oft_blocks"} - names(keys), names(keys) - {"oft_blocks", "oft_rescale"}, keys
+    ),
     mismatch=lambda s: (
         "BOFT of LyCORIS, whose butterflies are not read here" if len(s["oft_blocks"]) == 4
         else None

@@ -1,7 +1,7 @@
 """Updates that are the base's own weights times something.
 
-    IA³    rows or columns of W scaled: PEFT's factor, LyCORIS' difference from one    Liu et al. 2022, arXiv 2205.05638
-    HiRA   ΔW = W ∘ (BA)                                                              Huang et al. 2025, OpenReview TwJrTz9cRS
+IA³    rows or columns of W scaled: PEFT's factor, LyCORIS' difference from one   Liu et al. 2022, arXiv 2205.05638
+HiRA   ΔW = W ∘ (BA)                        Huang et al. 2025, OpenReview TwJrTz9cRS
 """
 
 import math
@@ -61,7 +61,9 @@ LYCORIS_IA3 = Kind(
         "IA³", {"on_input", "ia3_weight"} - names(keys), names(keys) - {"on_input", "ia3_weight"}, keys
     ),
     mismatch=lambda s: (
-        None if math.prod(s["on_input"]) == 1 and max(s["ia3_weight"], default=0) == math.prod(s["ia3_weight"]) else unfit(s)
+        None
+        if math.prod(s["on_input"]) == 1 and max(s["ia3_weight"], default=0) == math.prod(s["ia3_weight"])
+        else unfit(s)
     ),
     shape=lambda s: (1, 1),
     rank=lambda s: 1,

@@ -1,6 +1,6 @@
-"""A few coefficients of a transform at places that a seed draws: FourierFT, Gao et al. 2024, arXiv 2405.03003, and WaveFT,
-Bilican et al. 2025, arXiv 2505.12532. PEFT saves the coefficients; the places follow from the seed of its configuration
-and from the layer's shape, which stands in the base alone.
+"""A few coefficients of a transform at places that a seed draws: FourierFT, Gao et al. 2024, arXiv 2405.03003, and
+WaveFT, Bilican et al. 2025, arXiv 2505.12532. PEFT saves the coefficients; the places follow from the seed of its
+configuration and from the layer's shape, which stands in the base alone.
 """
 
 from typing import TYPE_CHECKING
@@ -29,7 +29,9 @@ def _places(spec: "Spec", count: int) -> tuple[np.ndarray, np.ndarray]:
 def _fourier(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) -> Update:
     spectrum = np.zeros(spec.layer)
     spectrum[_places(spec, p["fourierft_spectrum"].size)] = p["fourierft_spectrum"]
-    return of_dense(spec.module, (np.fft.ifft2(spectrum).real * number(spec.settings, "scaling", 150)).astype(np.float32))
+    return of_dense(
+        spec.module, (np.fft.ifft2(spectrum).real * number(spec.settings, "scaling", 150)).astype(np.float32)
+    )
 
 
 def _wave(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) -> Update:

@@ -1,6 +1,6 @@
-"""LoRAs whose A and B began as a part of the base: PEFT takes s·B₀A₀ out of the base's weight, and what training changed
-is s (BA − B₀A₀). Both starts follow from the weight itself: the r first singular directions (PiSSA, Meng et al. 2024,
-arXiv 2404.02948), or the r first columns of Q and rows of R (OLoRA, Büyükakyüz 2024, arXiv 2406.01775).
+"""LoRAs whose A and B began as a part of the base: PEFT takes s·B₀A₀ out of the base's weight, and what training
+changed is s (BA − B₀A₀). Both starts follow from the weight itself: the r first singular directions (PiSSA, Meng et al.
+2024, arXiv 2404.02948), or the r first columns of Q and rows of R (OLoRA, Büyükakyüz 2024, arXiv 2406.01775).
 """
 
 from dataclasses import replace

@@ -104,7 +104,8 @@ RANDLORA = Kind(
     ),
     mismatch=lambda s: (
         None
-        if len(s["randlora_A"]) == len(s["randlora_B"]) == 3 and len(s["randlora_lambda"]) == len(s["randlora_gamma"]) == 2
+        if len(s["randlora_A"]) == len(s["randlora_B"]) == 3
+        and len(s["randlora_lambda"]) == len(s["randlora_gamma"]) == 2
         and s["randlora_A"][1] == 1 and s["randlora_A"][0] == s["randlora_B"][2] == s["randlora_lambda"][0]
         and s["randlora_lambda"][1] == s["randlora_gamma"][0]
         else unfit(s)
@@ -221,8 +222,11 @@ UNILORA = Kind(
     incomplete=_needs("Uni-LoRA", _UNILORA | {"unilora_theta_d"}),
     mismatch=lambda s: (
         None
-        if all(len(s[f"unilora_indices_{x}"]) == 2 and s[f"unilora_indices_{x}"] == s[f"unilora_scales_{x}"] for x in "AB")
-        and s["unilora_indices_A"][0] == s["unilora_indices_B"][1] and len(s["unilora_theta_d"]) == 1
+        if all(
+            len(s[f"unilora_indices_{x}"]) == 2 and s[f"unilora_indices_{x}"] == s[f"unilora_scales_{x}"] for x in "AB"
+        )
+        and s["unilora_indices_A"][0] == s["unilora_indices_B"][1]
+        and len(s["unilora_theta_d"]) == 1
         else unfit(s)
     ),
     shape=lambda s: (s["unilora_indices_B"][0], s["unilora_indices_A"][1]),
@@ -265,4 +269,3 @@ TINYLORA = Kind(
     scaled=lambda parts, scale: False,
     shared=("tinylora_v",),
 )  # fmt: skip
-

@@ -12,6 +12,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from peft.tuners.supertuning.config import SupertuningConfig
 from safetensors.torch import save_file
 from torch import nn
 
@@ -148,6 +149,7 @@ READ = {
     ],
     "RandLoRA, save_projection": [peft.RandLoraConfig(r=3, save_projection=True, **TARGETS)],
     "SHiRA": [peft.ShiraConfig(r=2, **TARGETS)],
+    "Super-tuning": [SupertuningConfig(sparsity=0.9, **TARGETS), SupertuningConfig(sparsity=0.9, r=2, **TARGETS)],
     "FourierFT": [peft.FourierFTConfig(n_frequency=12, scaling=20, **TARGETS)],
     "WaveFT": [
         peft.WaveFTConfig(n_frequency=12, **TARGETS),
@@ -285,7 +287,7 @@ REFUSED = {
     "FRoD": [(peft.FrodConfig(progressbar=False, **T), "FRoD's U is made of all the base's")],
     "PSOFT": [(peft.PsoftConfig(r=4, **T), "PSOFT turns the base's singular directions")],
     "OSF": [(peft.OSFConfig(**T), "OSF's are the base's own lower singular directions")],
-    "AdaMSS": [(peft.AdamssConfig(**T), "AdaMSS is of clusters")],
+    "AdaMSS": [(peft.AdamssConfig(**T), "which rows AdaMSS")],
     "DEFT": [(peft.DeftConfig(**T), "DEFT takes a projection")],
     "PEANuT": [(peft.PeanutConfig(**T), "PEANuT is a network of the base's weights")],
     "RoAd": [(peft.RoadConfig(group_size=8, **T), "RoAd turns the base's outputs")],
@@ -319,6 +321,8 @@ def test_an_adapter_whose_update_does_not_follow_is_refused_with_the_true_reason
         ("OFT of kohya", "oft_unet_mid_block_attentions_0_proj_in.oft_blocks (2, 4, 4)", "biases too"),
         ("OFT, scaled", "unet.mid_block.x.oft_R.scaled_oft (1,)", "how is not in the file"),
         ("T-LoRA", "unet.mid_block.x.q_layer.weight (4, 4)", "a start that is not in the file"),
+        ("X-LoRA, Poly", "unet.mid_block.x.poly_lora_A (4, 4)", "mixed by what the input is"),
+        ("ShadowPEFT", "shadow_model.x (4, 4)", "of which no weight changes"),
         ("prompts, prefixes, cartridges", "prompt_embeddings (4, 4)", "learns inputs and changes no weight"),
     ],
 )
@@ -339,7 +343,7 @@ def test_every_row_of_the_table_is_proven():
     here = set(READ) | set(REFUSED) | {
         "LoRA of a convolution", "LoRA of a convolution in groups", "LoRA of an embedding",
         "PiSSA, OLoRA and their kin, converted", "BOFT of several butterfly factors", "OFT of kohya", "OFT, scaled",
-        "T-LoRA", "prompts, prefixes, cartridges",
+        "T-LoRA", "X-LoRA, Poly", "ShadowPEFT", "prompts, prefixes, cartridges",
     }  # fmt: skip
     elsewhere = {
         "LoRA, target_parameters", "BD-LoRA",  # test_formats.py
@@ -348,3 +352,24 @@ def test_every_row_of_the_table_is_proven():
     assert here | elsewhere == set(ROWS)
     assert {ROWS[name].reading for name in REFUSED} == {NOT}
     assert {ROWS[name].reading for name in READ} == {EXACTLY, WITH_BASE}
+
+
+TYPES = {
+    "LORA": "LoRA", "ADALORA": "AdaLoRA", "ADAMSS": "AdaMSS", "BOFT": "BOFT of one butterfly factor", "IA3": "IA³",
+    "BEFT": "BEFT", "LILY": "Lily", "LOHA": "LoHa", "LOKR": "LoKr", "OFT": "OFT", "POLY": "X-LoRA, Poly",
+    "LN_TUNING": "LN tuning", "VERA": "VeRA, PVeRA, save_projection", "FROD": "FRoD",
+    "PVERA": "VeRA, PVeRA, save_projection",
+    "FOURIERFT": "FourierFT", "GLORA": "GLoRA", "XLORA": "X-LoRA, Poly", "HRA": "HRA", "VBLORA": "VB-LoRA",
+    "UNILORA": "Uni-LoRA, save_indices", "MISS": "MiSS", "RANDLORA": "RandLoRA, save_projection", "ROAD": "RoAd",
+    "HIRA": "HiRA", "SHIRA": "SHiRA", "C3A": "C3A", "WAVEFT": "WaveFT", "OSF": "OSF", "DELORA": "DeLoRA",
+    "GRALORA": "GraLoRA", "TINYLORA": "TinyLoRA of one vector, save_projection", "PSOFT": "PSOFT", "PEANUT": "PEANuT",
+    "SHADOW": "ShadowPEFT", "SUPERTUNING": "Super-tuning", "DEFT": "DEFT",
+    **dict.fromkeys(
+        ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT",
+         "TRAINABLE_TOKENS", "CARTRIDGE"), "prompts, prefixes, cartridges",
+    ),
+}  # fmt: skip
+
+
+def test_every_adapter_of_peft_has_a_row():
+    assert {each.value for each in peft.PeftType} == set(TYPES) and set(TYPES.values()) <= set(ROWS)

@@ -257,7 +257,8 @@ def _put_named(container: Container, found: _Found, key: str) -> None:
             found.shared[part] = key
             return
     name, part, naming = _split(key, container)
-    where = place(name) if name else None
+    # kohya's OFT has parts that are called as LyCORIS' are, and turns biases too.
+    where = place(name) if name and not key.startswith("oft_") else None
     if where is None:
         reason = next((why for pattern, why in FOREIGN if pattern.fullmatch(key)), None)
         if reason is None and not part and _WHOLE.fullmatch(key) and not _ADAPTER.search(_PREFIX.sub("", key)):
@@ -411,8 +412,10 @@ def _spec(
         wrong.append(("", why))
         return None
     if kind.settings and config is None:
-        wrong.append((name, f"{kind.name}, whose {listed(kind.settings)} stand in PEFT's adapter_config.json, which is "
-                            "not beside the file"))  # fmt: skip
+        what = (
+            f"{kind.name}: the file does not say its {listed(kind.settings)}, which PEFT keeps in adapter_config.json"
+        )
+        wrong.append((name, f"{what} beside it"))
         return None
     shapes = {
         part: shapes[part] if part in shapes else context.container.entries[key].shape for part, key in parts.items()

@@ -7,7 +7,7 @@ Kinds are asked in turn whether the parts of a module are theirs, and the first 
 import math
 from collections.abc import Iterable
 
-from .blocks import C3A, DELORA, GRALORA, SHIRA
+from .blocks import C3A, DELORA, GRALORA, SHIRA, SUPER
 from .dora import DORA
 from .full import BIAS, FULL
 from .kind import Keys, Kind, Shapes, listed
@@ -30,7 +30,7 @@ FREE_GROWTH = 64 * 2**20  # bytes
 COMMON: tuple[Kind, ...] = (DORA, LOHA, LOKR, FULL, TUCKER, LORA)
 RARE: tuple[Kind, ...] = (
     EMBEDDING, ADALORA, VERA, PVERA, RANDLORA, VBLORA, UNILORA, TINYLORA, C3A, GRALORA, DELORA, SHIRA, FOURIERFT,
-    WAVEFT, MISS, IA3, LYCORIS_IA3, HIRA, OFT, BOFT, HRA, DIAGONAL_OFT,
+    WAVEFT, SUPER, MISS, IA3, LYCORIS_IA3, HIRA, OFT, BOFT, HRA, DIAGONAL_OFT,
 )  # fmt: skip
 KINDS: tuple[Kind, ...] = (*RARE, *COMMON)
 # Where PEFT's configuration says that A and B began as a part of the base.

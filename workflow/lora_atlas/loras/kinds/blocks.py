@@ -172,3 +172,58 @@ SHIRA = Kind(
     sized=True,
     why="names single entries of a layer, whose shape stands in the base alone",
 )  # fmt: skip
+
+
+# --- Super-tuning
+
+_SPARSE, _SUPRA = {"super_values", "super_indices"}, {"super_A", "super_B"}
+
+
+def _super(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) -> Update:
+    """Entries at flat places, and a LoRA beside them where there is one."""
+    out, width = spec.layer
+    entries = np.zeros(out * width, np.float32)
+    places = p["super_indices"].reshape(-1).astype(np.int64)
+    if places.size and not 0 <= places.min() <= places.max() < len(entries):
+        raise ValueError(f"{spec.module} is {out} × {width} in the base, and entries lie outside it")
+    np.add.at(entries, places, p["super_values"].reshape(-1))
+    W: np.ndarray = entries.reshape(out, width)
+    if "super_A" in p:
+        if (len(p["super_B"]), p["super_A"].shape[1]) != (out, width):
+            raise ValueError(f"{spec.module} is {out} × {width} in the base, which is not the layer of its LoRA")
+        r = len(p["super_A"])
+        W = W + p["super_B"] @ p["super_A"] * np.float32(number(spec.settings, "lora_alpha", 2 * r) / r)
+    return of_dense(spec.module, W)
+
+
+def _super_incomplete(keys):
+    parts = names(keys)
+    missing = _SPARSE - parts | (_SUPRA - parts if _SUPRA & parts else set())
+    return whole("Super-tuning", missing, parts - _SPARSE - _SUPRA, keys)
+
+
+def _super_mismatch(s: Shapes) -> str | None:
+    ok = math.prod(s["super_values"]) == math.prod(s["super_indices"])
+    if ok and "super_A" in s:
+        ok = len(s["super_A"]) == len(s["super_B"]) == 2 and s["super_A"][0] == s["super_B"][1]
+    return None if ok else unfit(s)
+
+
+SUPER = Kind(
+    name="Super-tuning",
+    spellings={
+        **{f"super_{part}": rf"supertuning_{part}(\.[\w-]+)?" for part in ("values", "indices")},
+        **{f"super_{part}": rf"supertuning_lora_{part}(\.[\w-]+)?\.weight" for part in "AB"},
+    },
+    is_of=lambda parts: bool(parts & (_SPARSE | _SUPRA)),
+    incomplete=_super_incomplete,
+    mismatch=_super_mismatch,
+    shape=lambda s: (1, 1),
+    rank=lambda s: 1,
+    update=None,
+    scaled=lambda parts, scale: False,
+    relative=_super,
+    sized=True,
+    why="names single entries of a layer, whose shape stands in the base alone",
+    settings=("lora_alpha",),
+)

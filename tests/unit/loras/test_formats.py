@@ -370,11 +370,32 @@ def test_whole_layers_beside_a_lora_are_left_out_and_said(make, tmp_path):
     assert any(remark.startswith("holds 5 whole tensors besides, which are left out") for remark in found.remarks)
 
 
-@pytest.mark.parametrize("key", ["lora_C.weight", "lora_down2.weight", "adapter.weight", "dora_bias", "oft_diag.scale"])
+@pytest.mark.parametrize(
+    "key", ["lora_C.weight", "lora_down2.weight", "adapter.weight", "dora_bias", "oft_diag.scale", "to_lora.up2.scale"]
+)
 def test_what_may_be_a_part_of_an_update_is_never_left_out(make, tmp_path, key):
     path = make.lora(tmp_path / "x.safetensors", {Q: (5, 3)}, 0)
     with pytest.raises(LoraFileError, match=r"not a key of a format|OFT turns"):
         open_lora(make.store(path, load_file(path) | {f"{Q}.{key}": np.ones(2, np.float32)}))
+
+
+def test_a_weight_under_a_name_of_kohya_is_never_left_out(make, tmp_path):
+    """Nothing but updates has such names: a part that is spelt as no one does it must not be dropped."""
+    parts, _ = make.parts("LoRA", 0)
+    tensors = {f"{KOHYA}.{part}": x for part, x in parts.items()} | {
+        f"{KOHYA}_2.down.weight": np.ones((2, 2), np.float32)
+    }
+    with pytest.raises(LoraFileError, match=r"conv1_2\.down\.weight: not a key of a format"):
+        open_lora(make.store(tmp_path / "x.safetensors", tensors))
+
+
+def test_an_alpha_of_the_header_means_nothing_for_two_whole_factors(make, tmp_path):
+    parts, expected = make.parts("LoKr, both whole", 0)
+    tensors = {f"{KOHYA}.{part}": x for part, x in parts.items()}
+    path = make.store(
+        tmp_path / "x.safetensors", tensors, {"ss_network_alpha": "9999999999", "ss_network_dim": "9999999999"}
+    )
+    near(dense(read_lora(path).updates[CONV]), expected)
 
 
 def test_a_model_of_whole_layers_alone_is_no_lora(make, tmp_path):

@@ -100,7 +100,11 @@ def _refuse(row: dict[str, Any], why: LoraFileError | str, path: Path | None = N
     if row["sha256"] is None and path is not None and path.is_file():
         with suppress(LoraFileError):  # the very reason, at times
             row["sha256"] = digest(path)
-    row |= {"status": "refused", "reason": printable(reason.replace("\n", " · ")), "space": None}
+    row |= {
+        "status": "refused",
+        "reason": printable(reason.replace(":\n  ", ": ").replace("\n  ", " · ").replace("\n", " · ")),
+        "space": None,
+    }
 
 
 def _describe(row: dict[str, Any], file: LoraFile) -> None:

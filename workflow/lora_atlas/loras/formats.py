@@ -30,6 +30,8 @@ from .families.sd import positional
 from .families.spelling import Place
 from .kinds import SHARED, SPELLINGS, Kind, kind_of, problem
 from .kinds.catalog import FOREIGN
+from .kinds.dora import DORA
+from .kinds.lokr import LOKR, both_whole
 from .kinds.lora import LORA
 from .kinds.scalings import IA3
 from .names import place
@@ -57,10 +59,9 @@ _WHOLE = re.compile(
     r".+\.(weight|bias|scale|gamma|beta|running_mean|running_var|num_batches_tracked|scale_shift_table|modulation"
     r"|embedding|embeddings|position_embedding|pos_embed|logit_scale|cls_token|class_embedding)"
 )
-_PREFIX = re.compile(r"(lora|oft)_(unet|te\d?|transformer|prior_unet|prior_te)_|lycoris_")
 # Of a key that may be a part of an update of a kind that is not known: never left out.
 _ADAPTER = re.compile(
-    r"lora|loha|hada|lokr|dora|oft_|_oft|vera|glora|ia3|hira|hra_|miss_|c3a|adapter|magnitude|shira|delta|diff|bone|road",
+    r"lora|lycoris|loha|hada|lokr|dora|oft_|_oft|vera|glora|ia3|hira|hra_|miss_|c3a|adapter|magnitude|shira|delta|diff|bone|road",
     re.IGNORECASE,
 )
 _WAY = {"down": "A", "up": "B"}
@@ -261,7 +262,7 @@ def _put_named(container: Container, found: _Found, key: str) -> None:
     where = place(name) if name and not key.startswith("oft_") else None
     if where is None:
         reason = next((why for pattern, why in FOREIGN if pattern.fullmatch(key)), None)
-        if reason is None and not part and _WHOLE.fullmatch(key) and not _ADAPTER.search(_PREFIX.sub("", key)):
+        if reason is None and not part and _WHOLE.fullmatch(key) and not _ADAPTER.search(key):
             found.whole.append(key)
             return
         known = "of a module of no model that is known here" if part else "not a key of a format that is known here"
@@ -441,13 +442,21 @@ def _spec(
     if kind.sized and rank == 1:  # what is dense has the full one
         rank = min(shape)
     spec = Spec(where.modules[0], kind.name, parts, shape, rank, swapped=where.swapped, layer=shape, wants=wants)
+    return _with_scale(context, spec, name, kind, config)
+
+
+def _with_scale(context: _Context, spec: Spec, name: str, kind: Kind, config: Mapping[str, Any] | None) -> Spec:
+    """The spec with what its configuration or its header says of the scale, or of the settings of its kind."""
+    header = context.container.metadata
     if kind.settings:
-        spec = replace(spec, settings={key: (config or {}).get(key) for key in kind.settings})
-    elif "alpha" not in parts:
-        spec = replace(spec, scale=scales.of_config(context.container, where.modules[0], name, kind, rank, config))
-    elif scales.root_of_rank(context.container.metadata):
-        spec = replace(spec, settings={"rs_lora": True})
-    return spec
+        return replace(spec, settings={key: (config or {}).get(key) for key in kind.settings})
+    if kind in (LOKR, DORA) and both_whole(spec.keys) and "r" not in (config or {}):
+        # α means nothing, and one in a header alone as little; unless it is a root of LyCORIS'.
+        return replace(spec, settings={"rs_lora": True}) if scales.root_of_rank(header) else spec
+    if "alpha" in spec.keys:
+        return spec
+    scale = scales.of_config(context.container, spec.module, name, kind, spec.rank, config)
+    return replace(spec, scale=scale)
 
 
 def _laid_out(base: str, wants: tuple[str, ...]) -> tuple[int, int] | None:

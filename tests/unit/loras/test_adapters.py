@@ -265,6 +265,34 @@ def test_an_embedding_is_what_its_forward_pass_does(tmp_path):
     near(dense(read_lora(tmp_path).updates["unet.mid_block.resnets.0.words"]), change)
 
 
+class Experts(nn.Module):
+    """Two weights (experts, out, in) or (experts, in, out), of which PEFT keeps one layer's in the other's."""
+
+    def __init__(self, transposed: bool):
+        super().__init__()
+        self.is_transposed = transposed
+        self.w = nn.Parameter(torch.randn(3, *((16, 24) if transposed else (24, 16))))
+        self.v = nn.Parameter(torch.randn(3, *((24, 12) if transposed else (12, 24))))
+
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rs", [False, True])
+def test_each_expert_of_a_parameter_has_an_update_of_its_own(tmp_path, transposed, rs):
+    config = peft.LoraConfig(
+        r=4, lora_alpha=6, use_rslora=rs, target_modules=[], target_parameters=["conv1.w", "conv1.v"]
+    )  # fmt: skip
+    outer = saved(tmp_path, Experts(transposed), "conv1", config)
+    updates = read_lora(tmp_path).updates
+    assert len(updates) == 6
+    for layer, name in ((outer, "conv1"), (outer.base_layer, "conv1.base_layer")):
+        every = layer.get_delta_weight("default").detach().numpy()
+        for e, change in enumerate(every):
+            near(dense(updates[f"unet.mid_block.resnets.0.{name}.{e}"]), change.T if transposed else change)
+
+
 # --- what is no update by itself
 
 T = dict(TARGETS)
@@ -341,12 +369,12 @@ def test_other_keys_of_adapters_are_refused_with_the_true_reason(tmp_path, row, 
 def test_every_row_of_the_table_is_proven():
     """By a case here, in test_formats.py (configurations that are refused) or in test_lycoris.py."""
     here = set(READ) | set(REFUSED) | {
-        "LoRA of a convolution", "LoRA of a convolution in groups", "LoRA of an embedding",
+        "LoRA, target_parameters", "LoRA of a convolution", "LoRA of a convolution in groups", "LoRA of an embedding",
         "PiSSA, OLoRA and their kin, converted", "BOFT of several butterfly factors", "OFT of kohya", "OFT, scaled",
         "T-LoRA", "X-LoRA, Poly", "ShadowPEFT", "prompts, prefixes, cartridges",
     }  # fmt: skip
     elsewhere = {
-        "LoRA, target_parameters", "BD-LoRA",  # test_formats.py
+        "BD-LoRA",  # test_formats.py
         "LoCon with a Tucker core", "LoKr, both factors whole, rs_lora", "DyLoRA, LoRA-FA", "full", "Diag-OFT",
     }  # fmt: skip
     assert here | elsewhere == set(ROWS)

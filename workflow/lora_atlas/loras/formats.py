@@ -32,7 +32,7 @@ from .kinds import SHARED, SPELLINGS, Kind, kind_of, problem
 from .kinds.catalog import FOREIGN
 from .kinds.dora import DORA
 from .kinds.lokr import LOKR, both_whole
-from .kinds.lora import LORA
+from .kinds.lora import EXPERTS, LORA
 from .kinds.scalings import IA3
 from .names import place
 from .reasons import brief, listed, told
@@ -359,9 +359,29 @@ def _specs(context: _Context, name: str, parts: Mapping[str, str], where: Place)
     if kind is LORA:
         kind = scales.start(config) or kind
     spec = _spec(context, name, kind, parts, shapes, where, config)
+    if spec is not None and spec.kind == LORA.name and "target_parameters" in (config or {}):
+        try:
+            experts = scales.experts(config, name, spec.rank)
+        except ValueError as error:
+            wrong.append((name, str(error)))
+            return
+        if experts > 1:
+            yield from _experts(context, name, spec, experts, config)
+            return
     if spec is not None:
         yield from _biases(context, spec, where, bias, of_pair)
         yield from _cut(context, name, spec, where)
+
+
+def _experts(
+    context: _Context, name: str, spec: Spec, experts: int, config: Mapping[str, Any] | None
+) -> Iterator[Spec]:
+    """A spec for each expert of a layer."""
+    rank = spec.rank // experts
+    scale = scales.of_config(context.container, spec.module, name, LORA, rank, config)
+    for e in range(experts):
+        said = {"expert": e, "experts": experts}
+        yield replace(spec, module=f"{spec.module}.{e}", kind=EXPERTS.name, rank=rank, scale=scale, settings=said)
 
 
 def _biases(context: _Context, spec: Spec, where: Place, bias: str | None, of_pair: str | None) -> Iterator[Spec]:

@@ -18,6 +18,8 @@ STATED = {"lora_adapter_metadata", "ss_network_alpha"} | {
 # Starts of PEFT that take something out of the base which its weight alone does not tell.
 _OUT_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
+MAX_EXPERTS = 1024
+
 Configs = Mapping[str, Mapping[str, Any]]
 
 
@@ -83,11 +85,27 @@ def no_update(config: Mapping[str, Any] | None) -> str | None:
             "file does not tell, and BA alone is mostly that; save it by PEFT's save_pretrained(…, "
             "path_initial_model_for_weight_conversion=…)"
         )
-    if config.get("target_parameters"):
-        return "it has updates of parameters of several experts (target_parameters), which one matrix would mix"
     if config.get("use_bdlora"):
         return "its factors are block-diagonal (use_bdlora), and the file does not say how"
     return None
+
+
+def experts(config: Mapping[str, Any] | None, own: str, rows: int) -> int:
+    """How many experts share the factors of a module, `rows` those of A: of PEFT's target_parameters, whose weights are
+    (experts, …); 1 of any other module. Raises ValueError where that does not follow."""
+    named = (config or {}).get("target_parameters")
+    own = own.removeprefix("base_model.model.").replace(".base_layer", "")
+    if not isinstance(named, list) or config is None:
+        return 1
+    above = {str(each).rpartition(".")[0] for each in named}
+    if not any(own == each or own.endswith(f".{each}") for each in above):
+        return 1
+    rank = config.get("r")
+    if isinstance(rank, int) and not isinstance(rank, bool) and rank > 0 and not config.get("rank_pattern"):
+        count, rest = divmod(rows, rank)
+        if not rest and count <= MAX_EXPERTS:
+            return count
+    raise ValueError("its target_parameters are of several experts, and how many share its factors is not sure")
 
 
 def of_config(

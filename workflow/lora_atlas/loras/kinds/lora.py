@@ -4,6 +4,7 @@ And what are LoRAs in all but the names of their parts: PEFT's of embeddings, of
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -107,4 +108,23 @@ ADALORA = Kind(
     scaled=lambda parts, scale: False,
     settings=("init_r", "lora_alpha"),
     configured=_adalora,
+)
+
+
+def _expert(module: str, p: Parts, settings: Settings) -> Update:
+    """One expert's: A has rows by expert, then rank; B has columns by rank, then expert."""
+    e, experts = settings["expert"], settings["experts"]
+    A, B = p["A"].reshape(experts, -1, p["A"].shape[1]), p["B"].reshape(len(p["B"]), -1, experts)
+    return Update(module, np.ascontiguousarray(A[e]), np.ascontiguousarray(B[:, :, e]))
+
+
+# PEFT's target_parameters: a weight (experts, …) has one pair of factors, of which every expert has its own part.
+EXPERTS = replace(
+    LORA,
+    name="LoRA, experts",
+    spellings={},
+    plain=False,
+    update=None,
+    configured=_expert,
+    settings=("expert", "experts"),
 )

@@ -115,6 +115,10 @@ READ = {
     "LoRA, lora_bias": [
         peft.LoraConfig(r=4, lora_alpha=6, lora_bias=True, use_rslora=rs, **TARGETS) for rs in (False, True)
     ],
+    "BD-LoRA": [
+        peft.LoraConfig(r=4, lora_alpha=6, use_rslora=rs, use_bdlora=peft.tuners.lora.BdLoraConfig(
+            target_modules_bd_a=["to_q"], target_modules_bd_b=["to_k"], nblocks=2), **TARGETS) for rs in (False, True)
+    ],
     "AdaLoRA": [
         peft.AdaLoraConfig(init_r=6, target_r=4, lora_alpha=alpha, total_step=10, **TARGETS) for alpha in (8, 3)
     ],
@@ -367,14 +371,13 @@ def test_other_keys_of_adapters_are_refused_with_the_true_reason(tmp_path, row, 
 
 
 def test_every_row_of_the_table_is_proven():
-    """By a case here, in test_formats.py (configurations that are refused) or in test_lycoris.py."""
+    """By a case here, or in test_lycoris.py."""
     here = set(READ) | set(REFUSED) | {
         "LoRA, target_parameters", "LoRA of a convolution", "LoRA of a convolution in groups", "LoRA of an embedding",
         "PiSSA, OLoRA and their kin, converted", "BOFT of several butterfly factors", "OFT of kohya", "OFT, scaled",
         "T-LoRA", "X-LoRA, Poly", "ShadowPEFT", "prompts, prefixes, cartridges",
     }  # fmt: skip
     elsewhere = {
-        "BD-LoRA",  # test_formats.py
         "LoCon with a Tucker core", "LoKr, both factors whole, rs_lora", "DyLoRA, LoRA-FA", "full", "Diag-OFT",
     }  # fmt: skip
     assert here | elsewhere == set(ROWS)

@@ -525,7 +525,7 @@ def test_an_alpha_of_the_header_that_is_no_sound_number_is_refused(make, tmp_pat
         ({"init_lora_weights": "corda"}, "began as a part of the base's own weights"),
         ({"init_lora_weights": "loftq"}, "began as a part of the base's own weights"),
         ({"target_parameters": ["attn1.to_q.w"], "rank_pattern": {"to_q": 1}}, "several experts"),
-        ({"use_bdlora": {"nblocks": 2}}, "block-diagonal"),
+        ({"use_bdlora": {"nblocks": "two"}}, "block-diagonal"),
     ],
     ids=str,
 )

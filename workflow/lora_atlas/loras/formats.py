@@ -32,7 +32,7 @@ from .kinds import SHARED, SPELLINGS, Kind, kind_of, problem
 from .kinds.catalog import FOREIGN
 from .kinds.dora import DORA
 from .kinds.lokr import LOKR, both_whole
-from .kinds.lora import EXPERTS, LORA
+from .kinds.lora import BLOCKS, EXPERTS, LORA
 from .kinds.scalings import IA3
 from .names import place
 from .reasons import brief, listed, told
@@ -352,32 +352,47 @@ def _specs(context: _Context, name: str, parts: Mapping[str, str], where: Place)
     if "alpha" in parts and math.prod(shapes["alpha"]) != 1:
         wrong.append((parts["alpha"], "not one number"))
         return
-    if found := problem(kind, parts, {part: shapes[part] for part in parts}):
-        wrong.append((name, found))
+    try:
+        spec, experts = _layer(context, name, kind, parts, shapes, where)
+    except ValueError as error:
+        if isinstance(error, LoraFileError):
+            raise
+        wrong.append((name, str(error)))
         return
+    if spec is None:
+        return
+    if experts > 1:
+        yield from _experts(context, name, spec, experts)
+        return
+    yield from _biases(context, spec, where, bias, of_pair)
+    yield from _cut(context, name, spec, where)
+
+
+def _layer(
+    context: _Context, name: str, kind: Kind, parts: Mapping[str, str], shapes: dict[str, tuple[int, ...]], where: Place
+) -> tuple[Spec | None, int]:  # fmt: skip
+    """The spec of a module's whole layer, and how many experts share it; None where something is wrong, which is then
+    said. Raises ValueError with what a configuration says that does not fit."""
     config = scales.of_model(context.configs, where.modules[0])
+    block = scales.blocks(config, name) if kind is LORA else None
+    if block is not None and len(shapes.get(block[0], ())) == 2 and shapes[block[0]][0] % block[1] == 0:
+        kind, (side, count) = BLOCKS, block
+        shapes[side] = (shapes[side][0], shapes[side][1] * count)
+    if found := problem(kind, parts, {part: shapes[part] for part in parts}):
+        raise ValueError(found)
     if kind is LORA:
         kind = scales.start(config) or kind
     spec = _spec(context, name, kind, parts, shapes, where, config)
-    if spec is not None and spec.kind == LORA.name and "target_parameters" in (config or {}):
-        try:
-            experts = scales.experts(config, name, spec.rank)
-        except ValueError as error:
-            wrong.append((name, str(error)))
-            return
-        if experts > 1:
-            yield from _experts(context, name, spec, experts, config)
-            return
-    if spec is not None:
-        yield from _biases(context, spec, where, bias, of_pair)
-        yield from _cut(context, name, spec, where)
+    if spec is None:
+        return None, 1
+    if kind is BLOCKS and block is not None:
+        spec = replace(spec, settings={"side": block[0], "nblocks": block[1]})
+    return spec, scales.experts(config, name, spec.rank) if kind is LORA else 1
 
 
-def _experts(
-    context: _Context, name: str, spec: Spec, experts: int, config: Mapping[str, Any] | None
-) -> Iterator[Spec]:
+def _experts(context: _Context, name: str, spec: Spec, experts: int) -> Iterator[Spec]:
     """A spec for each expert of a layer."""
-    rank = spec.rank // experts
+    rank, config = spec.rank // experts, scales.of_model(context.configs, spec.module)
     scale = scales.of_config(context.container, spec.module, name, LORA, rank, config)
     for e in range(experts):
         said = {"expert": e, "experts": experts}

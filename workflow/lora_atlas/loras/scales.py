@@ -18,7 +18,7 @@ STATED = {"lora_adapter_metadata", "ss_network_alpha"} | {
 # Starts of PEFT that take something out of the base which its weight alone does not tell.
 _OUT_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
-MAX_EXPERTS = 1024
+MAX_EXPERTS, MAX_BLOCKS = 1024, 16
 
 Configs = Mapping[str, Mapping[str, Any]]
 
@@ -85,9 +85,24 @@ def no_update(config: Mapping[str, Any] | None) -> str | None:
             "file does not tell, and BA alone is mostly that; save it by PEFT's save_pretrained(…, "
             "path_initial_model_for_weight_conversion=…)"
         )
-    if config.get("use_bdlora"):
-        return "its factors are block-diagonal (use_bdlora), and the file does not say how"
     return None
+
+
+def blocks(config: Mapping[str, Any] | None, own: str) -> tuple[str, int] | None:
+    """The factor ("A" or "B") of a module that BD-LoRA makes block-diagonal, and of how many blocks; None for neither.
+    Raises ValueError where its configuration is none of PEFT's."""
+    said = (config or {}).get("use_bdlora")
+    if not said:
+        return None
+    settings = said if isinstance(said, Mapping) else {}
+    count, named = settings.get("nblocks"), [settings.get(f"target_modules_bd_{side}") or [] for side in "ab"]
+    if not isinstance(count, int) or not 1 <= count <= MAX_BLOCKS or not all(isinstance(each, list) for each in named):
+        raise ValueError("its factors are block-diagonal (use_bdlora), and its configuration does not say how")
+    leaf = own.rpartition(".")[2]
+    found = [side for side, parts in zip("AB", named, strict=True) if any(str(part) in leaf for part in parts)]
+    if len(found) > 1:
+        raise ValueError("both its factors would be block-diagonal, which PEFT does not have")
+    return (found[0], count) if found else None
 
 
 def experts(config: Mapping[str, Any] | None, own: str, rows: int) -> int:

@@ -13,7 +13,7 @@ from .full import BIAS, FULL
 from .kind import Keys, Kind, Shapes, listed
 from .loha import LOHA
 from .lokr import LOKR
-from .lora import ADALORA, EMBEDDING, EXPERTS, LORA
+from .lora import ADALORA, BLOCKS, EMBEDDING, EXPERTS, LORA
 from .miss import MISS
 from .rotations import BOFT, DIAGONAL_OFT, HRA, OFT
 from .scalings import HIRA, IA3, LYCORIS_IA3
@@ -35,7 +35,7 @@ RARE: tuple[Kind, ...] = (
 KINDS: tuple[Kind, ...] = (*RARE, *COMMON)
 # Where PEFT's configuration says that A and B began as a part of the base.
 STARTS = {"pissa": PISSA, "olora": OLORA}
-NAMED: dict[str, Kind] = {kind.name: kind for kind in (*reversed(KINDS), *STARTS.values(), EXPERTS, BIAS)}
+NAMED: dict[str, Kind] = {kind.name: kind for kind in (*reversed(KINDS), *STARTS.values(), EXPERTS, BLOCKS, BIAS)}
 # Part → pattern of how the keys that hold it end.
 SPELLINGS: dict[str, str] = {part: ends for kind in (*reversed(COMMON), *RARE) for part, ends in kind.spellings.items()}
 SHARED: frozenset[str] = frozenset(part for kind in KINDS for part in kind.shared)

@@ -32,6 +32,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     Adapter("LoRA, rank and alpha patterns", _P, EXACTLY, "s of each module by the first pattern that ends its name"),
     Adapter("LoRA, lora_bias", _P, EXACTLY, "the bias of B is one of the layer, times s"),
     Adapter("LoRA, target_parameters", _P, EXACTLY, "for each expert s·B[:, :, e] A[e]; not with rank patterns"),
+    Adapter("BD-LoRA", _P, EXACTLY, "A or B has its blocks on a diagonal"),
     Adapter("LoRA of a convolution", _BOTH, EXACTLY, "A laid flat; LyCORIS calls it LoCon"),
     Adapter("LoRA of a convolution in groups", _P, EXACTLY, "B alone has the groups"),
     Adapter("LoRA of an embedding", _P, EXACTLY, "s·(BA)ᵀ"),
@@ -81,7 +82,6 @@ ADAPTERS: tuple[Adapter, ...] = (
         "PiSSA by a random start, CorDA, LoftQ, LoRA-GA, not converted", _P, NOT,
         "what was taken out of the base follows from random numbers or from data that the file does not have",
     ),
-    Adapter("BD-LoRA", _P, NOT, "its factors are block-diagonal, and the file does not say how"),
     Adapter(
         "VeRA, PVeRA, RandLoRA, without save_projection", _P, NOT, "the shared matrices are drawn anew by PEFT alone"
     ),

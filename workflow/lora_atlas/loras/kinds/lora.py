@@ -128,3 +128,19 @@ EXPERTS = replace(
     configured=_expert,
     settings=("expert", "experts"),
 )
+
+
+def _blocks(module: str, p: Parts, settings: Settings) -> Update:
+    """One factor's rows are of as many blocks, which lie on a diagonal."""
+    side, count = settings["side"], settings["nblocks"]
+    stacked = p[side].reshape(count, -1, p[side].shape[1])
+    n, height, width = stacked.shape
+    whole_factor = np.zeros((n * height, n * width), stacked.dtype)
+    for i, block in enumerate(stacked):
+        whole_factor[i * height : (i + 1) * height, i * width : (i + 1) * width] = block
+    factors = {**p, side: whole_factor}
+    return Update(module, factors["A"], factors["B"])
+
+
+# PEFT's BD-LoRA: its configuration says of which modules A or B is block-diagonal.
+BLOCKS = replace(LORA, name="BD-LoRA", spellings={}, plain=False, update=None, configured=_blocks)

@@ -398,3 +398,14 @@ def test_found_needs_no_folder(make, tmp_path, cache):
     path = make.lora(tmp_path / "x.safetensors", make.sd1(), 0)
     (row,) = inventory([Found("anything", path, "A", None)], cache, numbers=NUMBERS)
     assert (row["lora"], row["artist"], row["status"]) == ("anything", "A", "imported")
+
+
+def test_what_stands_beside_an_update_is_a_remark(make, folder, cache):
+    """Whole layers, and adapters whose scale PEFT's configuration would say; not where the kind has none."""
+    path = make.lora(folder / "x.safetensors", make.sd1(), 0)
+    make.store(path, load_file(path) | {"score.weight": np.ones((2, 2), np.float32)})
+    kernel = {"base_model.model.mid_block.attentions.0.proj_in.c3a_kernel": np.ones((3, 2, 8), np.float32)}
+    make.store(folder / "y.safetensors", kernel)
+    rows = seen(folder, cache)
+    assert "holds 1 whole tensors besides, which are left out: score.weight" in rows["x"]["remark"]
+    assert rows["y"]["kinds"] == ["C3A"] and "adapter_config.json" not in (rows["y"]["remark"] or "")

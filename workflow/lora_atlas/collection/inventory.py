@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..labels import printable
-from ..loras.container import LoraFileError, digest
+from ..loras.container import LoraFileError, configuration, digest
 from ..loras.families import claimed, family
 from ..loras.files import LoraFile, open_lora
 from ..loras.folder import Found
@@ -114,7 +114,8 @@ def _describe(row: dict[str, Any], file: LoraFile) -> None:
     belongs, remark = family(shapes)
     keys = {key for spec in specs.values() for part, key in spec.keys.items() if part != "alpha"}
     remarks = [*([remark] if remark else []), *file.layout.remarks]
-    if file.layout.naming == "peft" and all(spec.scale is None for spec in specs.values()):
+    unsaid = configuration(file.path) is None and {"LoRA", "LoHa", "LoKr"} & {spec.kind for spec in specs.values()}
+    if file.layout.naming == "peft" and unsaid and all(spec.scale is None for spec in specs.values()):
         remarks.append("its scale α/r is taken to be 1: there is no adapter_config.json beside it")
     if file.layout.tokens:
         remarks.append(f"holds {len(file.layout.tokens)} learnt tokens besides, which are left out")

@@ -261,6 +261,31 @@ def test_a_convolution_is_what_its_forward_pass_does(tmp_path, groups):
     near(found, change)
 
 
+@pytest.mark.parametrize("forward", [False, True])
+def test_factors_of_a_convolution_are_of_its_inputs_or_outputs(tmp_path, forward):
+    """PEFT's IA³ has (1, channels, 1, 1) either way; the base's shape tells which, and bias goes with outputs."""
+    config = peft.IA3Config(target_modules=["conv1"], feedforward_modules=["conv1"] if forward else [])
+    for channels in (8, 16):
+        conv = nn.Conv2d(channels, 16, 3)
+        folder = tmp_path / str(channels)
+        layer = saved(folder, conv, "conv1", config)
+        (folder / "base/unet").mkdir(parents=True)
+        name = "mid_block.resnets.0.conv1"
+        W, bias = layer.base_layer.weight.detach().clone(), layer.base_layer.bias.detach().clone()
+        save_file({f"{name}.weight": W.float(), f"{name}.bias": bias.float()}, folder / "base/unet/model.safetensors")
+        if channels == 16:
+            with pytest.raises(LoraFileError, match="inputs or of its outputs"):
+                read_lora(folder, base=str(folder / "base"))
+            continue
+        layer.merge()
+        updates = read_lora(folder, base=str(folder / "base")).updates
+        near(dense(updates[f"unet.{name}"]), (layer.base_layer.weight.detach() - W).numpy().reshape(16, -1))
+        if forward:
+            assert set(updates) == {f"unet.{name}"}
+        else:
+            near(dense(updates[f"unet.{name}.bias"])[:, 0], (layer.base_layer.bias.detach() - bias).numpy())
+
+
 def test_an_embedding_is_what_its_forward_pass_does(tmp_path):
     config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["words"])
     layer = saved(tmp_path, nn.Embedding(10, 6), "words", config)

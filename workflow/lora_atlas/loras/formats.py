@@ -33,7 +33,7 @@ from .kinds.catalog import FOREIGN
 from .kinds.dora import DORA
 from .kinds.lokr import LOKR, both_whole
 from .kinds.lora import BLOCKS, EXPERTS, LORA
-from .kinds.scalings import IA3
+from .kinds.scalings import IA3, of_outputs
 from .names import place
 from .reasons import brief, listed, told
 
@@ -364,7 +364,11 @@ def _specs(context: _Context, name: str, parts: Mapping[str, str], where: Place)
     if experts > 1:
         yield from _experts(context, name, spec, experts)
         return
-    yield from _biases(context, spec, where, bias, of_pair)
+    try:
+        yield from _biases(context, spec, where, bias, of_pair)
+    except ValueError as error:
+        wrong.append((name, str(error)))
+        return
     yield from _cut(context, name, spec, where)
 
 
@@ -408,8 +412,9 @@ def _biases(context: _Context, spec: Spec, where: Place, bias: str | None, of_pa
         yield from _bias(context, Spec("", "bias", {"diff": bias}, (0, 1), 1), where, spec.layer)
     if spec.kind == IA3.name and len(where.modules) == 1 and context.base is not None:  # its outputs' bias is scaled
         wants = (f"{where.modules[0]}.bias",)
-        of_outputs = math.prod(context.container.entries[spec.keys["ia3_l"]].shape[1:]) == 1
-        if of_outputs and base_shape(context.base, wants[0]) is not None:
+        weight = base_shape(context.base, spec.wants[0]) or ()
+        outputs = of_outputs(context.container.entries[spec.keys["ia3_l"]].shape, weight)
+        if outputs and base_shape(context.base, wants[0]) is not None:
             size = (spec.shape[0], 1)
             yield replace(spec, module=wants[0], shape=size, layer=size, rank=1, wants=wants)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..factors import Factored, Update, of_dense
-from .kind import Kind, Parts, names, unfit, whole
+from .kind import Kind, Parts, Shape, names, unfit, whole
 
 if TYPE_CHECKING:
     from ..formats import Spec
@@ -28,10 +28,20 @@ def _along(spec: "Spec", factors: np.ndarray, base: np.ndarray, of_inputs: bool)
     return of_dense(spec.module, changed.reshape(len(base), -1).astype(np.float32))
 
 
+def of_outputs(factors: Shape, weight: Shape) -> bool:
+    """Whether PEFT's factors are of a layer's outputs: (out, 1), or (1, in) of the inputs of a feed-forward layer;
+    those of a convolution are (1, channels, 1, 1) either way. Raises ValueError where that tells nothing."""
+    if len(factors) == 2:
+        return factors[1] == 1
+    if len(weight) > 1 and weight[0] == weight[1]:
+        raise ValueError(f"IA³ of a convolution {list(weight)}, whose factors may be of its inputs or of its outputs")
+    return max(factors) == weight[0]
+
+
 def _peft(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) -> Update:
-    """(out, 1): of the outputs; (1, in): of the inputs, in feed-forward layers; convolutions likewise."""
     factors = p["ia3_l"]
-    return _along(spec, factors - 1, base if base.ndim > 1 else base[:, None], factors.shape[0] == 1)
+    weight = base if base.ndim > 1 else base[:, None]  # a bias
+    return _along(spec, factors - 1, weight, not of_outputs(factors.shape, weight.shape))
 
 
 def _lycoris(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) -> Update:

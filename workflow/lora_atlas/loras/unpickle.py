@@ -103,8 +103,7 @@ def _loaded(path: Path, pickled) -> Any:
         if held:
             more = f" and {len(held) - 5} more" if len(held) > 5 else ""
             raise Refused(f"that holds more than tensors: {', '.join(held[:5])}{more}") from error
-        text = " ".join(str(error).split("\n")[0].split())[:120]
-        raise Refused(f"that is damaged, or none of torch ({type(error).__name__}: {text})") from error
+        raise Refused("that is damaged, or not one that torch writes") from error
 
 
 def _held(pickled: bytes) -> list[str]:

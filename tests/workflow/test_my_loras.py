@@ -89,7 +89,7 @@ def test_every_file_is_a_row_imported_or_refused_with_the_reason(mapped):
     assert set(refused) == {"zero", "cut", "evil"}
     assert "every update is zero" in refused["zero"]
     assert "cut short" in refused["cut"] or "damaged" in refused["cut"]
-    assert "pickle" in refused["evil"] and "safetensors.torch.save_file" in refused["evil"]
+    assert refused["evil"].startswith("a pickle that is damaged, or not one that torch writes")
     assert rows["ada/one"]["artist"] == "ada" and rows["copy"]["artist"] is None
     assert rows["ada/one"]["ranks"] == [2] and rows["ada/one"]["zero_share"] == 0
     assert rows["bob/two"]["family"] == "SD1.x" and rows["bob/two"]["header_family"] == "SDXL"

@@ -1,4 +1,5 @@
-"""docs/tables.md and docs/config.md, from the schemas: `python -m lora_atlas.documents FOLDER` writes both.
+"""docs/tables.md, config.md and formats.md, from schemas and registries: `python -m lora_atlas.documents FOLDER` writes
+all.
 
 Tables are what `tables` declares, with a few words for every column; keys are those of config.yaml, with the comment
 that stands beside each and what the schema allows.
@@ -16,6 +17,7 @@ import yaml
 from . import schema as schemas
 from . import tables
 from .code import PROJECT
+from .loras.kinds import catalog
 
 # Column → what it holds; "table.column" where it holds something else in one table.
 COLUMNS = {
@@ -291,10 +293,49 @@ def _comments(text: str) -> dict[str, str]:
     return found
 
 
+_READING = {
+    catalog.EXACTLY: """## Read exactly
+
+ΔW follows from the file.""",
+    catalog.WITH_BASE: """## Read with the base named
+
+ΔW follows from the file and from the base's weights, or from their shapes: name a diffusers folder of the base in
+`weights.base`. Without it such a file is refused with that reason.""",
+    catalog.NOT: """## No update by itself
+
+ΔW does not follow from what is saved. Such a file is refused with the reason.""",
+}
+_FORMATS = """# Kinds of adapters
+
+What PEFT 0.21 and LyCORIS 4.1 save, and a few other trainers, is read as follows; W is the weight of the base, ΔW the
+update, s = α/r where nothing else is said. Each row is held by tests in which the library makes and saves the
+adapter and its own forward pass is the truth. This page is made from `workflow/lora_atlas/loras/kinds/catalog.py` by
+`make docs`.
+
+Beside its updates a file may hold learnt tokens and whole layers (classifier heads, norms, `modules_to_save`): they are
+left out, and a remark says so. α stands in a tensor of its module, in adapter_config.json, or in the header; where
+tensors and configuration say two scales, the tensors' is used, and a remark says so."""
+
+
+def formats_page() -> str:
+    """docs/formats.md: every kind of adapter, and what becomes of it."""
+    lines = [_FORMATS]
+    for reading, about in _READING.items():
+        last = "why" if reading == catalog.NOT else "ΔW"
+        lines += ["", about, "", f"| kind | saved by | {last} |", "| --- | --- | --- |"]
+        lines += [
+            f"| {each.name} | {each.library} | {each.words.replace('|', '·')} |"
+            for each in catalog.ADAPTERS
+            if each.reading == reading
+        ]
+    return "\n".join(lines) + "\n"
+
+
 def write(folder: str | Path) -> None:
-    """Write both pages into a folder."""
+    """Write all pages into a folder."""
     Path(folder, "tables.md").write_text(tables_page(), encoding="utf-8")
     Path(folder, "config.md").write_text(config_page(), encoding="utf-8")
+    Path(folder, "formats.md").write_text(formats_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

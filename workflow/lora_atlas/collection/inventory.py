@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..labels import printable
-from ..loras.container import LoraFileError, digest
+from ..loras.container import LoraFileError, configuration, digest
 from ..loras.families import Belonging, belonging, claimed
 from ..loras.files import LoraFile, open_lora
 from ..loras.folder import Found
@@ -45,7 +45,7 @@ def inventory(
     cache: str | Path,
     *,
     numbers: int = NUMBERS,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of the table "loras", in the order of the candidates; sketches are kept in the folder `cache`."""
@@ -95,12 +95,18 @@ def _row(candidate: Found) -> dict[str, Any]:
 
 def _refuse(row: dict[str, Any], why: LoraFileError | str, path: Path | None = None) -> None:
     reason = str(why)
-    for prefix in (f"{path / 'adapter_model.safetensors'}: ", f"{path}: ") if path else ():
+    for prefix in (
+        (*(f"{path / f'adapter_model.{end}'}: " for end in ("safetensors", "bin")), f"{path}: ") if path else ()
+    ):
         reason = reason.removeprefix(prefix)
     if row["sha256"] is None and path is not None and path.is_file():
         with suppress(LoraFileError):  # the very reason, at times
             row["sha256"] = digest(path)
-    row |= {"status": "refused", "reason": printable(reason.replace("\n", " · ")), "space": None}
+    row |= {
+        "status": "refused",
+        "reason": printable(reason.replace(":\n  ", ": ").replace("\n  ", " · ").replace("\n", " · ")),
+        "space": None,
+    }
 
 
 def _describe(row: dict[str, Any], file: LoraFile) -> None:
@@ -109,8 +115,9 @@ def _describe(row: dict[str, Any], file: LoraFile) -> None:
     shapes = {module: spec.shape for module, spec in specs.items()}
     found = belonging(shapes, file.container.metadata)
     keys = {key for spec in specs.values() for part, key in spec.keys.items() if part != "alpha"}
-    remarks = [found.remark] if found.remark else []
-    if file.layout.naming == "peft" and all(spec.scale is None for spec in specs.values()):
+    remarks = [*([found.remark] if found.remark else []), *file.layout.remarks]
+    unsaid = configuration(file.path) is None and {"LoRA", "LoHa", "LoKr"} & {spec.kind for spec in specs.values()}
+    if file.layout.naming == "peft" and unsaid and all(spec.scale is None for spec in specs.values()):
         remarks.append("its scale α/r is taken to be 1: there is no adapter_config.json beside it")
     if file.layout.tokens:
         remarks.append(f"holds {len(file.layout.tokens)} learnt tokens besides, which are left out")

@@ -63,7 +63,7 @@ class Known:
 
 
 def collections(
-    results: str | Path, *, weighting: str = PLAIN, pickles: bool = False, base: str | None = None
+    results: str | Path, *, weighting: str = PLAIN, pickles: bool = True, base: str | None = None
 ) -> list[Known]:
     """The collections of a study's results folder: one a space of a folder of LoRAs, or the LoRAs that it trained,
     whose modules then count by `weighting` (those that give a module one number: gradient, consensus; else as they

@@ -84,7 +84,7 @@ def query(
     nearest: int = NEAREST,
     components: Sequence[str] | None = None,
     blocks: Sequence[str] | None = None,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of the table "query" for files, folders of PEFT, or folders of files: the nearest known LoRAs of each.

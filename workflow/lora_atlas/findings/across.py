@@ -36,7 +36,7 @@ def write(paths: Sequence[str | Path], output: str | Path) -> None:
         "# What held where",
         "",
         "Written by a rule (`snakemake across`) from the claims of every study in results/, each judged by its own "
-        "seeds and corrected for all of its claims together: the verdict and the corrected p; – where a study does not ask.",
+        "seeds and corrected for all of its claims together: the verdict and the corrected p; – where it does not ask.",
         "",
         *(f"- `{name}`: base `{base}`" for name, base in bases.items()),
         "",

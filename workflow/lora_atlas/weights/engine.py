@@ -42,7 +42,7 @@ def matrices(
     folder: str | Path,
     numbers: int,
     sha256: Sequence[str] | None = None,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> None:
     """Write the Gram matrices of `paths`, called `ids`, by the engine ("exact" or "sketch").
@@ -72,7 +72,7 @@ def sketched(
     folder: str | Path,
     *,
     numbers: int = NUMBERS,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> list[Path]:
     """One sketch file a LoRA in `folder`, named by its id; those that are there are not made again."""
@@ -96,7 +96,7 @@ def weighted(
     components: Sequence[str] | None = None,
     blocks: Sequence[str] | None = None,
     sha256: Sequence[str] | None = None,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> None:
     """Write the Gram matrices of a collection with its modules weighted ("consensus" or "plain"), beside those of

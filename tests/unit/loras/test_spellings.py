@@ -230,9 +230,10 @@ def test_the_authors_names_are_those_of_their_weights(tmp_path, converter, famil
     ],
 )
 def test_a_whole_file_of_flux_is_read_as_diffusers_converts_it(tmp_path, converter, prefix, outer):
-    """These two converters ask for every layer, the first for norms of queries and keys too, which no LoRA changes. It
-    swaps the halves of both factors of final_layer.adaLN_modulation, so that they make another update: that layer is held
-    against the authors' weights above."""
+    """These two converters ask for every layer, the first for norms of queries and keys as well.
+
+    It swaps the halves of both factors of final_layer.adaLN_modulation, so that they make another update: that layer is
+    held against the authors' weights above."""
     arch, size = released("FLUX", "dev")
     left_out = rf"(?!{ALIASES}|final_layer\.adaLN)(?:{outer})"
     names = {n: shape for n, (shape, _) in spelt(arch, size, range(38)).items() if re.match(left_out, n)}

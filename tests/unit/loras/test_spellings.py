@@ -230,9 +230,10 @@ def test_the_authors_names_are_those_of_their_weights(tmp_path, converter, famil
     ],
 )
 def test_a_whole_file_of_flux_is_read_as_diffusers_converts_it(tmp_path, converter, prefix, outer):
-    """These two converters ask for every layer, the first for norms of queries and keys too, which no LoRA changes. It
-    swaps the halves of both factors of final_layer.adaLN_modulation, so that they make another update: that layer is held
-    against the authors' weights above."""
+    """These two converters ask for every layer, the first for norms of queries and keys as well.
+
+    It swaps the halves of both factors of final_layer.adaLN_modulation, so that they make another update: that layer is
+    held against the authors' weights above."""
     arch, size = released("FLUX", "dev")
     left_out = rf"(?!{ALIASES}|final_layer\.adaLN)(?:{outer})"
     names = {n: shape for n, (shape, _) in spelt(arch, size, range(38)).items() if re.match(left_out, n)}
@@ -256,9 +257,11 @@ def test_a_whole_file_of_flux_is_read_as_diffusers_converts_it(tmp_path, convert
 def test_kronecker_products_are_read_as_diffusers_converts_them(tmp_path, converter, family, how):
     """At a part of the width, dense: a product over a fused layer is cut where diffusers keeps it whole."""
     arch, size = released(family)
-    own = plain(arch, size) if family == "Z-Image" or how.get("joined") else {
-        name: shape for name, (shape, _) in spelt(arch, size).items() if not name.startswith(("sformer", "final_layer.ada"))
-    }  # fmt: skip
+    own = plain(arch, size)
+    if family == "FLUX.2" and not how.get("joined"):
+        own = {
+            n: shape for n, (shape, _) in spelt(arch, size).items() if not n.startswith(("sformer", "final_layer.ada"))
+        }
     rng, tensors = np.random.default_rng(0), {}
     for name, (out, width) in own.items():
         if "blocks" not in name and "layers" not in name:

@@ -127,6 +127,12 @@ class _Module:
             return known is not None and known[0] == self.shape[0]
         return variant.fits(self.flat, self.numbers, self.shape)
 
+    def proportioned(self, arch: Architecture, variant: Variant) -> bool:
+        known = variant.shape(self.flat, self.numbers)
+        if self.bias or known is None or len(known) < 2:  # a vector has none; nor has a block that the variant lacks
+            return True
+        return kin(self.model, arch) and known[0] * self.shape[1] == self.shape[0] * known[1]
+
 
 def _fitting(modules: Sequence[_Module]) -> list[Variant]:
     """Released models that have all these modules at their shapes; a model of several parts by all of them."""
@@ -190,23 +196,25 @@ def _named(modules: Sequence[_Module], claim: str | None) -> Belonging:
     missed = "" if near is None else f"all but {len(modules) - near[0]} of {len(modules)} modules are those of "
     missed += "" if near is None else f"{near[2].family} {near[2].name}"
     close = near is not None and near[0] >= 0.8 * len(modules)
-    families = _distinct(
-        [
-            variant.family for arch in table().architectures
-            if flats <= arch.direct.keys()
-            and all(kin(m.model, arch) and any(e.takes(m.numbers) for e in arch.direct[m.flat]) for m in modules)
-            for variant in arch.variants
-        ],
-        claim,
-    )  # fmt: skip
+    named = [
+        (arch, variant) for arch in table().architectures
+        if flats <= arch.direct.keys()
+        and all(kin(m.model, arch) and any(e.takes(m.numbers) for e in arch.direct[m.flat]) for m in modules)
+        for variant in arch.variants
+    ]  # fmt: skip
+    families = _distinct([variant.family for _, variant in named], claim)
     if claim in families:
         families = [claim]
-    if families and not any(len(families) > 1 and set(families[:2]) <= peers for peers in _PEERS):
-        remark = missed if close else "its modules are named as this family's, at the sizes of none that is released"
-        if families[1:]:
-            remark += f"; {', '.join(families[1:])} have these names as well"
-        return Belonging(families[0], remark=remark)
+    # A small model has the proportions of a large one; UNets have few of their own.
+    if len(families) > 1 and not set(families) <= _PEERS[0] | {"Kolors", "AnimateDiff"}:
+        alike = {v.family for arch, v in named if all(m.proportioned(arch, v) for m in modules)}
+        families = [name for name in families if name in alike] or families
+    if len(families) == 1:
+        sizes = missed if close else "its modules are named as this family's, at the sizes of none that is released"
+        return Belonging(families[0], remark=sizes)
     said = "its shapes are those of no family that is known here"
+    if families:
+        said += f"; its modules have the names of {', '.join(families[:6])}{' and others' if families[6:] else ''}"
     return Belonging(OTHER, remark=f"{said}; {missed}" if close else said)
 
 

@@ -268,7 +268,8 @@ class Named:
 
 def spoken(names: Sequence[Named], claim: str | None = None) -> tuple[Architecture, Variant | None] | None:
     """The architecture whose names these are, and the released size whose shapes they have; None where no name is of
-    any. Of several the one that has most of them, then at their shapes, then in their proportions, then the one that the header claims."""
+    any. Of several the one that has most of them, then at their shapes, then in their proportions, then the one that
+    the header claims."""
     said = table()
     flats = Counter(each.parsed[0] for each in names)
     votes: Counter[int] = Counter()

@@ -1,7 +1,9 @@
 """The map of a folder of LoRAs: who is near whom, by the weights alone."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
+from urllib.parse import quote
 
 import altair as alt
 import numpy as np
@@ -9,7 +11,8 @@ import pandas as pd
 import pyarrow as pa
 from altair.typing import ChartType
 
-from .charts import GREY, INK, artist_colours, layout, styled
+from ..collection.spaces import MAPPED
+from .charts import GREY, INK, PAPER, artist_colours, layout, styled
 
 NAMED = 60  # LoRAs up to which every point has its name beside it
 RELATED, ALIKE = 0.05, 0.1  # a line is drawn to a neighbour of p up to this, and to the nearest of a cosine above that
@@ -82,6 +85,31 @@ def collection_map(
         ),
     )
     return styled(chart.interactive() if len(frame) > NAMED else chart)
+
+
+def index(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A page that leads to the maps of spaces: space → rows of the table "loras"."""
+    parts = []
+    for space, rows in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
+        copies = sum(row["copy_of"] is not None for row in rows)
+        count = "1 LoRA" if len(rows) == 1 else f"{len(rows)} LoRAs"
+        family = rows[0]["family"]
+        words = f"{count} of {family if family != 'other' else 'no known family'}"
+        words += f", {copies} of them copies, or nearly" if copies else ""
+        head = f"<h2>{escape(space)}</h2><p>{escape(words)}</p>"
+        if len(rows) >= MAPPED:
+            picture = f'<img src="{quote(space)}/map.png" alt="map of {escape(words)}" loading="lazy">'
+            parts.append(f'<section>{head}<a href="{quote(space)}/atlas.html">{picture}</a></section>')
+        else:
+            names = "".join(f"<li>{escape(row['lora'])}</li>" for row in rows)
+            parts.append(f"<section>{head}<p>too few for a map:</p><ul>{names}</ul></section>")
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>LoRA Atlas</title>\n<style>'
+        f"body {{ margin: 2rem; background: {PAPER}; color: {INK}; font: 16px Helvetica, Arial, sans-serif }}"
+        "section { display: inline-block; vertical-align: top; width: 26rem; margin: 0 2rem 2rem 0 }"
+        "img { width: 100% } h2 { margin: 0 } li { overflow-wrap: anywhere }</style>\n"
+        f"<h1>LoRAs, by base</h1>\n{chr(10).join(parts)}\n</html>\n"
+    )
 
 
 def _short(name: str) -> str:

@@ -108,7 +108,7 @@ def collection(
 
     Where both are exact, factors are read once for the two.
     """
-    opened = {"pickles": pickles, "base": base}
+    opened: dict[str, Any] = {"pickles": pickles, "base": base}
     if engine == "exact" and weighting == CONSENSUS and len(ids) >= LEAST:
         single = module_grams(paths, ["delta"], **opened)[0]["delta"]
         write_gram(output, ids, weighted_sum(single, dict.fromkeys(single, 1.0)), "delta", {"engine": engine})
@@ -116,10 +116,9 @@ def collection(
         made = {"engine": engine, "weighting": weighting, "modules": weights}
         write_gram(weighted_output, ids, weighted_sum(single, weights), "delta", made)
         return
-    kept = {"cache": cache, "folder": folder, "numbers": numbers}
-    matrices(paths, ids, "delta", output, engine=engine, sha256=sha256, **kept, **opened)
-    chosen = {"components": components, "blocks": blocks}
-    weighted(output, paths, weighted_output, weighting=weighting, sha256=sha256, **chosen, **opened)
+    opened["sha256"] = sha256
+    matrices(paths, ids, "delta", output, engine=engine, cache=cache, folder=folder, numbers=numbers, **opened)
+    weighted(output, paths, weighted_output, weighting=weighting, components=components, blocks=blocks, **opened)
 
 
 def weighted(

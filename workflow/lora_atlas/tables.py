@@ -337,6 +337,7 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         ("distance", _real, "optional"),
         ("cosine", _real, "optional"),
         ("p", _real, "optional"),
+        ("chance", _real, "optional"),
         ("relation", _text, "optional"),
         *_votes,
         ("status", _text),

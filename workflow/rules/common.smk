@@ -119,6 +119,8 @@ WAYS_GENERATED = [
 ]
 CHARTS = ["weight_map", "comparison", "structure", "ablation", "drift"] + ["worth"] * bool(SETTINGS)
 RESULTS = f"results/{STUDY}"
+# Of LoRAs that are there: the folder of what is made of those of each base, and what says that all are weighed.
+SPACES, SPACE_WEIGHTS = f"{RESULTS}/spaces", f"{RESULTS}/cost/gram/spaces.parquet"
 # A variant is the study with other settings. What its settings do not change it reads where the study has it.
 VARIANTS = overlays.variants(config)
 IS_VARIANT = bool(config["shared"])
@@ -136,7 +138,6 @@ wildcard_constraints:
     pack="[a-z0-9_-]+",
     extractor="[a-z0-9_]+",
     kernel="[a-z0-9_]+",
-    space="[a-z0-9-]+",
 
 
 def code(*modules):
@@ -248,15 +249,26 @@ def cache_folder(results):
     return f"{results}/cache/{version:016x}"
 
 
-def spaces_of_folder(wildcards):
-    """The maps of a folder of LoRAs: one a space, which are known after the inventory."""
+def forget_incomplete():
+    """Delete what says that a stage of all spaces is done where a file of one of them is gone."""
+    table = Path(f"{RESULTS}/tables/loras.parquet")
+    if not workflow.is_main_process or not table.is_file():
+        return
     from lora_atlas import tables
+    from lora_atlas.collection import spaces
 
-    table = checkpoints.inventory.get().output.table
-    spaces = sorted({row["space"] for row in tables.read(table, "loras").to_pylist() if row["space"]})
-    return expand(
-        "{r}/spaces/{s}/{f}", r=RESULTS, s=spaces, f=["atlas.html", "map.png", "map.svg", "neighbours.parquet"]
-    )
+    try:
+        rows = tables.read(table, "loras").to_pylist()
+    except tables.TableError:
+        return  # it is made again, and so are they
+    made = {
+        SPACE_WEIGHTS: spaces.files(SPACES, rows, "weights/delta.safetensors", "weights/weighted.safetensors"),
+        f"{RESULTS}/tables/neighbours.parquet": spaces.files(SPACES, rows, "neighbours.parquet", "embedding.parquet"),
+        f"{SPACES}/index.html": spaces.maps(SPACES, rows),
+    }
+    for stage, files in made.items():
+        if not all(file.is_file() for file in files):
+            Path(stage).unlink(missing_ok=True)
 
 
 def asked_about():
@@ -276,12 +288,7 @@ def known_loras(wildcards):
         modules = [f"{RESULTS}/weights/modules/all.safetensors"] * bool(WEIGHTED)
         modules += [f"{RESULTS}/weights/modules/base.safetensors"] * bool(BASED)
         return [*rules_of("plan"), f"{RESULTS}/weights/delta.safetensors", *modules, *rules_of("loras")]
-    return [f"{RESULTS}/tables/loras.parquet"] + [
-        f"{Path(file).parent}/weights/{name}.safetensors"
-        for file in spaces_of_folder(wildcards)
-        if file.endswith("atlas.html")
-        for name in ("delta", "weighted")
-    ]
+    return [f"{RESULTS}/tables/loras.parquet", SPACE_WEIGHTS]
 
 
 def cost_files(wildcards):

@@ -112,5 +112,6 @@ else:
     rule maps:
         """A map of each base's LoRAs in a folder, and their nearest neighbours."""
         input:
-            spaces_of_folder,
+            f"{RESULTS}/tables/neighbours.parquet",
+            f"{SPACES}/index.html",
         localrule: True

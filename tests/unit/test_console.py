@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.cli import parse_config
 
 from lora_atlas import console
 from lora_atlas.console import main
@@ -28,10 +29,10 @@ def told(monkeypatch, tmp_path):
 
 
 def settings(made: list[str]) -> dict:
-    """What Snakemake reads of --config: each value is YAML."""
+    """What Snakemake itself makes of --config."""
     begin = made.index("--config") + 1
     end = made.index("--") if "--" in made[begin:] else len(made)
-    return {key: yaml.safe_load(value) for key, value in (each.split("=", 1) for each in made[begin:end])}
+    return dict(parse_config(made[begin:end]))
 
 
 @pytest.mark.parametrize("name", ["loras", "2024", "2024_11", "my loras #2", "{braces}", "a=b", "北斎", "null"])

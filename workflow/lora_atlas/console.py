@@ -69,8 +69,9 @@ def command(arguments: argparse.Namespace) -> list[str]:
     if configs:
         made += ["--configfile", *map(str, configs)]
     if settings:
-        # As JSON, which is YAML in which no name is a number and no " #" begins a remark.
-        made += ["--config", *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())]
+        # As JSON, which is YAML in which no name is a number and no " #" begins a remark; between blanks, as Snakemake
+        # takes quotes off a value.
+        made += ["--config", *(f"{key}= {json.dumps(value, ensure_ascii=False)} " for key, value in settings.items())]
     return [*made, *(["--", target] if target else [])]
 
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..factors import Factored, Update, of_dense
-from .kind import Kind, Parts, Settings, Shapes, names, number, unfit, whole
+from .kind import Kind, Parts, Settings, Shapes, ends, names, needs, never, number, of_base, unfit, whole
 
 if TYPE_CHECKING:
     from ..formats import Spec
+
+SINGLE = "names single entries of a layer, whose shape stands in the base alone"
 
 
 # --- C3A
@@ -34,15 +36,15 @@ def _c3a(module: str, p: Parts) -> Update:
 
 C3A = Kind(
     name="C3A",
-    spellings={"c3a_kernel": r"c3a_kernel(\.[\w-]+)?"},
+    spellings=ends("c3a_kernel"),
     is_of=lambda parts: "c3a_kernel" in parts,
-    incomplete=lambda keys: whole("C3A", set(), names(keys) - {"c3a_kernel"}, keys),
+    incomplete=needs("C3A", {"c3a_kernel"}),
     mismatch=lambda s: None if len(s["c3a_kernel"]) == 3 else unfit(s),
     shape=lambda s: (s["c3a_kernel"][0] * s["c3a_kernel"][2], s["c3a_kernel"][1] * s["c3a_kernel"][2]),
     rank=lambda s: s["c3a_kernel"][2] * min(s["c3a_kernel"][:2]),
     update=_c3a,
     bytes=lambda s: 4 * math.prod(s["c3a_kernel"]) * s["c3a_kernel"][2],
-    scaled=lambda parts, scale: False,
+    scaled=never,
 )
 
 
@@ -104,7 +106,7 @@ GRALORA = Kind(
     rank=lambda s: s["gralora_A"][0] * s["gralora_A"][2] + s.get("gralora_general_A", (0,))[0],
     update=None,
     bytes=lambda s: 4 * s["gralora_A"][0] * s["gralora_A"][2] * sum(_gralora_shape(s)),
-    scaled=lambda parts, scale: False,
+    scaled=never,
     settings=("alpha", "r"),
     configured=_gralora,
 )
@@ -124,9 +126,9 @@ _DELORA = {"delora_A", "delora_B", "delora_lambda", "delora_w_norm"}
 
 DELORA = Kind(
     name="DeLoRA",
-    spellings={part: rf"{part}(\.[\w-]+)?" for part in sorted(_DELORA)},
+    spellings=ends(*sorted(_DELORA)),
     is_of=lambda parts: bool(parts & _DELORA),
-    incomplete=lambda keys: whole("DeLoRA", _DELORA - names(keys), names(keys) - _DELORA, keys),
+    incomplete=needs("DeLoRA", _DELORA),
     mismatch=lambda s: (
         None
         if len(s["delora_A"]) == len(s["delora_B"]) == 2
@@ -138,7 +140,7 @@ DELORA = Kind(
     shape=lambda s: (s["delora_B"][0], s["delora_A"][1]),
     rank=lambda s: s["delora_A"][0],
     update=_delora,
-    scaled=lambda parts, scale: False,
+    scaled=never,
 )
 
 
@@ -154,24 +156,13 @@ def _shira(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) ->
     return of_dense(spec.module, W)
 
 
-SHIRA = Kind(
-    name="SHiRA",
-    spellings={part: rf"{part}(\.[\w-]+)?" for part in ("shira_weight", "shira_indices")},
-    is_of=lambda parts: bool(parts & {"shira_weight", "shira_indices"}),
-    incomplete=lambda keys: whole(
-        "SHiRA", {"shira_weight", "shira_indices"} - names(keys), names(keys) - {"shira_weight", "shira_indices"}, keys
-    ),
-    mismatch=lambda s: (
-        None if s["shira_indices"] == (2, math.prod(s["shira_weight"])) else unfit(s)
-    ),
-    shape=lambda s: (1, 1),
-    rank=lambda s: 1,
-    update=None,
-    scaled=lambda parts, scale: False,
-    relative=_shira,
-    sized=True,
-    why="names single entries of a layer, whose shape stands in the base alone",
-)  # fmt: skip
+SHIRA = of_base(
+    "SHiRA",
+    ends("shira_weight", "shira_indices"),
+    _shira,
+    SINGLE,
+    mismatch=lambda s: None if s["shira_indices"] == (2, math.prod(s["shira_weight"])) else unfit(s),
+)
 
 
 # --- Super-tuning
@@ -209,21 +200,15 @@ def _super_mismatch(s: Shapes) -> str | None:
     return None if ok else unfit(s)
 
 
-SUPER = Kind(
-    name="Super-tuning",
-    spellings={
+SUPER = of_base(
+    "Super-tuning",
+    {
         **{f"super_{part}": rf"supertuning_{part}(\.[\w-]+)?" for part in ("values", "indices")},
         **{f"super_{part}": rf"supertuning_lora_{part}(\.[\w-]+)?\.weight" for part in "AB"},
     },
-    is_of=lambda parts: bool(parts & (_SPARSE | _SUPRA)),
+    _super,
+    SINGLE,
     incomplete=_super_incomplete,
     mismatch=_super_mismatch,
-    shape=lambda s: (1, 1),
-    rank=lambda s: 1,
-    update=None,
-    scaled=lambda parts, scale: False,
-    relative=_super,
-    sized=True,
-    why="names single entries of a layer, whose shape stands in the base alone",
     settings=("lora_alpha",),
 )

@@ -5,7 +5,7 @@ instead of dense matrices; tests hold the two against each other.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ Keys = Mapping[str, str]  # part → key of the file
 Parts = Mapping[str, np.ndarray]
 Names = frozenset[str]
 Settings = Mapping[str, Any]  # of PEFT's configuration, where a kind needs it
+Relative = Callable[[Any, Factored | None, Parts, Any], Factored]
 
 
 def _always(*_: Any) -> bool:
@@ -54,7 +55,7 @@ class Kind:
     hidden_rank: bool = False  # whether only a configuration can say the rank
     # For updates that are relative to the base's weight: (spec, update, parts, weight) → update; ValueError with what
     # does not fit. `why`: what is said where nobody has named the base.
-    relative: Callable[[Any, Factored | None, Parts, Any], Factored] | None = None
+    relative: Relative | None = None
     why: str = "is relative to the base's weight"
     sized: bool = False  # whether (out, in) stand in the base alone
     # Where PEFT's configuration says more than a scale: its settings that are needed, and the update with them.
@@ -71,6 +72,43 @@ def whole(kind: str, missing: set[str], foreign: set[str], keys: Keys, *, pair: 
     if foreign:
         return f"parts of several kinds of update: {examples(sorted(keys.values()))}"
     return None
+
+
+def needs(
+    kind: str, parts: Set[str], optional: Set[str] = frozenset(), *, shared: Set[str] = frozenset(), said: str = ""
+) -> Callable[[Keys], str | None]:
+    """What `Kind.incomplete` is, of a kind of these parts and some that may be missing; `said`: what is wrong where
+    none of the `shared` ones is there."""
+
+    def incomplete(keys: Keys) -> str | None:
+        if shared and not shared & names(keys):
+            return said
+        return whole(kind, set(parts - names(keys)), names(keys) - parts - optional, keys)
+
+    return incomplete
+
+
+def ends(*parts: str) -> dict[str, str]:
+    """What `Kind.spellings` is, where keys end as the parts are called, and then in the name of PEFT's adapter."""
+    return {part: rf"{part}(\.[\w-]+)?" for part in parts}
+
+
+def never(*_: Any) -> bool:
+    """What `Kind.scaled` is, of updates that no α/r scales."""
+    return False
+
+
+def of_base(name: str, spellings: Mapping[str, str], relative: Relative, why: str, **more: Any) -> Kind:
+    """A kind whose update follows from its parts and from the base's weight, whose shape it has: α scales none of them.
+
+    It is known by any of its parts, and needs all; `more`: the fields of `Kind` in which it is another one.
+    """
+    parts = set(spellings)
+    fields: dict[str, Any] = {
+        "is_of": lambda found: bool(found & parts), "incomplete": needs(name, parts), "shape": lambda s: (1, 1),
+        "rank": lambda s: 1, "update": None, "scaled": never, "relative": relative, "sized": True, "why": why,
+    }  # fmt: skip
+    return Kind(name=name, spellings=spellings, **fields | more)
 
 
 def number(settings: Settings, name: str, default: float) -> float:

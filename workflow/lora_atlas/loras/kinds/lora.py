@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..factors import Update
-from .kind import Keys, Kind, Parts, Settings, Shape, Shapes, flat, names, number, unfit, whole
+from .kind import Keys, Kind, Parts, Settings, Shape, Shapes, flat, names, needs, never, number, unfit, whole
 
 PAIR = {"A", "B"}
 SPELLINGS = {
@@ -100,12 +100,12 @@ ADALORA = Kind(
     name="AdaLoRA",
     spellings={"E": r"lora_E(\.[\w-]+)?"},
     is_of=lambda parts: "E" in parts,
-    incomplete=lambda keys: whole("AdaLoRA", {*PAIR, "E"} - names(keys), names(keys) - {*PAIR, "E"}, keys),
+    incomplete=needs("AdaLoRA", {*PAIR, "E"}),
     mismatch=lambda s: mismatch(s) or (None if len(s["A"]) == 2 and math.prod(s["E"]) == s["A"][0] else unfit(s)),
     shape=shape,
     rank=rank,
     update=None,
-    scaled=lambda parts, scale: False,
+    scaled=never,
     settings=("init_r", "lora_alpha"),
     configured=_adalora,
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..factors import Factored, Update, of_dense
-from .kind import Kind, Parts, names, unfit, whole
+from .kind import Parts, ends, of_base, unfit
 
 if TYPE_CHECKING:
     from ..formats import Spec
@@ -37,18 +37,12 @@ def _relative(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray)
     return Update(spec.module, A, np.ascontiguousarray(block.T)[np.arange(out) % rows])
 
 
-MISS = Kind(
-    name="MiSS",
-    spellings={"miss_block": r"miss_block(\.[\w-]+)?"},
-    is_of=lambda parts: "miss_block" in parts,
-    incomplete=lambda keys: whole("MiSS", set(), names(keys) - {"miss_block"}, keys),
+MISS = of_base(
+    "MiSS",
+    ends("miss_block"),
+    _relative,
+    "repeats one block over a layer, whose width stands in the base alone",
     mismatch=lambda s: None if len(s["miss_block"]) in (2, 3) else unfit(s),
-    shape=lambda s: (1, 1),
     rank=lambda s: s["miss_block"][0] if len(s["miss_block"]) == 2 else s["miss_block"][0] * s["miss_block"][1],
-    update=None,
-    scaled=lambda parts, scale: False,
-    relative=_relative,
-    sized=True,
-    why="repeats one block over a layer, whose width stands in the base alone",
     settings=("init_weights",),
 )

@@ -13,16 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..factors import Factored, Update, of_dense
-from .kind import Kind, Parts, names, number, unfit, whole
+from .kind import Parts, ends, flat, needs, number, of_base, unfit
 
 if TYPE_CHECKING:
     from ..formats import Spec
 
 TURNS = "turns the base's weights"
-
-
-def _flat(base: np.ndarray) -> np.ndarray:
-    return base.reshape(len(base), -1).astype(np.float64)
 
 
 def _cayley(Q: np.ndarray) -> np.ndarray:
@@ -70,7 +66,7 @@ def _oft(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) -> U
         R = _cayley(Q)
     else:
         R = _series(Q, int(number(spec.settings, "num_cayley_neumann_terms", 5)))
-    W = _flat(base)
+    W = flat(base).astype(np.float64)
     return of_dense(spec.module, (_inputs_turned(spec, W, R) - W).astype(np.float32))
 
 
@@ -78,19 +74,12 @@ def _triangular(n: int) -> bool:
     return math.isqrt(1 + 8 * n) ** 2 == 1 + 8 * n
 
 
-OFT = Kind(
-    name="OFT",
-    spellings={"oft_R": r"oft_R(\.[\w-]+)?\.weight"},
-    is_of=lambda parts: "oft_R" in parts,
-    incomplete=lambda keys: whole("OFT", set(), names(keys) - {"oft_R"}, keys),
+OFT = of_base(
+    "OFT",
+    {"oft_R": r"oft_R(\.[\w-]+)?\.weight"},
+    _oft,
+    TURNS,
     mismatch=lambda s: None if len(s["oft_R"]) == 2 and _triangular(s["oft_R"][1]) else unfit(s),
-    shape=lambda s: (1, 1),
-    rank=lambda s: 1,
-    update=None,
-    scaled=lambda parts, scale: False,
-    relative=_oft,
-    sized=True,
-    why=TURNS,
     settings=("use_cayley_neumann", "num_cayley_neumann_terms", "coft", "eps"),
 )
 
@@ -100,15 +89,11 @@ OFT = Kind(
 
 def _boft(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) -> Update:
     R = p["boft_R"][0].astype(np.float64)
-    W = _flat(base)
+    W = flat(base).astype(np.float64)
     if p["boft_s"].size != len(W):
         raise ValueError(f"{spec.module} has {len(W)} outputs in the base, and {p['boft_s'].size} factors")
     turned = _inputs_turned(spec, W, _cayley((R - R.transpose(0, 2, 1)) / 2))
     return of_dense(spec.module, (turned * p["boft_s"].reshape(-1, 1) - W).astype(np.float32))
-
-
-def _boft_incomplete(keys):
-    return whole("BOFT", {"boft_R", "boft_s"} - names(keys), names(keys) - {"boft_R", "boft_s"}, keys)
 
 
 def _boft_mismatch(s):
@@ -118,20 +103,7 @@ def _boft_mismatch(s):
     return None if len(R) == 4 and R[2] == R[3] else unfit(s)
 
 
-BOFT = Kind(
-    name="BOFT",
-    spellings={part: rf"{part}(\.[\w-]+)?" for part in ("boft_R", "boft_s")},
-    is_of=lambda parts: bool(parts & {"boft_R", "boft_s"}),
-    incomplete=_boft_incomplete,
-    mismatch=_boft_mismatch,
-    shape=lambda s: (1, 1),
-    rank=lambda s: 1,
-    update=None,
-    scaled=lambda parts, scale: False,
-    relative=_boft,
-    sized=True,
-    why=TURNS,
-)
+BOFT = of_base("BOFT", ends("boft_R", "boft_s"), _boft, TURNS, mismatch=_boft_mismatch)
 
 
 # --- HRA
@@ -139,7 +111,7 @@ BOFT = Kind(
 
 def _hra(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) -> Update:
     """Each reflection adds a term of rank one: −2 (V u) uᵀ, with V what the ones before it made of W."""
-    W, U = _flat(base), p["hra_u"].astype(np.float64)
+    W, U = flat(base).astype(np.float64), p["hra_u"].astype(np.float64)
     if len(U) != W.shape[1]:
         raise ValueError(f"{spec.module} has {W.shape[1]} inputs in the base, and its reflections {len(U)}")
     if spec.settings.get("apply_GS"):
@@ -157,19 +129,14 @@ def _hra(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) -> U
     return Update(spec.module, np.array(directions, np.float32), np.stack(left, 1).astype(np.float32))
 
 
-HRA = Kind(
-    name="HRA",
-    spellings={"hra_u": r"hra_u(\.[\w-]+)?"},
-    is_of=lambda parts: "hra_u" in parts,
-    incomplete=lambda keys: whole("HRA", set(), names(keys) - {"hra_u"}, keys),
+HRA = of_base(
+    "HRA",
+    ends("hra_u"),
+    _hra,
+    TURNS,
     mismatch=lambda s: None if len(s["hra_u"]) == 2 else unfit(s),
     shape=lambda s: (1, s["hra_u"][0]),
     rank=lambda s: s["hra_u"][1],
-    update=None,
-    scaled=lambda parts, scale: False,
-    relative=_hra,
-    sized=True,
-    why=TURNS,
     settings=("apply_GS",),
 )
 
@@ -181,7 +148,7 @@ def _diagonal(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray)
     """Outputs turned in blocks, then scaled; α for each output is the radius that Q is held within, 0 for none."""
     blocks = p["oft_blocks"].astype(np.float64)
     n, b, _ = blocks.shape
-    W = _flat(base)
+    W = flat(base).astype(np.float64)
     if n * b != len(W):
         raise ValueError(f"{spec.module} has {len(W)} outputs in the base, and {n} blocks of {b}")
     Q = blocks - blocks.transpose(0, 2, 1)
@@ -195,13 +162,13 @@ def _diagonal(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray)
     return of_dense(spec.module, (turned - W).astype(np.float32))
 
 
-DIAGONAL_OFT = Kind(
-    name="OFT, LyCORIS",
-    spellings={"oft_blocks": r"oft_blocks", "oft_rescale": r"rescale"},
+DIAGONAL_OFT = of_base(
+    "OFT, LyCORIS",
+    {"oft_blocks": r"oft_blocks", "oft_rescale": r"rescale"},
+    _diagonal,
+    TURNS,
     is_of=lambda parts: "oft_blocks" in parts,
-    incomplete=lambda keys: whole(
-        "OFT", {"oft_blocks"} - names(keys), names(keys) - {"oft_blocks", "oft_rescale"}, keys
-    ),
+    incomplete=needs("OFT", {"oft_blocks"}, {"oft_rescale"}),
     mismatch=lambda s: (
         "BOFT of LyCORIS, whose butterflies are not read here" if len(s["oft_blocks"]) == 4
         else None
@@ -210,10 +177,4 @@ DIAGONAL_OFT = Kind(
         else unfit(s)
     ),
     shape=lambda s: (math.prod(s["oft_blocks"][:2]), 1),
-    rank=lambda s: 1,
-    update=None,
-    scaled=lambda parts, scale: False,
-    relative=_diagonal,
-    sized=True,
-    why=TURNS,
 )  # fmt: skip

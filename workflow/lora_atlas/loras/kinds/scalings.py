@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..factors import Factored, Update, of_dense
-from .kind import Kind, Parts, Shape, names, unfit, whole
+from .kind import Parts, Shape, ends, flat, needs, of_base, unfit
 
 if TYPE_CHECKING:
     from ..formats import Spec
@@ -25,7 +25,7 @@ def _along(spec: "Spec", factors: np.ndarray, base: np.ndarray, of_inputs: bool)
     shape = [1] * base.ndim
     shape[int(of_inputs)] = -1
     changed = base.astype(np.float64) * factors.astype(np.float64).reshape(shape)
-    return of_dense(spec.module, changed.reshape(len(base), -1).astype(np.float32))
+    return of_dense(spec.module, flat(changed).astype(np.float32))
 
 
 def of_outputs(factors: Shape, weight: Shape) -> bool:
@@ -48,54 +48,41 @@ def _lycoris(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) 
     return _along(spec, p["ia3_weight"], base, bool(p["on_input"].item()))
 
 
-IA3 = Kind(
-    name="IA3",
-    spellings={"ia3_l": r"ia3_l(\.[\w-]+)?"},
-    is_of=lambda parts: "ia3_l" in parts,
-    incomplete=lambda keys: whole("IA³", set(), names(keys) - {"ia3_l"}, keys),
+IA3 = of_base(
+    "IA3",
+    ends("ia3_l"),
+    _peft,
+    SCALES,
+    incomplete=needs("IA³", {"ia3_l"}),
     mismatch=lambda s: None if len(s["ia3_l"]) >= 2 and max(s["ia3_l"]) == math.prod(s["ia3_l"]) else unfit(s),
-    shape=lambda s: (1, 1),
-    rank=lambda s: 1,
-    update=None,
-    scaled=lambda parts, scale: False,
-    relative=_peft,
-    sized=True,
-    why=SCALES,
 )
 
-LYCORIS_IA3 = Kind(
-    name="IA3, LyCORIS",
-    spellings={"on_input": r"on_input"},  # and "weight", which other files have of whole layers
+LYCORIS_IA3 = of_base(
+    "IA3, LyCORIS",
+    {"on_input": r"on_input"},  # and "weight", which other files have of whole layers
+    _lycoris,
+    SCALES,
     is_of=lambda parts: bool(parts & {"on_input", "ia3_weight"}),
-    incomplete=lambda keys: whole(
-        "IA³", {"on_input", "ia3_weight"} - names(keys), names(keys) - {"on_input", "ia3_weight"}, keys
-    ),
+    incomplete=needs("IA³", {"on_input", "ia3_weight"}),
     mismatch=lambda s: (
         None
         if math.prod(s["on_input"]) == 1 and max(s["ia3_weight"], default=0) == math.prod(s["ia3_weight"])
         else unfit(s)
     ),
-    shape=lambda s: (1, 1),
-    rank=lambda s: 1,
-    update=None,
-    scaled=lambda parts, scale: False,
-    relative=_lycoris,
-    sized=True,
-    why=SCALES,
 )
 
 
 def _hira(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) -> Update:
-    A, B = p["hira_A"].reshape(len(p["hira_A"]), -1), p["hira_B"].reshape(len(p["hira_B"]), -1)
+    A, B = flat(p["hira_A"]), flat(p["hira_B"])
     product = B.astype(np.float64) @ A.astype(np.float64)
-    return of_dense(spec.module, (base.reshape(len(base), -1) * product).astype(np.float32))
+    return of_dense(spec.module, (flat(base) * product).astype(np.float32))
 
 
-HIRA = Kind(
-    name="HiRA",
-    spellings={f"hira_{x}": rf"hira_{x}(\.[\w-]+)?" for x in "AB"},
-    is_of=lambda parts: bool(parts & {"hira_A", "hira_B"}),
-    incomplete=lambda keys: whole("HiRA", {"hira_A", "hira_B"} - names(keys), names(keys) - {"hira_A", "hira_B"}, keys),
+HIRA = of_base(
+    "HiRA",
+    ends("hira_A", "hira_B"),
+    _hira,
+    "multiplies the base's weights",
     mismatch=lambda s: (
         None
         if len(s["hira_A"]) >= 2 and len(s["hira_B"]) >= 2 and math.prod(s["hira_B"][2:]) == 1
@@ -104,8 +91,5 @@ HIRA = Kind(
     ),
     shape=lambda s: (s["hira_B"][0], math.prod(s["hira_A"][1:])),
     rank=lambda s: min(s["hira_B"][0], math.prod(s["hira_A"][1:])),
-    update=None,
-    scaled=lambda parts, scale: False,
-    relative=_hira,
-    why="multiplies the base's weights",
+    sized=False,
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..factors import Factored, Update, of_dense
-from .kind import Kind, Parts, names, number, unfit, whole
+from .kind import Kind, Parts, Relative, ends, number, of_base, unfit
 
 if TYPE_CHECKING:
     from ..formats import Spec
@@ -62,21 +62,10 @@ def _wave(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray) -> 
     return of_dense(spec.module, np.ascontiguousarray(W, np.float32))
 
 
-def _kind(name: str, part: str, relative, settings: tuple[str, ...]) -> Kind:
-    return Kind(
-        name=name,
-        spellings={part: rf"{part}(\.[\w-]+)?"},
-        is_of=lambda parts: part in parts,
-        incomplete=lambda keys: whole(name, set(), names(keys) - {part}, keys),
-        mismatch=lambda s: None if len(s[part]) == 1 else unfit(s),
-        shape=lambda s: (1, 1),
-        rank=lambda s: 1,
-        update=None,
-        scaled=lambda parts, scale: False,
-        relative=relative,
-        sized=True,
-        why="has coefficients at places that are drawn for the layer's shape, which stands in the base alone",
-        settings=settings,
+def _kind(name: str, part: str, relative: Relative, settings: tuple[str, ...]) -> Kind:
+    why = "has coefficients at places that are drawn for the layer's shape, which stands in the base alone"
+    return of_base(
+        name, ends(part), relative, why, mismatch=lambda s: None if len(s[part]) == 1 else unfit(s), settings=settings
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..factors import Factored, Update
-from .kind import Parts
+from .kind import Parts, flat
 from .lora import LORA
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _olora(W: np.ndarray, rank: int, scale: float) -> tuple[np.ndarray, np.ndarr
 def _relative(start):
     def relative(spec: "Spec", update: Factored | None, parts: Parts, base: np.ndarray) -> Update:
         assert isinstance(update, Update)
-        B, A = start(base.reshape(len(base), -1), spec.rank, 1.0 if spec.scale is None else spec.scale)
+        B, A = start(flat(base), spec.rank, 1.0 if spec.scale is None else spec.scale)
         B, A = B.astype(np.float32), A.astype(np.float32)
         return Update(spec.module, np.concatenate([update.A, A]), np.concatenate([update.B, -B], axis=1))
 

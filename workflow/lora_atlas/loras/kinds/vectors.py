@@ -10,13 +10,12 @@
 VeRA's and RandLoRA's shared matrices are cut to each module, whose width only the base has.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..factors import Factored, Update
-from .kind import Keys, Kind, Parts, Settings, Shapes, names, number, unfit, whole
+from .kind import Keys, Kind, Parts, Settings, Shapes, ends, names, needs, never, number, of_base, unfit, whole
 
 if TYPE_CHECKING:
     from ..formats import Spec
@@ -24,17 +23,6 @@ if TYPE_CHECKING:
 SHARED_MATRICES = (
     "was saved without its shared matrices (save_projection was off), and they are drawn anew from a seed by PEFT alone"
 )
-
-
-def _needs(kind: str, parts: set[str], shared: set[str] | None = None, said: str = "") -> Callable[[Keys], str | None]:
-    """What `Kind.incomplete` is, of a kind of these parts; `said`: where none of the `shared` ones is there."""
-
-    def incomplete(keys: Keys) -> str | None:
-        if shared and not shared & names(keys):
-            return said
-        return whole(kind, parts - names(keys), names(keys) - parts, keys)
-
-    return incomplete
 
 
 def _vera(halved: bool, v: str):
@@ -55,19 +43,16 @@ def _vera(halved: bool, v: str):
         return Update(spec.module, p[A][:rank, :width] * p[d][:rank, None], left)
 
     name = "PVeRA" if halved else "VeRA"
-    return Kind(
-        name=name,
-        spellings={part: rf"{part}(\.[\w-]+)?" for part in (A, B, b, d)},
+    return of_base(
+        name,
+        ends(A, B, b, d),
+        relative,
+        "has shared matrices that are cut to each layer, whose width stands in the base alone",
         is_of=lambda parts: bool(parts & {b, d}),
-        incomplete=_needs(name, {A, B, b, d}, {A, B}, f"{name} that {SHARED_MATRICES}"),
+        incomplete=needs(name, {A, B, b, d}, shared={A, B}, said=f"{name} that {SHARED_MATRICES}"),
         mismatch=mismatch,
         shape=lambda s: (s[b][0], s[A][1]),
         rank=lambda s: s[B][1],
-        update=None,
-        scaled=lambda parts, scale: False,
-        relative=relative,
-        sized=True,
-        why="has shared matrices that are cut to each layer, whose width stands in the base alone",
         shared=(A, B),
     )
 
@@ -92,15 +77,16 @@ def _randlora(spec: "Spec", update: Factored | None, p: Parts, base: np.ndarray)
     return Update(spec.module, np.ascontiguousarray(tall.T), np.ascontiguousarray(thin.T) * scale)
 
 
-RANDLORA = Kind(
-    name="RandLoRA",
-    spellings={part: rf"{part}(\.[\w-]+)?" for part in (
-        "randlora_A", "randlora_B", "randlora_lambda", "randlora_gamma"
-    )},
+_RANDLORA = ("randlora_A", "randlora_B", "randlora_lambda", "randlora_gamma")
+
+RANDLORA = of_base(
+    "RandLoRA",
+    ends(*_RANDLORA),
+    _randlora,
+    "has shared matrices that are cut to each layer, whose shape stands in the base alone",
     is_of=lambda parts: "randlora_lambda" in parts,
-    incomplete=_needs(
-        "RandLoRA", {"randlora_A", "randlora_B", "randlora_lambda", "randlora_gamma"},
-        {"randlora_A", "randlora_B"}, f"RandLoRA that {SHARED_MATRICES}",
+    incomplete=needs(
+        "RandLoRA", set(_RANDLORA), shared={"randlora_A", "randlora_B"}, said=f"RandLoRA that {SHARED_MATRICES}"
     ),
     mismatch=lambda s: (
         None
@@ -112,11 +98,6 @@ RANDLORA = Kind(
     ),
     shape=lambda s: (s["randlora_B"][0], s["randlora_gamma"][1]),
     rank=lambda s: s["randlora_gamma"][1],
-    update=None,
-    scaled=lambda parts, scale: False,
-    relative=_randlora,
-    sized=True,
-    why="has shared matrices that are cut to each layer, whose shape stands in the base alone",
     settings=("randlora_alpha", "r"),
     shared=("randlora_A", "randlora_B"),
 )  # fmt: skip
@@ -194,7 +175,7 @@ VBLORA = Kind(
     ),
     rank=lambda s: _tiles(s, "A")[0],
     update=None,
-    scaled=lambda parts, scale: False,
+    scaled=never,
     settings=("topk",),
     configured=_vblora,
     shared=("vblora_vector_bank",),
@@ -217,9 +198,9 @@ _UNILORA = {f"unilora_{part}_{side}" for part in ("indices", "scales") for side 
 
 UNILORA = Kind(
     name="Uni-LoRA",
-    spellings={part: rf"{part}(\.[\w-]+)?" for part in sorted(_UNILORA | {"unilora_theta_d"})},
+    spellings=ends(*sorted(_UNILORA | {"unilora_theta_d"})),
     is_of=lambda parts: bool(parts & _UNILORA),
-    incomplete=_needs("Uni-LoRA", _UNILORA | {"unilora_theta_d"}),
+    incomplete=needs("Uni-LoRA", _UNILORA | {"unilora_theta_d"}),
     mismatch=lambda s: (
         None
         if all(
@@ -232,7 +213,7 @@ UNILORA = Kind(
     shape=lambda s: (s["unilora_indices_B"][0], s["unilora_indices_A"][1]),
     rank=lambda s: s["unilora_indices_A"][0],
     update=_unilora,
-    scaled=lambda parts, scale: False,
+    scaled=never,
     shared=("unilora_theta_d",),
 )
 
@@ -248,13 +229,13 @@ def _tinylora(module: str, p: Parts) -> Update:
 TINYLORA = Kind(
     name="TinyLoRA",
     spellings={
-        **{f"tinylora_{part}": rf"tinylora_{part}(\.[\w-]+)?" for part in "ABP"},
+        **ends(*(f"tinylora_{part}" for part in "ABP")),
         "tinylora_v": r"tinylora_v\.0",
     },
     is_of=lambda parts: bool(parts & {"tinylora_A", "tinylora_B", "tinylora_P"}),
-    incomplete=_needs(
-        "TinyLoRA", {"tinylora_A", "tinylora_B", "tinylora_P", "tinylora_v"}, {"tinylora_v"},
-        "TinyLoRA of several vectors, or without its projections: which of them is a module's own is nowhere in "
+    incomplete=needs(
+        "TinyLoRA", {"tinylora_A", "tinylora_B", "tinylora_P", "tinylora_v"}, shared={"tinylora_v"},
+        said="TinyLoRA of several vectors, or without its projections: which of them is a module's own is nowhere in "
         "the file",
     ),
     mismatch=lambda s: (
@@ -266,6 +247,6 @@ TINYLORA = Kind(
     shape=lambda s: (s["tinylora_B"][0], s["tinylora_A"][1]),
     rank=lambda s: s["tinylora_A"][0],
     update=_tinylora,
-    scaled=lambda parts, scale: False,
+    scaled=never,
     shared=("tinylora_v",),
 )  # fmt: skip

@@ -54,6 +54,12 @@ if (
 include: "workflow/rules/common.smk"
 
 
+onstart:
+    # What the command line forces is made anew, kept or not (scripts/job.py). Jobs of a cluster inherit it.
+    forced = workflow.dag_settings
+    os.environ["LORA_ATLAS_AFRESH"] = "\n".join(["all"] * forced.forceall + sorted(map(str, forced.forcerun)))
+
+
 if TRAINED:
 
     if not IS_VARIANT:

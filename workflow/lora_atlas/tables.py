@@ -10,17 +10,16 @@ Decisions that live here:
 - Not-a-number and null are different things: a metric that is not defined is null.
 """
 
-import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from .atomic import replacing as replacing
 
 VERSION = 1
 
@@ -467,24 +466,6 @@ def metadata(found: pa.Table) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed and renamed over it, on failure removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp made it private
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _exact(values: list[Any], kind: pa.DataType) -> list[Any]:
     """Refuse what Arrow would bend into the type: 1.5 into 1, "ab" into ["a", "b"]."""
     for value in values:
@@ -493,12 +474,6 @@ def _exact(values: list[Any], kind: pa.DataType) -> list[Any]:
         if pa.types.is_list(kind) and isinstance(value, str | bytes):
             raise TypeError(f"{value!r} is not a list")
     return values
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _check_required(data: pa.Table, name: str, where: str) -> None:

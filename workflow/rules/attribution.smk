@@ -15,8 +15,7 @@ if BY_GRADIENT:
             pictures=rules_of("pictures"),
             plan=rules_of("plan"),
             loras=rules_of("loras"),
-            base=model_files(config["base"]["model"]),
-            code=code("attribution.study"),
+            base=receipts(config["base"]["model"]),
         output:
             products=f"{RESULTS}/attribution/products.safetensors",
             features=f"{RESULTS}/features/{BY_GRADIENT[0]}/training.parquet",
@@ -31,12 +30,15 @@ if BY_GRADIENT:
             mem_mb=config["resources"]["mem_mb"],
             runtime=runtime,
         params:
-            ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
-            base=config["base"],
-            attribution=config["attribution"],
-            training=config["training"],
-            probe=config["weights"]["probe"],
-            device=config["resources"]["device"],
+            asked=asked(
+                "ask_gradients",
+                ["attribution.study"],
+                ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+                base=BASE,
+                attribution=config["attribution"],
+                training=config["training"],
+                probe=config["weights"]["probe"],
+            ),
         script:
             "../scripts/ask_gradients.py"
 
@@ -47,7 +49,6 @@ if BY_GRADIENT:
             modules=f"{RESULTS}/weights/modules/all.safetensors",
             base=[f"{RESULTS}/weights/modules/base.safetensors"] * bool(BASED),
             plan=rules_of("plan"),
-            code=code("attribution.study"),
         output:
             attribution=f"{RESULTS}/tables/attribution.parquet",
             queries=f"{RESULTS}/tables/attribution_queries.parquet",
@@ -56,8 +57,12 @@ if BY_GRADIENT:
         conda:
             "../../envs/lora-atlas.yaml"
         params:
-            confidence=config["evaluation"]["confidence"],
-            seed=config["seed"],
+            asked=asked(
+                "attribution",
+                ["attribution.study"],
+                confidence=config["evaluation"]["confidence"],
+                seed=config["seed"],
+            ),
         script:
             "../scripts/attribution.py"
 
@@ -69,7 +74,6 @@ if not IS_VARIANT:
         input:
             known=known_loras,
             base=model_files(config["base"]["model"]),
-            code=code("attribution.find"),
         output:
             f"{RESULTS}/attribution/{QUERY}.parquet",
         log:
@@ -82,6 +86,7 @@ if not IS_VARIANT:
             mem_mb=config["resources"]["mem_mb"],
             runtime=runtime,
         params:
+            code=code("attribute", "attribution.find"),
             # A function: text with braces is then no pattern.
             query=lambda wildcards: config["query"],
             content=lambda wildcards: QUERIED,
@@ -102,7 +107,6 @@ if not IS_VARIANT:
         input:
             base=model_files(config["base"]["model"]),
             asked=lambda wildcards: asked_about(),
-            code=code("attribution.make"),
         output:
             f"{RESULTS}/one_step/{QUERY}.safetensors",
         log:
@@ -115,6 +119,7 @@ if not IS_VARIANT:
             mem_mb=config["resources"]["mem_mb"],
             runtime=runtime,
         params:
+            code=code("one_step", "attribution.make"),
             # A function: text with braces is then no pattern.
             query=lambda wildcards: config["query"],
             content=lambda wildcards: QUERIED,

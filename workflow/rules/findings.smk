@@ -31,7 +31,6 @@ rule write_findings:
             v=[variant for variant in VARIANTS if variant not in REPLICATES],
             t=["retrieval", "clustering"],
         ),
-        code=code("findings.page", "findings.about"),
     output:
         f"{RESULTS}/FINDINGS.md",
     log:
@@ -40,12 +39,16 @@ rule write_findings:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        study=STUDY,
-        replicates=REPLICATES,
-        variants={name: changed for name, changed in overlays.differing(config).items() if name not in REPLICATES},
-        evaluation=config["evaluation"],
-        # Models are placed: seen from here, or by their full names.
-        about=about.sentences(config, Path()),
-        seed=config["seed"],
+        asked=asked(
+            "write_findings",
+            ["findings.page", "findings.about"],
+            study=STUDY,
+            replicates=REPLICATES,
+            variants={name: changed for name, changed in overlays.differing(config).items() if name not in REPLICATES},
+            evaluation=only(config["evaluation"], "bootstrap", "confidence"),
+            # Models are placed: seen from here, or by their full names.
+            about=about.sentences(config, Path()),
+            seed=config["seed"],
+        ),
     script:
         "../scripts/write_findings.py"

@@ -10,8 +10,6 @@ Makes: results/{study}/tables/loras.parquet, and for each space of LoRAs with on
 # Which bases the files are of is known only after they are read.
 checkpoint inventory:
     """Read a folder of LoRA files: what each is of, what is wrong with it, which are copies."""
-    input:
-        code=code("collection.inventory"),
     output:
         table=f"{RESULTS}/tables/loras.parquet",
         cost=f"{RESULTS}/cost/inventory/files.parquet",
@@ -23,6 +21,7 @@ checkpoint inventory:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,
     params:
+        code=code("inventory", "collection.inventory"),
         # A function: text with braces is then no pattern.
         folder=lambda wildcards: config["folder"],
         # Not as inputs: the names of people's files hold whatever a file system allows.
@@ -37,7 +36,6 @@ rule space_weights:
     """Inner products of the LoRAs of one base, and weights of its modules."""
     input:
         table=f"{RESULTS}/tables/loras.parquet",
-        code=code("weights.engine"),
     output:
         gram=f"{RESULTS}/spaces/{{space}}/weights/delta.safetensors",
         weighted=f"{RESULTS}/spaces/{{space}}/weights/weighted.safetensors",
@@ -51,6 +49,7 @@ rule space_weights:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,
     params:
+        code=code("space_weights", "weights.engine"),
         engine=ENGINE,
         cache=cache_folder(RESULTS),
         weighting=descriptors.baseless(config["weights"]["modules"]),
@@ -65,7 +64,6 @@ rule space_neighbours:
         table=f"{RESULTS}/tables/loras.parquet",
         gram=f"{RESULTS}/spaces/{{space}}/weights/delta.safetensors",
         weighted=f"{RESULTS}/spaces/{{space}}/weights/weighted.safetensors",
-        code=code("collection.query", "embeddings.describe"),
     output:
         neighbours=f"{RESULTS}/spaces/{{space}}/neighbours.parquet",
         embedding=f"{RESULTS}/spaces/{{space}}/embedding.parquet",
@@ -75,6 +73,7 @@ rule space_neighbours:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
+        code=code("space_neighbours", "collection.query", "embeddings.describe"),
         weights={key: config["weights"][key] for key in ("components", "blocks")},
     script:
         "../scripts/space_neighbours.py"
@@ -86,7 +85,6 @@ rule space_map:
         table=f"{RESULTS}/tables/loras.parquet",
         neighbours=f"{RESULTS}/spaces/{{space}}/neighbours.parquet",
         embedding=f"{RESULTS}/spaces/{{space}}/embedding.parquet",
-        code=code("atlas.collection"),
     output:
         expand(f"{RESULTS}/spaces/{{{{space}}}}/{{name}}", name=["map.png", "map.svg", "atlas.html"]),
     log:
@@ -95,6 +93,7 @@ rule space_map:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
+        code=code("space_map", "atlas.collection"),
         seed=config["seed"],
     script:
         "../scripts/space_map.py"

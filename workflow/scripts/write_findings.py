@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas.findings.page import write
 
-    p = snakemake.params
+    p = asked(snakemake)
     write(
         snakemake.output[0],
         Path(snakemake.output[0]).parent,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from ...keys import DIGESTS
 from ...labels import printable
 from ...sections import Icons, Pictures
 from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, row, slug, unknown, wanted
@@ -127,7 +128,7 @@ def _digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
     families, digests = _families(folder), {}
     for name in _artists(pictures, folder):
         family = families[name]
-        said = [family.name, family.path.stat().st_size, family.info.get("version"), family.licence]
+        said = [family.name, DIGESTS.file(family.path), family.info.get("version"), family.licence]
         digests[name] = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
     return digests
 

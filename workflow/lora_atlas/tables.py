@@ -5,18 +5,22 @@ Decisions that live here:
   type ``null`` that a later reader meets.
 - A table is written under a temporary name in the same folder, flushed to disk and renamed: a reader sees the
   whole old table or the whole new one.
-- Pages carry checksums and readers verify them: Parquet otherwise decodes a flipped bit without a word.
+- Pages carry checksums and readers verify them: Parquet otherwise decodes a flipped bit without a word. They do not
+  cover the footer: the number of rows and a digest of the values stand in the metadata, and readers verify them too.
 - The same rows give the same bytes: no dates, no pandas metadata, one compression level.
 - Not-a-number and null are different things: a metric that is not defined is null.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .atomic import replacing as replacing
@@ -408,7 +412,8 @@ def write(
     if not data.schema.equals(SCHEMAS[name]):
         raise TableError(f"{path}: columns are not those of table {name!r}: it {_odd(data.schema, name)}")
     _check_required(data, name, str(path))
-    header = {"lora_atlas": json.dumps({"table": name, "version": VERSION})}
+    told = {"table": name, "version": VERSION, "rows": len(data), "sha256": digest(data)}
+    header = {"lora_atlas": json.dumps(told)}
     header |= {k: json.dumps(v, sort_keys=True) for k, v in sorted(metadata.items()) if k != "lora_atlas"}
     with replacing(path) as temporary:
         pq.write_table(
@@ -422,7 +427,9 @@ def write(
 
 
 def read(path: str | Path, name: str) -> pa.Table:
-    """Read a table, checking page checksums, schema and version; raises TableError naming the file."""
+    """Read a table, checking page checksums, schema, version, number of rows and content; raises TableError naming the
+    file and the command that makes it again."""
+    again = f"make it again: snakemake --forcerun {path}"
     try:
         # One open file: of a path, Arrow opens it twice, and between the two it may be replaced. In this thread alone:
         # Arrow's pools outlive the call, and a process that forks or ends while one of their threads starts can end in
@@ -434,19 +441,57 @@ def read(path: str | Path, name: str) -> pa.Table:
     except FileNotFoundError as error:
         raise TableError(f"{path}: the table {name!r} is absent") from error
     except (ValueError, OSError, NotImplementedError) as error:  # Arrow's own, and metadata that is no JSON
-        raise TableError(f"{path}: damaged, or not a Parquet file ({error}); delete it and rerun its stage") from error
-    if header != {"table": name, "version": VERSION}:
-        header = header if isinstance(header, dict) else {}
+        raise TableError(f"{path}: damaged, or not a Parquet file ({error}); {again}") from error
+    header = header if isinstance(header, dict) else {}
+    if (header.get("table"), header.get("version")) != (name, VERSION):
         raise TableError(
             f"{path}: expected table {name!r} version {VERSION}, found {header.get('table')!r} version "
-            f"{header.get('version')}; delete it and rerun its stage"
+            f"{header.get('version')}; {again}"
         )
     if not found.schema.equals(SCHEMAS[name]):
         raise TableError(
             f"{path}: columns are not those of table {name!r}: it {_odd(found.schema, name)}; it is of another version "
-            "of this project: delete it and rerun its stage"
+            f"of this project: {again}"
         )
+    if "rows" in header and header["rows"] != len(found):
+        raise TableError(f"{path}: damaged: {len(found)} rows, and {header['rows']} were written; {again}")
+    if "sha256" in header and header["sha256"] != digest(found):
+        raise TableError(f"{path}: damaged: its values are not those that were written; {again}")
     return found
+
+
+def digest(data: pa.Table) -> str:
+    """SHA-256 of a table's values, column by column: the same however Arrow holds them, in pieces, slices or masks.
+
+    Page checksums do not cover the file's footer, where the number of rows stands.
+    """
+    found = hashlib.sha256()
+    for name in data.column_names:
+        found.update(name.encode() + b"\0")
+        for part in _bytes(data[name].combine_chunks()):
+            found.update(part)
+    return found.hexdigest()
+
+
+def _bytes(values: pa.Array | pa.ChunkedArray) -> Iterator[bytes | memoryview]:
+    if isinstance(values, pa.ChunkedArray):  # what combine_chunks leaves of none
+        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+    yield f"{len(values)}".encode()
+    yield np.packbits(values.is_valid().to_numpy(zero_copy_only=False))
+    kind = values.type
+    if pa.types.is_struct(kind):
+        for place in range(kind.num_fields):
+            yield from _bytes(pc.struct_field(values, [place]))
+    elif pa.types.is_list(kind):
+        yield pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        yield from _bytes(values.flatten())
+    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
+        yield pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        for value in values.cast(pa.binary()):
+            yield value.as_py() or b""
+    else:
+        numbers = values.fill_null(0).to_numpy(zero_copy_only=False)
+        yield np.ascontiguousarray(numbers)
 
 
 def _odd(found: pa.Schema, name: str) -> str:

@@ -30,8 +30,6 @@ rule train_loras:
         time_budget=time_budget,
         gradient_checkpointing=int(config["resources"]["gradient_checkpointing"]),
         compile=int(config["resources"]["compile"]),
-        # What is missing of a pack is trained: the state of other LoRAs would be of another work.
-        state=f"{RESULTS}/state/{{pack}}",
     params:
         asked=asked(
             "train_loras",

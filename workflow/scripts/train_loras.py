@@ -27,6 +27,9 @@ with job(snakemake, parts=("numbers", "mixtures")) as cost:
         from lora_atlas.diffusion.train import Resources, train
         from lora_atlas.sections import Base, Training
 
+        # The state of a job that lacks other LoRAs would be of another work.
+        others = "" if len(missing) == len(plans) else f"-{'-'.join(missing)}"
+        state = Path("results", snakemake.config["study"], "state", f"{snakemake.wildcards.pack}{others}")
         start, device = time.perf_counter(), snakemake.config["resources"]["device"]
         plan = pa.concat_tables(tables.read(plans[artist], "plan") for artist in missing)
         train(
@@ -45,8 +48,7 @@ with job(snakemake, parts=("numbers", "mixtures")) as cost:
             ),
             outputs={lora: folder / f"{lora}.safetensors" for lora in plan["lora"].to_pylist()},
             logs={artist: folder / artist / "log.parquet" for artist in missing},
-            # The state of a job that lacks other LoRAs would be of another work.
-            folder=r.state if len(missing) == len(plans) else f"{r.state}-{'-'.join(missing)}",
+            folder=state,
         )
         seconds, number = time.perf_counter() - start, len(p.numbers)
         for artist in missing:

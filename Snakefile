@@ -58,6 +58,10 @@ onstart:
     # What the command line forces is made anew, kept or not (scripts/job.py). Jobs of a cluster inherit it.
     forced = workflow.dag_settings
     os.environ["LORA_ATLAS_AFRESH"] = "\n".join(["all"] * forced.forceall + sorted(map(str, forced.forcerun)))
+    # Where there is SLURM, its commands are asked in a way in which every job ends (profiles/slurm/bin/slurm.py).
+    if shutil.which("sbatch"):
+        os.environ["LORA_ATLAS_SLURM_NOTES"] = str(Path(".snakemake/lora_atlas_slurm").resolve())
+        os.environ["PATH"] = f"{ROOT}/profiles/slurm/bin{os.pathsep}{os.environ['PATH']}"
 
 
 if TRAINED:

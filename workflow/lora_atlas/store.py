@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -128,6 +129,17 @@ class Store:
                 shutil.rmtree(part, ignore_errors=True)
         return [each for each in gone if not each.folder.exists()]
 
+    def told_of_pruning(self, days: float, used: Collection[str], outdated: Collection[Path]) -> str:
+        """Prune, remove folders of outdated code, and say in words what went."""
+        freed = sum(map(_size, outdated))
+        for folder in outdated:
+            shutil.rmtree(folder, ignore_errors=True)
+        gone = self.prune(days, used)
+        return (
+            f"{self.root}: {len(gone)} entries removed ({_bytes(sum(each.bytes for each in gone))}), unused for {days} "
+            f"days and by no study here; {len(outdated)} folders of earlier code removed ({_bytes(freed)})"
+        )
+
     def _looked_at(self, folder: Path, key: str) -> tuple[str, Entry | None]:
         try:
             said = json.loads((folder / "entry.json").read_text())
@@ -142,6 +154,47 @@ class Store:
             return "", Entry(key, folder, {name: folder / name for name in said["files"]}, said["told"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return f"damaged ({type(error).__name__})", None
+
+
+def summary(store: Store, outdated: Collection[Path] = ()) -> str:
+    """What lies in a store, job by job, in words: entries, bytes, last use."""
+    jobs: dict[str, list[Listed]] = {}
+    for each in store.entries():
+        jobs.setdefault(each.job, []).append(each)
+    lines = [
+        f"{job:20} {len(own):6} entries {_bytes(sum(each.bytes for each in own)):>10}   last used "
+        f"{time.strftime('%Y-%m-%d', time.localtime(max(each.used for each in own)))}"
+        for job, own in sorted(jobs.items())
+    ]
+    lines += [f"{folder}: of earlier code, {_bytes(_size(folder))}" for folder in outdated]
+    return "\n".join([f"{store.root}:", *(lines or ["nothing is kept"])])
+
+
+def used(results: Path) -> set[str]:
+    """Keys that the studies below a folder have asked for."""
+    found: set[str] = set()
+    for record in results.glob("**/.made/*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found.update(json.loads(record.read_text())["used"])
+    return found
+
+
+def outdated(results: Path, current: Collection[Path]) -> list[Path]:
+    """Folders ``cache/VERSION`` of studies, of rows that other code computed."""
+    found = [folder for folder in sorted(results.glob("*/cache/*")) if re.fullmatch("[0-9a-f]{16}", folder.name)]
+    return [folder for folder in found if folder not in current]
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            break
+        number /= 1000
+    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
 
 
 def place(source: str | Path, target: str | Path) -> None:

@@ -473,25 +473,25 @@ def digest(data: pa.Table) -> str:
     return found.hexdigest()
 
 
-def _bytes(values: pa.Array | pa.ChunkedArray) -> Iterator[bytes | memoryview]:
+def _bytes(values: pa.Array | pa.ChunkedArray) -> Iterator[bytes]:
     if isinstance(values, pa.ChunkedArray):  # what combine_chunks leaves of none
         values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
     yield f"{len(values)}".encode()
-    yield np.packbits(values.is_valid().to_numpy(zero_copy_only=False))
+    yield np.packbits(values.is_valid().to_numpy(zero_copy_only=False)).tobytes()
     kind = values.type
     if pa.types.is_struct(kind):
         for place in range(kind.num_fields):
             yield from _bytes(pc.struct_field(values, [place]))
     elif pa.types.is_list(kind):
-        yield pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        yield pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64).tobytes()
         yield from _bytes(values.flatten())
     elif pa.types.is_string(kind) or pa.types.is_binary(kind):
-        yield pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        yield pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64).tobytes()
         for value in values.cast(pa.binary()):
             yield value.as_py() or b""
     else:
         numbers = values.fill_null(0).to_numpy(zero_copy_only=False)
-        yield np.ascontiguousarray(numbers)
+        yield np.ascontiguousarray(numbers).tobytes()
 
 
 def _odd(found: pa.Schema, name: str) -> str:

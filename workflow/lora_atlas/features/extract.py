@@ -13,6 +13,8 @@ The baselines that weights are compared with (CLIP: Radford et al. 2021; DINO: C
 
 import difflib
 import hashlib
+import importlib.util
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +36,7 @@ from .controls import CONTROLS, oklab
 
 BATCH = 32  # fixed: float sums depend on it, results should not depend on a setting of the machine
 CONTROL_SIDE = 64  # pixels
+_REGISTERED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)  # of timm
 
 
 class FeatureError(RuntimeError):
@@ -237,9 +240,16 @@ def _open_clip(model: str, pretrained: str | None, device: str) -> Model:
             _check_name("open_clip", model, open_clip.list_models(), config, weights)
             if not pretrained:
                 tags = open_clip.list_pretrained_tags_by_model(model)
-                raise FeatureError(f"open_clip model {model!r} needs `pretrained`: a file, or one of {', '.join(tags)}")
+                raise FeatureError(f"open_clip model {model!r} needs `pretrained`: one of {', '.join(tags)}")
+            if Path(pretrained).is_file():
+                raise FeatureError(f"extractor {model!r}: {bare_weights(model, pretrained)}")
+    # What a tag was trained with: the architecture of its name has GELU, and goes on with a warning.
+    published = {} if pretrained is None else open_clip.get_pretrained_cfg(model, pretrained)
+    quick = {"force_quick_gelu": True} if published.get("quick_gelu") else {}
     with _loading("open_clip", model, pretrained):
-        network, preprocess = open_clip.create_model_from_pretrained(name, pretrained, precision="fp32", device="cpu")
+        network, preprocess = open_clip.create_model_from_pretrained(
+            name, pretrained, precision="fp32", device="cpu", **quick
+        )
     return _torch_model(torch, network, network.encode_image, preprocess, device)
 
 
@@ -302,6 +312,27 @@ def _torch_model(torch: Any, network: Any, forward: Callable, preprocess: Callab
             return forward(torch.stack(inputs).to(device)).float().cpu().numpy()
 
     return Model(preprocess, encode, " ".join(str(preprocess).split()), device)
+
+
+def bare_weights(model: str, pretrained: str) -> str:
+    """Why open_clip's architectures are not read from a file of weights alone, and what to write instead."""
+    return (
+        f"pretrained: {pretrained} says neither activation (GELU or QuickGELU) nor preprocessing (mean, resize), and "
+        f"open_clip would guess both. Name the tag of {model} that it is; or put it as open_clip_model.safetensors "
+        "beside its open_clip_config.json (model_cfg, preprocess_cfg) into a folder, and name that as `model`"
+    )
+
+
+def known_names(library: str) -> set[str]:
+    """Architectures that open_clip or timm knows, read from the files of the package: to import it takes seconds."""
+    spec = importlib.util.find_spec(library)
+    if spec is None or not spec.submodule_search_locations:
+        return set()
+    package = Path(spec.submodule_search_locations[0])
+    if library == "open_clip":
+        return {file.stem for file in (package / "model_configs").glob("*.json")}
+    files = (package / "models").glob("*.py")
+    return {name for file in files for name in _REGISTERED.findall(file.read_text(encoding="utf-8"))}
 
 
 @contextmanager

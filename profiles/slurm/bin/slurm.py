@@ -29,6 +29,7 @@ GOES_ON = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUE
 GOES_ON |= {"RESV_DEL_HOLD", "SIGNALING", "STAGE_OUT"}
 ENDS = {"COMPLETED", "BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 PATIENCE = float(os.environ.get("LORA_ATLAS_SLURM_PATIENCE", "45"))
+GIVEN_UP = "given up"
 MOST = 50.0  # seconds: the plugin gives a query up after 60
 
 
@@ -74,10 +75,16 @@ def states(tool: str, arguments: list[str]) -> int:
 
 def judged(found: dict[str, str], notes: "Notes", answered: bool) -> tuple[dict[str, str], float | None]:
     """State of each job, as the plugin is to see it; and in how many seconds the next of them loses patience."""
-    now, answer, waits = time.time(), {}, []
+    now, waits = time.time(), []
+    answer: dict[str, str] = {}
     listed = {job.split("_")[0].split(".")[0] for job in found}
+    # Said as often as it is asked: the plugin may have asked before it knew the job.
+    given_up = {job for job, note in notes.jobs.items() if str(note.get("ended")).startswith(GIVEN_UP)}
+    answer |= dict.fromkeys(given_up, "CANCELLED")
     stuck = {job: "" for job, note in notes.jobs.items() if not note.get("ended") and job not in listed}
     for job, said in found.items():
+        if job in given_up:
+            continue
         state = (said.split() or ["NOTHING"])[0].rstrip("+").upper()
         note = notes.jobs.setdefault(job.split("_")[0], {"submitted": now})
         if state in ENDS or state in GOES_ON:
@@ -97,7 +104,7 @@ def judged(found: dict[str, str], notes: "Notes", answered: bool) -> tuple[dict[
         else:
             subprocess.run([real("scancel"), job], capture_output=True, check=False)
             answer[job] = "CANCELLED"
-            note["ended"] = f"given up: {state or ('not listed' if answered else 'no answer')}"
+            note["ended"] = f"{GIVEN_UP}: {state or ('not listed' if answered else 'no answer')}"
     return answer, min(waits, default=None)
 
 

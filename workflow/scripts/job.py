@@ -168,8 +168,10 @@ class Parts:
         """A file's name within its study, whatever that is called: two studies are to share what they make alike."""
         config = self._job.config
         for study in (config["study"], config["shared"].get("study")):
-            if study and path.startswith(f"results/{study}/"):
-                return path.removeprefix(f"results/{study}/")
+            # As a module of another workflow, results lie below a folder of that one.
+            _, found, name = path.partition(f"results/{study}/") if study else ("", "", "")
+            if found:
+                return name
         return Path(path).name
 
 

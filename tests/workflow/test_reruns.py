@@ -103,7 +103,8 @@ UNET = "results/base/unet/diffusion_pytorch_model.safetensors"
 LORA = "results/small/loras/odile/01.safetensors"
 EVERYTHING = {"LoRAs": 3, "generated": 6, "features": 6, "weights": 3, "products": 1}
 TRAINER, METRIC = "workflow/lora_atlas/diffusion/train.py", "workflow/lora_atlas/metrics/retrieval.py"
-MORE = "clip: null, more: {library: timm, model: workflow/resources/mini/dino, pretrained: null}"
+MORE = "clip: null, more: {library: control, model: colour_moments, pretrained: null}"
+AGAIN = "clip: null, again: {library: timm, model: workflow/resources/mini/dino, pretrained: null}"
 
 
 def first(line: str) -> Callable[[Path], object]:
@@ -132,22 +133,23 @@ CHANGES = [
     Change("more memory and threads", said(("device: cpu", "device: cpu, mem_mb: 9000, threads: 2")), {}, False),
     Change("another store of what is fetched", said(("per_artist", "store: elsewhere, per_artist")), {}, False),
     Change("another rank", said(("rank: 2", "rank: 4")), EVERYTHING | {"weights": 2}),
-    Change("another seed", first("seed: 1"), EVERYTHING | {"pictures": 3, "weights": 2}),
+    Change("another seed", first("seed: 1"), EVERYTHING | {"pictures": 3, "features": 12, "weights": 2}),
     Change("a comment in code", edit(TRAINER, ("import hashlib", "# why\nimport hashlib")), {}, False),
     Change(
         "a metric's code, with an older date",
         older(METRIC, ("import numpy as np\n", "import numpy as np\n\nX = 1\n")),
         {},
     ),
-    Change("an extractor more", said(("clip: null", MORE)), {"features": 9}),
+    Change("an extractor more", said(("clip: null", MORE)), {"features": 3}),
+    Change("the same extractor under another name", said(("clip: null", AGAIN)), {}),
     Change("another prompt", said(("[a painting]", "[a picture]")), {"generated": 6, "features": 6}),
     Change("a guidance scale more", said(("[1, 3]", "[1, 3, 5]")), {"generated": 3, "features": 3}),
     Change("another probe", said(("weights: {", "weights: {probe: {samples: 8}, ")), {"weights": 1, "products": 1}),
     Change(
         "a variant of another rank",
         first("variants: {other: {training: {rank: 4}}}"),
-        EVERYTHING | {"weights": 2},
-        True,
+        EVERYTHING | {"weights": 1},
+        False,
         OTHER,
     ),
     Change(
@@ -156,7 +158,7 @@ CHANGES = [
     Change("another study of the same artists", said(("study: small", "study: second")), {}, False, SECOND),
     Change("a LoRA altered, with an older date", other_bytes(LORA), {}, False),
     Change("a table altered, with an older date", other_bytes("results/small/pictures/odile.parquet"), {}, False),
-    Change("a LoRA altered, and what is kept of it", twice_altered, {"LoRAs": 1}),
+    Change("a LoRA altered, and what is kept of it", twice_altered, {"LoRAs": 1}, False),
 ]
 
 

@@ -87,6 +87,7 @@ SOURCE = picture_sources.source(PICTURES)
 LISTED, FETCHED = SOURCE.list_pictures is not None, SOURCE.fetch is not None
 # What must be there before an artist's pictures are collected.
 PICTURES_NEED = [config["pictures"]["manifest"], config["folder"]] if config["pictures"]["archive"] else []
+# Whether an artist's rows of the plan depend on nothing but the artist's own pictures.
 PLANNED_APART = config["plan"]["content"] == studies.FREE and not config["plan"]["mixtures"]
 NUMBERS = studies.lora_numbers(config["plan"])
 # Artists whose LoRAs one job trains together, and has generate together; a pack is called by the first of them.

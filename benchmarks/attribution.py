@@ -1,17 +1,14 @@
 """Which LoRAs pictures speak for, by one gradient: how it is asked, against other ways to know, what it costs.
 
-    python benchmarks/attribution.py ways results/demo        samples, captions, the K-FAC metric, generated pictures
-    python benchmarks/attribution.py classifier results/demo  against the losses under every LoRA
     python benchmarks/attribution.py one_step results/demo    LoRAs of one step against ordinary training
     python benchmarks/attribution.py thousand                 a set of pictures against 1,000 LoRAs of the mini base
     python benchmarks/attribution.py memory                   a UNet of SD1.5's size on this CPU, random weights
 
-Studies must have run. Scores are those of attribution/scores.py with LoRAs centred by their mean (gradients are not,
-but where it is said); processor seconds of one thread.
+Studies must have run; other ways to ask are a stage of theirs (attribution.ways). LoRAs are centred by their mean, as
+in attribution/scores.py, gradients are not; processor seconds of one thread.
 """
 
 import argparse
-import io
 import os
 import resource
 import sys
@@ -37,7 +34,7 @@ from lora_atlas.attribution.asking import Asker, asker
 from lora_atlas.attribution.pictures import pixels_of
 from lora_atlas.attribution.scores import scored
 from lora_atlas.diffusion import stacked
-from lora_atlas.diffusion.attribution import Question, contracted, gradients, products, samples
+from lora_atlas.diffusion.attribution import Question, gradients, products, samples
 from lora_atlas.diffusion.classifier import LoRA, losses_under
 from lora_atlas.diffusion.generate import denoise, initial_noise, noise_seed
 from lora_atlas.diffusion.one_step import direction, mean_gradient, step
@@ -69,8 +66,6 @@ class Study:
         folder = root / "pictures" if (root / "pictures").is_dir() else root.parents[1] / "pictures"
         self.table = pa.concat_tables([tables.read(p, "pictures") for p in sorted(folder.glob("*.parquet"))])
         pictures = self.table.to_pylist()
-        wanted = {picture for row in self.queries for picture in row["pictures"]}
-        self.bytes = {r["picture"]: r["image"]["bytes"] for r in pictures if r["picture"] in wanted}
         self.all = {r["picture"]: r["image"]["bytes"] for r in pictures if r["status"] == "kept"}
         self.base = ask()
         self.names = stacked.targeted(self.base.denoiser.module, TRAINING.targets, self.base.denoiser.targets)
@@ -91,25 +86,6 @@ class Study:
         base = base or self.base
         return base.latents([pixels_of(self.all[p], base.resolution) for p in pictures])
 
-    def values(self, base: Asker, latents: torch.Tensor) -> np.ndarray:
-        found = products(
-            base.question,
-            latents,
-            self.names,
-            lambda n: iter([(range(len(self.gallery)), self.stacks[n])]),
-            len(self.gallery),
-        )
-        return found.values.sum(0)
-
-    def score(self, values: np.ndarray, order: list[str], reference: np.ndarray | None = None) -> str:
-        """mAP of the queries' sets and of their single pictures, by values (pictures, LoRAs)."""
-        place = {p: i for i, p in enumerate(order)}
-        sets = np.stack([values[[place[p] for p in r["pictures"]]].mean(0) for r in self.queries])
-        single = [np.array([place[p] for p in r["pictures"]]) for r in self.queries]
-        each = [self.mean(scored(values[i], reference, self.gram), np.tile(rel, (len(i), 1)))
-                for i, rel in zip(single, self.relevant, strict=True)]  # fmt: skip
-        return f"{self.mean(scored(sets, reference, self.gram), self.relevant):.3f} | {np.mean(each):.3f}"
-
     @staticmethod
     def mean(scores: np.ndarray, relevant: np.ndarray) -> float:
         order = np.argsort(-scores, 1, kind="stable")
@@ -119,134 +95,6 @@ class Study:
 def gram(updates: list[Update]) -> np.ndarray:
     dense = np.stack([(u.B @ u.A).ravel() for u in updates])
     return (dense @ dense.T).astype(float)
-
-
-def ways(study: Study) -> Iterator[str]:
-    yield "| asked | sets | single pictures | processor, s |\n| --- | ---: | ---: | ---: |"
-    order = sorted(study.bytes)
-    for count in (8, 16, 64):
-        base, start = ask(count), time.process_time()
-        found = study.values(base, study.latents(order, base))
-        yield f"| {count} samples | {study.score(found, order)} | {time.process_time() - start:.0f} |"
-    for caption in ("", "a photograph"):
-        base = ask(caption=caption)
-        yield f"| caption {caption!r} | {study.score(study.values(base, study.latents(order, base)), order)} | |"
-    yield from metric(study, order)
-    yield from painted(study)
-
-
-def metric(study: Study, order: list[str]) -> Iterator[str]:
-    """The gradient in the base's K-FAC metric: G^-p g Σ^-p, damped by a tenth of the mean eigenvalue."""
-    path = study.root / "weights/modules/base.safetensors"
-    if not path.is_file():
-        return
-    held, _ = gradients(study.base.question, study.latents(order), study.names)
-    with safe_open(path, "pt") as file:
-        for power in (0.25, 0.5, 1.0):
-            values, K = np.zeros((len(order), len(study.gallery))), 0.0
-            for name in study.names:
-                sigma, G = (whitened(file.get_tensor(f"{kind}/unet.{name}"), power) for kind in ("sigma", "G"))
-                values -= contracted(G @ held[name] @ sigma, study.stacks[name])
-                updates = study.stacks[name].updates(name)
-                half = [Update(name, u.A @ root(sigma), root(G) @ u.B) for u in updates]
-                K = K + gram(half)
-            natural = replace_gram(study, K)
-            yield f"| K-FAC, power −{power} | {natural.score(values, order)} | |"
-
-
-def replace_gram(study: Study, K: np.ndarray) -> Study:
-    other = object.__new__(Study)
-    other.__dict__ = study.__dict__ | {"gram": K}
-    return other
-
-
-def whitened(X: torch.Tensor, power: float) -> torch.Tensor:
-    values, U = torch.linalg.eigh(X.double())
-    values = values.clamp(min=0)
-    return ((U * (values + 0.1 * values.mean()) ** -power) @ U.T).float()
-
-
-def root(X: torch.Tensor) -> np.ndarray:
-    values, U = torch.linalg.eigh(X.double())
-    return ((U * values.clamp(min=0).sqrt()) @ U.T).float().numpy()
-
-
-def painted(study: Study) -> Iterator[str]:
-    """Pictures that gallery LoRAs generate: which LoRA painted this (R@1), and whose is it (mAP)? As they are, by
-    another sampler, and after JPEG and rescaling."""
-    loras = study.gallery[:: max(1, len(study.gallery) // 24)]
-    pipeline, denoiser = study.base.pipeline, study.base.denoiser
-    prompts = CONFIG["generation"]["prompts"]
-    text = denoiser.encode_text(pipeline, prompts, (64, 64)).join(denoiser.unconditional(pipeline, (64, 64)))
-    for steps, guidance in ((8, 1.0), (4, 3.0)):
-        setting = Setting(steps, guidance, tuple(prompts), (0,))
-        latents = []
-        for row in loras:
-            layers = stacked.stack(denoiser.module, study.names, 1, TRAINING.rank, 1.0)
-            stacked.put(layers, 0, study.factors(row["lora"]))
-            tasks = [(prompt, 7) for prompt in prompts]
-            noise = torch.stack([initial_noise(denoiser.latent_shape(64), 0, *task) for task in tasks])
-            seeds = [noise_seed(0, *task) for task in tasks]
-            latents.append(
-                denoise(
-                    pipeline, 1, noise, seeds, text=text, index=range(len(prompts)), empty=len(prompts), setting=setting
-                )
-            )
-            stacked.unstack(denoiser.module, layers)
-        from lora_atlas.diffusion.base import decode_latents
-
-        pixels = decode_latents(pipeline, torch.cat(latents)).numpy()
-        kinds = {"as they are": pixels}
-        if guidance == 1.0:
-            kinds |= {"JPEG 75": np.stack([jpeg(x, 75, 1.0) for x in pixels]),
-                      "JPEG 50, rescaled by .75 and back": np.stack([jpeg(x, 50, 0.75) for x in pixels])}  # fmt: skip
-        for what, each in kinds.items():
-            values = study.values(study.base, study.base.latents(list(each))).reshape(len(loras), len(prompts), -1)
-            own = np.array([study.gallery.index(row) for row in loras])
-            labels = np.array([r["artist"] for r in study.gallery])
-            cells = []
-            for found, index in (
-                (values.mean(1), own),
-                (values.reshape(-1, values.shape[-1]), own.repeat(len(prompts))),
-            ):
-                s = scored(found, None, study.gram)
-                relevant = labels[index][:, None] == labels[None]
-                cells.append(f"{study.mean(s, relevant):.3f} (the very LoRA {np.mean(s.argmax(1) == index):.2f})")
-            yield f"| generated, {steps} steps, guidance {guidance:g}, {what} | {cells[0]} | {cells[1]} | |"
-
-
-def jpeg(x: np.ndarray, quality: int, scale: float) -> np.ndarray:
-    image, buffer = Image.fromarray(x), io.BytesIO()
-    side = image.size
-    image = image.resize((int(side[0] * scale), int(side[1] * scale)), Image.Resampling.LANCZOS)
-    image.save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer).resize(side, Image.Resampling.LANCZOS))
-
-
-def classifier(study: Study) -> Iterator[str]:
-    """The exact way: a picture's loss under every gallery LoRA, with common noise; of the queries of four pictures."""
-    yield "| way | samples | sets | single pictures | processor, s |\n| --- | ---: | ---: | ---: | ---: |"
-    few = replace_queries(study, [r for r in study.queries if len(r["pictures"]) <= 4])
-    order = sorted({p for r in few.queries for p in r["pictures"]})
-    latents = study.latents(order)
-    for count in (8, 16):
-        base, start = ask(count), time.process_time()
-        values = few.values(base, latents)
-        yield f"| one gradient | {count} | {few.score(values, order)} | {time.process_time() - start:.0f} |"
-        start = time.process_time()
-        found = losses_under(base.question, latents, [study.factors(r["lora"]) for r in study.gallery], at_once=16)
-        unnormed = replace_gram(few, np.eye(len(study.gallery)))
-        took = time.process_time() - start
-        yield f"| loss under each LoRA | {count} | {unnormed.score(-found, order)} | {took:.0f} |"
-        off = found - found.mean(0)  # what a LoRA does to every picture is no style
-        yield f"| the same, less its mean | {count} | {unnormed.score(-off, order)} | |"
-
-
-def replace_queries(study: Study, queries: list) -> Study:
-    other = object.__new__(Study)
-    keep = [study.queries.index(row) for row in queries]
-    other.__dict__ = study.__dict__ | {"queries": queries, "relevant": study.relevant[keep]}
-    return other
 
 
 def one_step(study: Study) -> Iterator[str]:
@@ -449,14 +297,14 @@ def memory() -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["ways", "classifier", "one_step", "thousand", "memory"])
+    parser.add_argument("what", choices=["one_step", "thousand", "memory"])
     parser.add_argument("study", type=Path, nargs="?", help="results of a study that has run")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what in ("thousand", "memory"):
         lines = {"thousand": thousand, "memory": memory}[args.what]()
     else:
-        lines = {"ways": ways, "classifier": classifier, "one_step": one_step}[args.what](Study(args.study))
+        lines = one_step(Study(args.study))
     for line in lines:
         print(line, flush=True)
 

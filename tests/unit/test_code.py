@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_atlas.code import PACKAGE, closure, digest, done
+from lora_atlas.code import PACKAGE, closure, data, digest, done
 from lora_atlas.weights.gram import KERNELS
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +141,11 @@ def test_the_digest_names_the_files_and_the_adapter(tmp_path):
     assert len({one, two, digest("tables"), digest("seeds")}) == 4 and digest("tables") == digest("tables")
 
 
+def test_tables_beside_code_are_in_its_digest():
+    assert [path.name for path in data("loras.families")] == ["modules.json"]
+    assert set(data("loras.families")) <= set(data("weights.gram")) and data("metrics.retrieval") == []
+
+
 # --- what Python does
 
 
@@ -177,7 +182,8 @@ def test_every_stage_of_a_study_names_its_code():
     """The mini models are committed: a change of the library must not train them again."""
     assert len(STAGES) >= 12
     without = {rule for rule in RULES if rule not in STAGES}
-    assert without == {rule for rule in RULES if rule.startswith("pretrain_")} | {"paint_corpus", "mini_card"}
+    pretraining = {"paint_corpus", "mini_card", "draw_icons", "icon_card"}
+    assert without == {rule for rule in RULES if rule.startswith("pretrain_")} | pretraining
 
 
 @pytest.mark.parametrize("rule", STAGES)

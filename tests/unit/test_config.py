@@ -1,6 +1,7 @@
 """The configuration: what is committed passes, and everything wrong is named at once, by key."""
 
 import copy
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_atlas.config import check, filled, outdated, resolve
+from lora_atlas.config import check, cut, filled, outdated, placed, quoted, resolve
 from lora_atlas.findings.about import sentences
 from lora_atlas.schema import read as read_schema
 from lora_atlas.study import StudyError
@@ -216,6 +217,63 @@ def test_a_name_that_yaml_took_for_a_number_is_said_with_how_to_write_it(key, va
     """snakemake/snakemake#2431, #3650: --config folder=2024_11 arrives as 202411."""
     (problem,) = problems({key: value})
     assert problem.startswith(f"{key}: {value!r} is no text, since --config reads values as YAML") and "./" in problem
+
+
+@pytest.mark.parametrize("value", [["SDXL"], {"a": ""}, {"a": "b"}])
+def test_a_name_that_yaml_took_for_a_list_or_a_mapping_is_said_with_how_to_write_it(value):
+    (problem,) = problems({"folder": value})
+    assert """--config 'folder= "[a] {b}: c" '""" in problem
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my #1",
+        "[SDXL] #1",
+        "{a}",
+        "a: b",
+        "2024_11",
+        "1e3",
+        "yes",
+        "null",
+        "~",
+        "it's #2",
+        'a "b" #3',
+        "\\ #4",
+        "艺术家 🎨",
+    ],
+)
+@pytest.mark.parametrize("key", ["folder", "query", "base.model"])
+def test_the_spelling_that_is_told_is_read_as_the_name(key, name):
+    """Snakemake's own reader of --config is the oracle, after a shell's."""
+    from snakemake.cli import parse_config
+
+    (entry,) = shlex.split(f"'{quoted(key, name)}'")
+    found = parse_config([entry])
+    for part in key.split("."):
+        found = found[part]
+    assert found == name
+
+
+def test_a_path_that_was_cut_at_a_comment_is_told_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "SDXL #1").mkdir()
+    assert """there is 'SDXL #1'""" in cut("folder", "SDXL") and """'folder= "SDXL #1" '""" in cut("folder", "SDXL")
+    assert cut("query", str(tmp_path / "SDXL")).count(str(tmp_path)) == 2
+    assert cut("folder", "SD") == cut("folder", "absent/x") == cut("folder", None) == cut("folder", "SDXL #1") == ""
+    (problem,) = problems({"query": "SDXL"})
+    assert problem.startswith("query: there is no file or folder 'SDXL' (there is 'SDXL #1'")
+
+
+def test_a_home_is_found_where_a_shell_leaves_it(tmp_path, monkeypatch):
+    """A shell turns ~ into a home where a word begins with it, and folder=~/loras does not."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = overlaid({"folder": "~/loras", "query": "~/q"})
+    found = placed(config, ROOT)
+    assert (found["folder"], found["query"]) == (f"{tmp_path}/loras", f"{tmp_path}/q")
+    (tmp_path / "~" / "loras").mkdir(parents=True)
+    assert placed(config, ROOT)["folder"] == "~/loras"  # what is called so is meant
 
 
 def test_a_key_near_to_none_lists_those_that_there_are():

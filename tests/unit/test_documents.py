@@ -10,7 +10,11 @@ from lora_atlas import documents, tables
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize(("name", "page"), [("tables", documents.tables_page), ("config", documents.config_page)])
+@pytest.mark.parametrize(
+    ("name", "page"), [
+        ("tables", documents.tables_page), ("config", documents.config_page), ("formats", documents.formats_page)
+    ],
+)  # fmt: skip
 def test_the_committed_page_is_what_the_schemas_say(name, page):
     assert (DOCS / f"{name}.md").read_text(encoding="utf-8") == page(), "run `make docs` and commit what it changes"
 

@@ -53,6 +53,15 @@ def test_an_artbench_study_is_what_the_paper_shows(study):
     assert libraries == {"open_clip", "timm", "csd", "gradient", "control"}
 
 
+def test_other_ways_to_ask_are_counted_pass_by_pass():
+    """By hand: 168 pictures of queries, 128 + 16 · 3 samples each; 48 pictures of 12 queries of four, 8 samples, once
+    and under 48 LoRAs without a way back; 24 LoRAs' 4 pictures, 16 samples, at four settings and twice saved again."""
+    plain, asked = (estimate(overlaid("findings", **more), RATES) for more in ({"attribution": {"ways": None}}, {}))
+    samples = 168 * (128 + 16 * 3) + 48 * 8 * (1 + 16) + 24 * 4 * 16 * 6
+    seconds = RATES["seconds"][RATES["bases"][CONFIG["base"]["model"]]["rates"]]["train"]
+    assert asked.hours["attribution"] - plain.hours["attribution"] == pytest.approx(samples * seconds / 3600)
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_byte_is_named_with_its_revision(study):
     found = estimate(overlaid(study), RATES)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lora_files import lora, sd1
 
 import lora_atlas
 
@@ -31,10 +32,8 @@ print(lora_atlas.__file__, version("lora-atlas"), len(names))
 def wheel(tmp_path_factory):
     """Built from a copy, without a network: setuptools is in the lock."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    shutil.copytree(ROOT / "workflow/lora_atlas", source / "workflow/lora_atlas", ignore=ignored)
+    ignored = shutil.ignore_patterns(".*", "results", "__pycache__", "*.egg-info", "tests", "docs", "benchmarks")
+    shutil.copytree(ROOT, source, ignore=ignored, dirs_exist_ok=True)
     done = subprocess.run([sys.executable, "-c", BUILD, str(out)], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return next(out.glob("*.whl"))
@@ -57,6 +56,36 @@ def test_every_module_imports_from_it_alone(wheel, tmp_path):
     where, version, modules = done.stdout.split()
     assert where == str(tmp_path / "lora_atlas/__init__.py")
     assert version == lora_atlas.__version__ and int(modules) > 80
+
+
+def test_the_workflow_is_in_it(wheel):
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    needed = [ROOT / "Snakefile", ROOT / "config.yaml", *(ROOT / "profiles").rglob("*")]
+    for folder in ("resources", "rules", "schemas", "scripts", "studies"):
+        needed += (ROOT / "workflow" / folder).rglob("*")
+    for path in needed:
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert f"lora_atlas_workflow/{path.relative_to(ROOT).as_posix()}" in inside
+    assert not [name for name in inside if name.startswith("lora_atlas_workflow/") and "lora_atlas/" in name[20:]]
+
+
+@pytest.mark.slow
+def test_a_folder_of_loras_is_mapped_by_what_is_installed_alone(wheel, tmp_path):
+    """In an empty folder, with the library and the workflow of the wheel: from the console command to the map."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (tmp_path / "here").mkdir()
+    for i in range(5):
+        lora(tmp_path / "my loras" / f"{i}.safetensors", sd1(("attn1",)), seed=i)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lora_atlas.console", "map", "../my loras", "--", "--quiet"],
+        cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert str(tmp_path / "site/lora_atlas_workflow/Snakefile") in done.stderr
+    (page,) = (tmp_path / "here/results/my_loras/spaces").glob("*/atlas.html")
+    assert page.stat().st_size > 1000
+    assert not list((tmp_path / "site").rglob("results"))
 
 
 def test_the_citation_is_of_this_version():

@@ -19,7 +19,8 @@ plan: {gallery: [4, 3], query: [3]}
 training: {steps: 3, rank: 2, alpha: 2, batch: 2, warmup: 1}
 generation: {num_inference_steps: [2], guidance_scale: [1], prompts: [a painting], seeds: [0, 1], batch: 6, worth: null}
 embedding: {dimensions: 4, folds: 3}
-attribution: {samples: 2, reference: 8, batch: 8}
+attribution:
+  {samples: 2, reference: 8, batch: 8, ways: {samples: [1], powers: [1], classifier: 1, generated: 2}}
 weights: {probe: {samples: 4, num_inference_steps: 2, batch: 2, seed: 0, prompts: [a painting]}}
 evaluation: {bootstrap: 50, restarts: 2, permutations: 10, draws: 2, subsets: 3}
 variants:

@@ -89,7 +89,7 @@ def test_every_file_is_a_row_imported_or_refused_with_the_reason(mapped):
     assert set(refused) == {"zero", "cut", "evil"}
     assert "every update is zero" in refused["zero"]
     assert "cut short" in refused["cut"] or "damaged" in refused["cut"]
-    assert "pickle" in refused["evil"] and "safetensors.torch.save_file" in refused["evil"]
+    assert refused["evil"].startswith("a pickle that is damaged, or not one that torch writes")
     assert rows["ada/one"]["artist"] == "ada" and rows["copy"]["artist"] is None
     assert rows["ada/one"]["ranks"] == [2] and rows["ada/one"]["zero_share"] == 0
     assert rows["bob/two"]["family"] == "SD1.x" and rows["bob/two"]["header_family"] == "SDXL"
@@ -103,15 +103,30 @@ def test_copies_are_named_whatever_their_format(mapped):
     assert rows["ada/one-later"]["copy_of"] is None
 
 
-def test_families_have_spaces_of_their_own_and_each_a_map(mapped):
-    rows = inventory(mapped[0])
+def test_families_have_spaces_of_their_own_and_each_of_four_a_map(mapped):
+    results, rows = mapped[0], inventory(mapped[0])
     spaces = {row["space"] for row in rows.values() if row["space"]}
-    assert len(spaces) == 2 and rows["of another base"]["space"] != rows["ada/one"]["space"]
+    small = rows["of another base"]["space"]
+    assert len(spaces) == 2 and small != rows["ada/one"]["space"]
     for space in spaces:
-        for name in ("map.png", "map.svg", "atlas.html", "neighbours.parquet", "weights/delta.safetensors"):
-            assert (mapped[0] / "spaces" / space / name).stat().st_size > 0
-        page = (mapped[0] / "spaces" / space / "atlas.html").read_text()
-        assert "<script>alert" not in page
+        for name in ("neighbours.parquet", "embedding.parquet", "weights/delta.safetensors"):
+            assert (results / "spaces" / space / name).stat().st_size > 0
+        for name in ("map.png", "map.svg", "atlas.html"):
+            assert (results / "spaces" / space / name).is_file() == (space != small)
+    page = (results / "spaces/sd1/atlas.html").read_text()
+    assert "<script>alert" not in page
+    whole = tables.read(results / "tables/neighbours.parquet", "neighbours").to_pylist()
+    assert {row["space"] for row in whole} == {"sd1"}  # the other LoRA has none
+    index = (results / "spaces/index.html").read_text()
+    assert "sd1/atlas.html" in index and f"{small}/atlas.html" not in index and "of another base" in index
+
+
+def test_what_is_gone_of_one_space_is_made_again_by_its_stage_alone(copied, folder, mapped):
+    (mapped[0] / "spaces/sd1/map.svg").unlink()
+    text = copied.run(*asked(folder))
+    assert (mapped[0] / "spaces/sd1/map.svg").is_file()
+    assert "rule space_maps" in text and "rule space_weights" not in text and "rule inventory" not in text
+    assert "Nothing to be done" in copied.run(*asked(folder))
 
 
 def test_checkpoints_of_one_run_are_nearer_than_any_other_file(mapped):

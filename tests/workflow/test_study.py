@@ -40,7 +40,7 @@ def test_it_ends_in_tables_and_charts(tiny):
     for path in (results / "tables").glob("*.parquet"):
         name = path.stem.removeprefix("clustering_")  # differences of clusters are a table of differences
         assert len(tables.read(path, name)) > 0, path
-    assert len(list((results / "tables").glob("*.parquet"))) == 17
+    assert len(list((results / "tables").glob("*.parquet"))) == 21
     for chart in ("weight_map", "comparison", "structure", "ablation", "drift", "worth"):
         assert (results / f"charts/{chart}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<svg" in (results / f"charts/{chart}.svg").read_bytes()[:200]

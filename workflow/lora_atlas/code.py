@@ -15,6 +15,9 @@ from typing import Any
 from .keys import DIGESTS, key
 
 PACKAGE = Path(__file__).parent
+INSTALLED = PACKAGE.parent / "lora_atlas_workflow"  # the workflow, where pip has put it beside the library
+# The folder of the Snakefile, its schemas, studies and models.
+PROJECT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parents[1]
 
 
 def closure(*modules: str) -> list[Path]:
@@ -33,10 +36,17 @@ def closure(*modules: str) -> list[Path]:
 
 
 def digest(*modules: str, also: Sequence[Path] = ()) -> str:
-    """SHA-256 of what the closure's files, and others, do: what was computed by other code is not this code's."""
+    """SHA-256 of what the closure's files, tables beside them, and others do: what other code computed is not its."""
     files = {file.relative_to(PACKAGE).as_posix(): file for file in closure(*modules)}
+    tables = {file.relative_to(PACKAGE).as_posix(): file for file in data(*modules)}
     files |= {file.name: file for file in also}
-    return key({name: DIGESTS.of(file, "code", done) for name, file in files.items()})
+    does = {name: DIGESTS.of(file, "code", done) for name, file in files.items()}
+    return key(does | {name: DIGESTS.file(file) for name, file in tables.items()})
+
+
+def data(*modules: str) -> list[Path]:
+    """Tables (JSON) in the folders of the closure's files: code reads them from there."""
+    return sorted({table for file in closure(*modules) for table in file.parent.glob("*.json")})
 
 
 def done(source: bytes) -> str:

@@ -6,6 +6,7 @@ with the number that is needed, a folder with what to put there.
 
 import contextlib
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from .descriptors import BY_CONTROL, BY_GRADIENT, CONSENSUS, PLAIN, WEIGHTS, baseless, descriptors, of_gradient
 from .features.extract import CONTROLS, bare_weights, known_names
 from .hub.models import COMMIT
+from .labels import printable
 from .loras.folder import find
 from .pictures import sources
 from .sections import Pictures
@@ -68,11 +70,40 @@ def resolve(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, A
     return found
 
 
+def quoted(key: str, name: str) -> str:
+    """A key and the name of a file or a folder as they stand between a shell's single quotes after --config, so that no
+    name is read as anything but text. Snakemake takes off quotes at the ends of a value, but not within spaces."""
+    section, _, inner = key.rpartition(".")
+    text = json.dumps(name, ensure_ascii=False).replace("'", "'\\''")
+    return f"{section}={{{inner}: {text}}}" if section else f"{inner}= {text} "
+
+
+def cut(key: str, path: str | None) -> str:
+    """A word on a path that is absent, and was cut where a comment begins in YAML, as which --config reads values."""
+    if path is None or Path(path).exists():
+        return ""
+    try:
+        longer = sorted(
+            each.name for each in Path(path).parent.iterdir() if each.name.startswith(f"{Path(path).name} #")
+        )
+    except OSError:
+        longer = []
+    if not longer:
+        return ""
+    name = printable(str(Path(path).with_name(longer[0])))
+    written = f"--config '{quoted(key, name)}'"
+    return f" (there is {name!r}: ' #' begins a comment in --config; with both spaces, {written} is read)"
+
+
 def placed(config: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """The configuration with the files that only the project has under their full names."""
+    """The configuration with the files that only the project has under their full names, and a person's home in place
+    of ~, which a shell leaves after folder=."""
 
     def place(path: Any) -> Any:
         return str(root / path) if path and not Path(path).exists() and (root / path).exists() else path
+
+    def home(path: Any) -> Any:
+        return str(Path(path).expanduser()) if path and path.startswith("~/") and not Path(path).exists() else path
 
     extractors = {
         name: each | {key: place(each[key]) for key in ("model", "pretrained")}
@@ -80,9 +111,12 @@ def placed(config: Mapping[str, Any], root: Path) -> dict[str, Any]:
     }
     return {
         **config,
+        "folder": home(config["folder"]),
+        "query": home(config["query"]),
         "lock": place(config["lock"]),
-        "base": config["base"] | {"model": place(config["base"]["model"])},
-        "pictures": config["pictures"] | {"manifest": place(config["pictures"]["manifest"])},
+        "base": config["base"] | {"model": place(home(config["base"]["model"]))},
+        "pictures": config["pictures"] | {"manifest": place(home(config["pictures"]["manifest"]))},
+        "weights": config["weights"] | {"base": home(config["weights"]["base"])},
         "extractors": extractors,
     }
 
@@ -168,12 +202,16 @@ def _schema_problems(config: Mapping[str, Any], schema: Mapping[str, Any]) -> It
             value = error.instance
             hint = _near(value, error.validator_value) if isinstance(value, str) else f"one of {error.validator_value}"
             yield f"{place}: {value!r} is unknown; {hint}"
-        elif error.validator == "type" and place in PATHS and not isinstance(error.instance, Mapping | list):
+        elif error.validator == "type" and place in PATHS:
             # What a command line says is read as YAML: 2024_11 is a number there, and its underscore is lost.
-            yield (
+            # [SDXL], {a} and "a: b" are lists and mappings.
+            said = (
                 f"{place}: {error.instance!r} is no text, since --config reads values as YAML; a folder or a file of "
-                "such a name is written with ./ before it, as ./2024_11"
             )
+            if isinstance(error.instance, Mapping | list):
+                yield f"{said}such a name is written, with both spaces, --config '{quoted(place, '[a] {b}: c')}'"
+            else:
+                yield f"{said}such a name is written with ./ before it, as ./2024_11"
         else:
             yield f"{place}: {error.message}"
 
@@ -256,8 +294,8 @@ def _weight_problems(config: Mapping[str, Any]) -> Iterator[str]:
     asked, base = config["query"], config["weights"]["base"]
     if asked is not None and not Path(asked).exists():
         yield (
-            f"query: there is no file or folder {asked!r}; name a file or a folder, of LoRAs (`snakemake query`) or of "
-            "pictures (`snakemake attribute`)"
+            f"query: there is no file or folder {asked!r}{cut('query', asked)}; name a file or a folder, of LoRAs "
+            "(`snakemake query`) or of pictures (`snakemake attribute`)"
         )
     if base is not None and not (Path(base) / "unet").is_dir() and not (Path(base) / "transformer").is_dir():
         yield f"weights.base: {base!r} is no diffusers folder (it has neither unet/ nor transformer/)"
@@ -288,7 +326,7 @@ def _folder_problems(folder: str | None) -> Iterator[str]:
     try:
         find(folder)
     except ValueError as error:
-        yield f"folder: {error}"
+        yield f"folder: {error}{cut('folder', folder)}"
 
 
 def _picture_problems(config: Mapping[str, Any]) -> Iterator[str]:
@@ -298,7 +336,7 @@ def _picture_problems(config: Mapping[str, Any]) -> Iterator[str]:
     try:
         counts = sources.count(Pictures(**pictures), config["folder"])
     except ValueError as error:
-        yield str(error)
+        yield f"{error}{cut('folder', config['folder'])}"
         return
     yield from too_few(counts, config["plan"])
     if len(counts) < 2:

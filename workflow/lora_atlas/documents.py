@@ -1,4 +1,5 @@
-"""docs/tables.md and docs/config.md, from the schemas: `python -m lora_atlas.documents FOLDER` writes both.
+"""docs/tables.md, config.md and formats.md, from schemas and registries: `python -m lora_atlas.documents FOLDER` writes
+all.
 
 Tables are what `tables` declares, with a few words for every column; keys are those of config.yaml, with the comment
 that stands beside each and what the schema allows.
@@ -15,8 +16,8 @@ import yaml
 
 from . import schema as schemas
 from . import tables
-
-PROJECT = Path(__file__).parents[2]
+from .code import PROJECT
+from .loras.kinds import catalog
 
 # Column → what it holds; "table.column" where it holds something else in one table.
 COLUMNS = {
@@ -51,6 +52,8 @@ COLUMNS = {
     "worth.pictures": "how many pictures",
     "attribution.pictures": "how many pictures of each query; null: all that it was trained on",
     "attribution_queries.pictures": "how many pictures of the query; null: all that it was trained on",
+    "attribution_ways.pictures": "1, or null: all of the query, or all that the LoRA generated",
+    "attribution_way_queries.pictures": "1, or null: all of the query, or all that the LoRA generated",
     "attributions.pictures": "how many pictures were asked about together",
     "worth_queries.pictures": "how many pictures",
     "overlap": "largest share of its pictures that another LoRA of its side has too",
@@ -69,6 +72,19 @@ COLUMNS = {
     "attribution_queries.scenario": "whole · whole, unseen artist · absent artist: without its artist's LoRAs",
     "attribution.modules": "plain, or how they are weighted",
     "attribution_queries.modules": "plain, or how they are weighted",
+    "claim": "what is claimed",
+    "sentence": "the same in the words of FINDINGS.md",
+    "verdict": "held · did not hold · undecided",
+    "numbers": "what the verdict rests on, in words",
+    "claims.p": "two-sided, corrected for all claims of the page together",
+    "seeds": "how many seeds it is of",
+    "artists": "how many artists the gallery has",
+    "law": "the same by the law that is fitted (metrics/crowd.py); of more artists than the study has, its forecast",
+    "separation": "the law's d: how far the right artist stands out, in standard deviations of the others",
+    "spread": "the law's s: the standard deviation of that over queries",
+    "way": "samples · caption · the base's metric · loss under each LoRA, as it is or less its mean, and one gradient "
+    "of the same samples and pictures · generated pictures",
+    "setting": "how many, which, or of what",
     "centring": "what is less its mean: none, LoRAs, LoRAs and gradients",
     "prominence": "how far the LoRA stands out of all, in median absolute distances from the median",
     "calibration": "none, rescale, lzw, crossfit or split",
@@ -85,6 +101,7 @@ COLUMNS = {
     "low": "lower end of the interval over artists",
     "high": "upper end of the interval over artists",
     "chance": "expectation of the value if labels meant nothing",
+    "query.chance": "cosine up to which the nearest is no nearer than that of an unrelated LoRA; null: too few to tell",
     "queries": "how many queries were asked",
     "left": "a descriptor",
     "right": "another descriptor",
@@ -134,18 +151,18 @@ COLUMNS = {
     "norm": "Frobenius norm of ΔW",
     "zero_share": "share of modules whose update is zero",
     "tokens": "learnt tokens, which are left out",
-    "copy_of": "the LoRA that this is a copy of",
-    "relation": "same bytes, same update, or a multiple of it",
+    "copy_of": "the nearest LoRA before it that this is a copy of, or nearly (relation)",
+    "relation": "same bytes; same update (rounding explains the difference) or nearly the same, or a multiple",
     "rank": "1: the nearest",
     "neighbour": "a LoRA",
     "cosine": "of the two updates",
     "query": "the file that was asked about",
     "attributions.query": "the picture, or the folder of pictures, that was asked about",
     "attributions.sha256": "of the picture's file",
-    "artist_vote": "the artist of most of the nearest five",
-    "artist_share": "of their votes",
-    "genre_vote": "the genre of most of the nearest five",
-    "genre_share": "of their votes",
+    "artist_vote": "the artist whom most of the evidence of the first five is for; null: none is beyond chance",
+    "artist_share": "of that evidence, which is by how much each of them is beyond chance",
+    "genre_vote": "the same of genres",
+    "genre_share": "the same of genres",
     "kernel": "delta, down, up or factors",
     "weighting": "gradient, consensus, plain or learnt",
     "module": "name of the layer",
@@ -277,10 +294,49 @@ def _comments(text: str) -> dict[str, str]:
     return found
 
 
+_READING = {
+    catalog.EXACTLY: """## Read exactly
+
+ΔW follows from the file.""",
+    catalog.WITH_BASE: """## Read with the base named
+
+ΔW follows from the file and from the base's weights, or from their shapes: name a diffusers folder of the base in
+`weights.base`. Without it such a file is refused with that reason.""",
+    catalog.NOT: """## No update by itself
+
+ΔW does not follow from what is saved. Such a file is refused with the reason.""",
+}
+_FORMATS = """# Kinds of adapters
+
+What PEFT 0.21 and LyCORIS 4.1 save, and a few other trainers, is read as follows; W is the weight of the base, ΔW the
+update, s = α/r where nothing else is said. Each row is held by tests in which the library makes and saves the
+adapter and its own forward pass is the truth. This page is made from `workflow/lora_atlas/loras/kinds/catalog.py` by
+`make docs`.
+
+Beside its updates a file may hold learnt tokens and whole layers (classifier heads, norms, `modules_to_save`): they are
+left out, and a remark says so. α stands in a tensor of its module, in adapter_config.json, or in the header; where
+tensors and configuration say two scales, the tensors' is used, and a remark says so."""
+
+
+def formats_page() -> str:
+    """docs/formats.md: every kind of adapter, and what becomes of it."""
+    lines = [_FORMATS]
+    for reading, about in _READING.items():
+        last = "why" if reading == catalog.NOT else "ΔW"
+        lines += ["", about, "", f"| kind | saved by | {last} |", "| --- | --- | --- |"]
+        lines += [
+            f"| {each.name} | {each.library} | {each.words.replace('|', '·')} |"
+            for each in catalog.ADAPTERS
+            if each.reading == reading
+        ]
+    return "\n".join(lines) + "\n"
+
+
 def write(folder: str | Path) -> None:
-    """Write both pages into a folder."""
+    """Write all pages into a folder."""
     Path(folder, "tables.md").write_text(tables_page(), encoding="utf-8")
     Path(folder, "config.md").write_text(config_page(), encoding="utf-8")
+    Path(folder, "formats.md").write_text(formats_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

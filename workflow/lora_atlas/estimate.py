@@ -15,7 +15,7 @@ import yaml
 from .descriptors import looks, of_gradient
 from .hub import lock as locks
 from .pictures import sources
-from .sections import Pictures
+from .sections import Pictures, Ways
 from .settings import settings
 from .study import lora_numbers
 from .tables import replacing
@@ -81,7 +81,7 @@ def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
     # Forward and backward once a sample, as a LoRA's step of training: of all pictures, and of the base's own.
     attribution = config["attribution"]
     asked = (pictures + attribution["reference"]) * attribution["samples"]
-    asked *= of_gradient(config["extractors"]) is not None
+    asked = (asked + _other_ways(config, len(counts))) * (of_gradient(config["extractors"]) is not None)
     jobs = -(-len(counts) // config["resources"]["artists_per_job"])
     hours = {
         "training": (loras * training["steps"] * training["batch"] * seconds["train"] + jobs * seconds["start"]) / 3600,
@@ -103,6 +103,23 @@ def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
         seconds["source"],
         seconds["measured"],
     )
+
+
+def _other_ways(config: Mapping[str, Any], artists: int) -> int:
+    """Noisy samples of section attribution.ways; a pass under a LoRA, which has no way back, as a third of one."""
+    attribution, plan = config["attribution"], config["plan"]
+    if attribution["ways"] is None:
+        return 0
+    ways = Ways(**attribution["ways"])
+    queries, gallery = artists * sum(plan["query"]), artists * len(plan["gallery"])
+    few = artists * sum(size for size in plan["query"] if size <= ways.few)
+    times = max([*ways.samples, attribution["samples"]]) + attribution["samples"] * (
+        len(ways.captions) + bool(ways.powers)
+    )
+    exact = few * (ways.classifier or 0) * (1 + -(-gallery // 3))
+    painted = min(ways.generated, gallery) * len(config["generation"]["prompts"]) * attribution["samples"]
+    grid = len(config["generation"]["num_inference_steps"]) * len(config["generation"]["guidance_scale"])
+    return queries * times + exact + painted * (grid + 2)
 
 
 def _downloads(config: Mapping[str, Any], rates: Mapping[str, Any]) -> list[Download]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from .code import PROJECT
 from .descriptors import BY_GRADIENT, SCALES, WEIGHTINGS
 from .diffusion.targets import TARGETS
 from .embeddings.components import CALIBRATIONS
@@ -22,7 +23,6 @@ from .study import CONTENTS
 from .views import BASES
 from .weights.gram import KERNELS
 
-PROJECT = Path(__file__).parents[2]
 SCHEMA = PROJECT / "workflow/schemas/config.schema.yaml"
 OTHER = "other"  # what names.component and names.block say of a module that they do not know
 

@@ -131,3 +131,15 @@ class Attribution(Section):
     reference: int
     batch: int
     memory_mb: int
+
+
+@dataclass(frozen=True)
+class Ways(Section):
+    """Section "attribution.ways": what else pictures are asked, for the table "attribution_ways"."""
+
+    samples: Sequence[int] = (8, 16, 32, 64, 128)
+    captions: Sequence[str] = ("",)
+    powers: Sequence[float] = (0.25, 0.5, 1.0)
+    classifier: int | None = 8
+    few: int = 4
+    generated: int = 24

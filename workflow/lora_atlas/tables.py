@@ -54,6 +54,12 @@ _way: tuple[tuple[str, pa.DataType] | tuple[str, pa.DataType, str], ...] = (
     ("centring", _text),
     ("metric", _text),
 )
+_other_way: tuple[tuple[str, pa.DataType] | tuple[str, pa.DataType, str], ...] = (
+    ("way", _text),
+    ("setting", _text),
+    ("pictures", _whole, "optional"),
+    ("metric", _text),
+)
 _votes = (
     ("artist_vote", _text, "optional"),
     ("artist_share", _real, "optional"),
@@ -253,6 +259,26 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         ("observed", _real),
         ("p", _real),
     ),
+    "claims": _schema(
+        "one row a claim of FINDINGS.md; claim is the same in every study, sentence names what is this study's own",
+        ("claim", _text),
+        ("sentence", _text),
+        ("verdict", _text),
+        ("numbers", _text),
+        ("p", _real),
+        ("seeds", _whole),
+    ),
+    "crowd": _schema(
+        "one row a descriptor × number of artists: how often the nearest LoRA is the artist's own, known artists",
+        ("descriptor", _text),
+        ("artists", _whole),
+        *_score,
+        ("law", _real, "optional"),
+        ("separation", _real, "optional"),
+        ("spread", _real, "optional"),
+        ("chance", _real),
+        ("queries", _whole),
+    ),
     "drift": _schema(
         "one row a principal component × calibration: root mean square of query scores over that of gallery "
         "scores; before calibration also the ratio of left-out gallery LoRAs, measured and in closed form",
@@ -314,6 +340,7 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         ("distance", _real, "optional"),
         ("cosine", _real, "optional"),
         ("p", _real, "optional"),
+        ("chance", _real, "optional"),
         ("relation", _text, "optional"),
         *_votes,
         ("status", _text),
@@ -331,6 +358,21 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
     "attribution_queries": _schema(
         "one row a query × way to ask: what the intervals of attribution are computed from",
         *_way,
+        ("lora", _text),
+        ("artist", _text),
+        ("value", _real),
+        ("chance", _real),
+    ),
+    "attribution_ways": _schema(
+        "one row another way to ask × its setting × number of pictures × measure, over queries or LoRAs that painted",
+        *_other_way,
+        *_score,
+        ("chance", _real),
+        ("queries", _whole),
+    ),
+    "attribution_way_queries": _schema(
+        "one row a query, or a LoRA that painted, × way to ask: what attribution_ways has the means of",
+        *_other_way,
         ("lora", _text),
         ("artist", _text),
         ("value", _real),

@@ -4,6 +4,7 @@ Needs: the base model; results/{study}/loras/{artist}/{nn}.safetensors, results/
        artists; of `attribute` the picture or folder named by `query`, and the study's weights
 Makes: results/{study}/attribution/products.safetensors, results/{study}/features/{extractor}/training.parquet of the
        extractor of library gradient, results/{study}/tables/attribution.parquet and attribution_queries.parquet;
+       attribution.ways: results/{study}/attribution/ways.safetensors and results/{study}/tables/attribution_ways.parquet;
        of `attribute` results/{study}/attribution/{name}.parquet, of `one_step` results/{study}/one_step/{name}.safetensors
 """
 
@@ -35,7 +36,7 @@ if BY_GRADIENT:
                 ["attribution.study"],
                 ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
                 base=BASE,
-                attribution=config["attribution"],
+                attribution=ATTRIBUTION,
                 training=config["training"],
                 probe=config["weights"]["probe"],
             ),
@@ -66,6 +67,69 @@ if BY_GRADIENT:
         script:
             "../scripts/attribution.py"
 
+    if WAYS is not None:
+        WAYS_FILES = {
+            name: expand("{h}/generated/{p}/{s}.parquet", h=HOME["generated"], p=PACKS, s=name)
+            for name in WAYS_GENERATED
+        }
+
+        rule ask_ways:
+            """Values of the LoRAs for pictures, asked in other ways too."""
+            input:
+                pictures=rules_of("pictures"),
+                plan=rules_of("plan"),
+                loras=rules_of("loras"),
+                generated=[file for files in WAYS_FILES.values() for file in files],
+                moments=[f"{RESULTS}/weights/modules/base.safetensors"] * (descriptors.KFAC in BASED),
+                base=receipts(config["base"]["model"]),
+            output:
+                ways=f"{RESULTS}/attribution/ways.safetensors",
+                cost=f"{RESULTS}/cost/attribution/ways.parquet",
+            log:
+                f"{RESULTS}/logs/attribution/ways.log",
+            conda:
+                "../../envs/lora-atlas.yaml"
+            threads: config["resources"]["threads"]
+            resources:
+                gpu=gpus,
+                mem_mb=config["resources"]["mem_mb"],
+                runtime=runtime,
+            params:
+                asked=asked(
+                    "ask_ways",
+                    ["attribution.ways"],
+                    ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+                    settings=WAYS_GENERATED,
+                    base=BASE,
+                    attribution=ATTRIBUTION,
+                    ways=WAYS,
+                    training=config["training"],
+                ),
+            script:
+                "../scripts/ask_ways.py"
+
+        rule attribution_ways:
+            """How well pictures find LoRAs, asked in other ways."""
+            input:
+                ways=f"{RESULTS}/attribution/ways.safetensors",
+                modules=f"{RESULTS}/weights/modules/all.safetensors",
+                plan=rules_of("plan"),
+            output:
+                ways=f"{RESULTS}/tables/attribution_ways.parquet",
+                queries=f"{RESULTS}/tables/attribution_way_queries.parquet",
+            log:
+                f"{RESULTS}/logs/attribution/ways_table.log",
+            conda:
+                "../../envs/lora-atlas.yaml"
+            params:
+                asked=asked(
+                    "attribution_ways",
+                    ["attribution.ways"],
+                    confidence=config["evaluation"]["confidence"],
+                ),
+            script:
+                "../scripts/attribution_ways.py"
+
 
 if not IS_VARIANT:
 
@@ -92,7 +156,7 @@ if not IS_VARIANT:
             content=lambda wildcards: QUERIED,
             options=ENGINE,
             base=config["base"],
-            attribution=config["attribution"],
+            attribution=ATTRIBUTION,
             # Trained LoRAs know one caption and one resolution; of others nobody knows.
             caption=config["training"]["caption"] if TRAINED else "",
             resolution=config["training"]["resolution"] if TRAINED else None,
@@ -124,7 +188,7 @@ if not IS_VARIANT:
             query=lambda wildcards: config["query"],
             content=lambda wildcards: QUERIED,
             base=config["base"],
-            attribution=config["attribution"],
+            attribution=ATTRIBUTION,
             training={key: config["training"][key] for key in ("rank", "targets")},
             caption=config["training"]["caption"] if TRAINED else "",
             resolution=config["training"]["resolution"] if TRAINED else None,

@@ -13,13 +13,15 @@ from snakemake.logging import logger
 
 # The project's folder, wherever the working directory is: code, models and rates are there, data and results here.
 ROOT = Path(str(workflow.current_basedir)).parents[1]
-if not (ROOT / "workflow/lora_atlas").is_dir():
+# The library lies beside the rules, or where pip has put both beside each other.
+LIBRARY = ROOT.parent if ROOT.name == "lora_atlas_workflow" else ROOT / "workflow"
+if not (LIBRARY / "lora_atlas").is_dir():
     raise WorkflowError(
         f"the workflow's library is not beside its rules ({ROOT}): Snakemake fetches single files of a remote module. "
         "Clone the repository, and name the Snakefile in the clone"
     )
 
-sys.path.insert(0, str(ROOT / "workflow"))
+sys.path.insert(0, str(LIBRARY))
 
 from lora_atlas import (
     code as library,
@@ -114,9 +116,20 @@ TOLD = {"kinds": descriptors.kinds(DESCRIBED), "view": VIEW, "descriptors": desc
 WEIGHTED = [how for how in config["weights"]["modules"] if how != descriptors.PLAIN]
 BASED = [how for how in WEIGHTED if how in (descriptors.GRADIENT, descriptors.KFAC)]
 TABLES = ["clustering", "retrieval", "structure", "grid", "ablation", "module_weights", "cost"]
-TABLES += ["worth"] * bool(SETTINGS) + ["attribution"] * bool(BY_GRADIENT)
+# How the base is asked about pictures, and in which ways besides.
+ATTRIBUTION = {key: value for key, value in config["attribution"].items() if key != "ways"}
+WAYS = config["attribution"]["ways"] if BY_GRADIENT else None
+TABLES += ["worth"] * bool(SETTINGS) + ["attribution"] * bool(BY_GRADIENT) + ["attribution_ways"] * (WAYS is not None)
+# Sampler settings whose pictures are asked about; the one that is drawn longest, and without guidance, comes first.
+WAYS_GENERATED = [
+    setting.name
+    for setting in sorted(settings.settings(config["generation"]), key=lambda each: (-each.steps, each.guidance))
+    if SETTINGS and WAYS is not None and sections.Ways(**WAYS).generated and not setting.series
+]
 CHARTS = ["weight_map", "comparison", "structure", "ablation", "drift"] + ["worth"] * bool(SETTINGS)
 RESULTS = f"results/{STUDY}"
+# Of LoRAs that are there: the folder of what is made of those of each base, and what says that all are weighed.
+SPACES, SPACE_WEIGHTS = f"{RESULTS}/spaces", f"{RESULTS}/cost/gram/spaces.parquet"
 # A variant is the study with other settings. What its settings do not change it reads where the study has it.
 VARIANTS = overlays.variants(config)
 IS_VARIANT = bool(config["shared"])
@@ -141,7 +154,6 @@ wildcard_constraints:
     pack="[a-z0-9_-]+",
     extractor="[a-z0-9_]+",
     kernel="[a-z0-9_]+",
-    space="[a-z0-9-]+",
 
 
 def code(adapter, *modules):
@@ -318,15 +330,26 @@ def cache_folder(results):
     return f"{results}/cache/{version:016x}"
 
 
-def spaces_of_folder(wildcards):
-    """The maps of a folder of LoRAs: one a space, which are known after the inventory."""
+def forget_incomplete():
+    """Delete what says that a stage of all spaces is done where a file of one of them is gone."""
+    table = Path(f"{RESULTS}/tables/loras.parquet")
+    if not workflow.is_main_process or not table.is_file():
+        return
     from lora_atlas import tables
+    from lora_atlas.collection import spaces
 
-    table = checkpoints.inventory.get().output.table
-    spaces = sorted({row["space"] for row in tables.read(table, "loras").to_pylist() if row["space"]})
-    return expand(
-        "{r}/spaces/{s}/{f}", r=RESULTS, s=spaces, f=["atlas.html", "map.png", "map.svg", "neighbours.parquet"]
-    )
+    try:
+        rows = tables.read(table, "loras").to_pylist()
+    except tables.TableError:
+        return  # it is made again, and so are they
+    made = {
+        SPACE_WEIGHTS: spaces.files(SPACES, rows, "weights/delta.safetensors", "weights/weighted.safetensors"),
+        f"{RESULTS}/tables/neighbours.parquet": spaces.files(SPACES, rows, "neighbours.parquet", "embedding.parquet"),
+        f"{SPACES}/index.html": spaces.maps(SPACES, rows),
+    }
+    for stage, files in made.items():
+        if not all(file.is_file() for file in files):
+            Path(stage).unlink(missing_ok=True)
 
 
 def asked_about():
@@ -346,12 +369,7 @@ def known_loras(wildcards):
         modules = [f"{RESULTS}/weights/modules/all.safetensors"] * bool(WEIGHTED)
         modules += [f"{RESULTS}/weights/modules/base.safetensors"] * bool(BASED)
         return [*rules_of("plan"), f"{RESULTS}/weights/delta.safetensors", *modules, *rules_of("loras")]
-    return [f"{RESULTS}/tables/loras.parquet"] + [
-        f"{Path(file).parent}/weights/{name}.safetensors"
-        for file in spaces_of_folder(wildcards)
-        if file.endswith("atlas.html")
-        for name in ("delta", "weighted")
-    ]
+    return [f"{RESULTS}/tables/loras.parquet", SPACE_WEIGHTS]
 
 
 def cost_files(wildcards):
@@ -361,6 +379,7 @@ def cost_files(wildcards):
         + [f"{HOME['generated']}/cost/generate/{pack}" for pack in PACKS if SETTINGS]
         + [f"{RESULTS}/cost/features/{extractor}" for extractor in [*MODELS, *CONTROLS]]
         + [f"{RESULTS}/cost/attribution/gradients"] * bool(BY_GRADIENT)
+        + [f"{RESULTS}/cost/attribution/ways"] * (WAYS is not None)
         + [f"{RESULTS}/cost/gram/{kernel}" for kernel in KERNELS]
         + [f"{RESULTS}/cost/gram/modules", *[f"{RESULTS}/cost/base/sensitivity"] * bool(BASED)]
     )

@@ -2,8 +2,11 @@
 
 Needs: results/{study}/tables/*.parquet, results/{study}/plan.parquet; of each variant results/{study}/variants/{variant}/tables/retrieval.parquet and
        others
-Makes: results/{study}/FINDINGS.md
+Makes: results/{study}/FINDINGS.md, results/{study}/tables/claims.parquet; of `across` results/ACROSS.md, from the claims
+       of all studies that are there
 """
+
+import glob
 
 # Variants that differ in the seed alone are the study again: all of its tables are asked of them.
 REPLICATES = overlays.replicates(config)
@@ -32,7 +35,8 @@ rule write_findings:
             t=["retrieval", "clustering"],
         ),
     output:
-        f"{RESULTS}/FINDINGS.md",
+        page=f"{RESULTS}/FINDINGS.md",
+        claims=f"{RESULTS}/tables/claims.parquet",
     log:
         f"{RESULTS}/logs/findings.log",
     localrule: True
@@ -52,3 +56,20 @@ rule write_findings:
         ),
     script:
         "../scripts/write_findings.py"
+
+
+rule compare_studies:
+    """What held in which study: the claims of all studies that are there, side by side."""
+    input:
+        claims=sorted(glob.glob("results/*/tables/claims.parquet")),
+    output:
+        "results/ACROSS.md",
+    log:
+        "results/logs/across.log",
+    localrule: True
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        code=code("compare_studies", "findings.across"),
+    script:
+        "../scripts/compare_studies.py"

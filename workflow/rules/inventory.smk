@@ -1,14 +1,19 @@
 """A folder of LoRA files that are there: what each is, and a map of those that can be compared.
 
 Needs: the folder named by `folder`
-Makes: results/{study}/tables/loras.parquet, and for each space of LoRAs with one base
-       results/{study}/spaces/{space}/weights/delta.safetensors, weights/weighted.safetensors, neighbours.parquet, embedding.parquet, and
-       map.png, map.svg, atlas.html
+Makes: results/{study}/tables/loras.parquet, results/{study}/tables/neighbours.parquet, results/{study}/spaces/index.html,
+       and for each space of LoRAs with one base
+       results/{study}/spaces/{space}/weights/delta.safetensors, weights/weighted.safetensors, neighbours.parquet,
+       embedding.parquet, and, of four LoRAs or more, map.png, map.svg, atlas.html
+
+Which spaces there are is known only after the files are read. A stage is one job for all of them, whose output is what
+it says of all; files of single spaces stand beside it, and where one is gone the stage is made again.
 """
 
+forget_incomplete()
 
-# Which bases the files are of is known only after they are read.
-checkpoint inventory:
+
+rule inventory:
     """Read a folder of LoRA files: what each is of, what is wrong with it, which are copies."""
     output:
         table=f"{RESULTS}/tables/loras.parquet",
@@ -33,15 +38,13 @@ checkpoint inventory:
 
 
 rule space_weights:
-    """Inner products of the LoRAs of one base, and weights of its modules."""
+    """Inner products of the LoRAs of each base, and weights of its modules."""
     input:
         table=f"{RESULTS}/tables/loras.parquet",
     output:
-        gram=f"{RESULTS}/spaces/{{space}}/weights/delta.safetensors",
-        weighted=f"{RESULTS}/spaces/{{space}}/weights/weighted.safetensors",
-        cost=f"{RESULTS}/cost/gram/{{space}}.parquet",
+        cost=SPACE_WEIGHTS,
     log:
-        f"{RESULTS}/logs/space_weights/{{space}}.log",
+        f"{RESULTS}/logs/space_weights.log",
     conda:
         "../../envs/lora-atlas.yaml"
     threads: workflow.cores
@@ -49,7 +52,8 @@ rule space_weights:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,
     params:
-        code=code("space_weights", "weights.engine"),
+        code=code("space_weights", "weights.engine", "collection.spaces"),
+        folder=SPACES,
         engine=ENGINE,
         cache=cache_folder(RESULTS),
         weighting=descriptors.baseless(config["weights"]["modules"]),
@@ -59,41 +63,40 @@ rule space_weights:
 
 
 rule space_neighbours:
-    """Nearest neighbours of each LoRA of one base."""
+    """Nearest neighbours of each LoRA among those of its base."""
     input:
         table=f"{RESULTS}/tables/loras.parquet",
-        gram=f"{RESULTS}/spaces/{{space}}/weights/delta.safetensors",
-        weighted=f"{RESULTS}/spaces/{{space}}/weights/weighted.safetensors",
+        weights=SPACE_WEIGHTS,
     output:
-        neighbours=f"{RESULTS}/spaces/{{space}}/neighbours.parquet",
-        embedding=f"{RESULTS}/spaces/{{space}}/embedding.parquet",
+        neighbours=f"{RESULTS}/tables/neighbours.parquet",
     log:
-        f"{RESULTS}/logs/space_neighbours/{{space}}.log",
+        f"{RESULTS}/logs/space_neighbours.log",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        code=code("space_neighbours", "collection.query", "embeddings.describe"),
+        code=code("space_neighbours", "collection.query", "collection.spaces", "embeddings.describe"),
+        folder=SPACES,
         weights={key: config["weights"][key] for key in ("components", "blocks")},
     script:
         "../scripts/space_neighbours.py"
 
 
-rule space_map:
-    """The map of the LoRAs of one base, and its page."""
+rule space_maps:
+    """A map of the LoRAs of each base, its page, and a page that leads to all of them."""
     input:
         table=f"{RESULTS}/tables/loras.parquet",
-        neighbours=f"{RESULTS}/spaces/{{space}}/neighbours.parquet",
-        embedding=f"{RESULTS}/spaces/{{space}}/embedding.parquet",
+        neighbours=f"{RESULTS}/tables/neighbours.parquet",
     output:
-        expand(f"{RESULTS}/spaces/{{{{space}}}}/{{name}}", name=["map.png", "map.svg", "atlas.html"]),
+        index=f"{SPACES}/index.html",
     log:
-        f"{RESULTS}/logs/space_map/{{space}}.log",
+        f"{RESULTS}/logs/space_maps.log",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        code=code("space_map", "atlas.collection"),
+        code=code("space_maps", "atlas.collection", "collection.spaces"),
+        folder=SPACES,
         seed=config["seed"],
     script:
-        "../scripts/space_map.py"
+        "../scripts/space_maps.py"

@@ -14,11 +14,11 @@ rule plan:
         f"{RESULTS}/plan.parquet",
     log:
         f"{RESULTS}/logs/plan.log",
+    # Before its parts: it names all artists with too few pictures at once.
+    priority: 1
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
-    # Before its parts: it names all artists with too few pictures at once.
-    priority: 1
     params:
         asked=asked(
             "plan",

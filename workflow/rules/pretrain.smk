@@ -1,7 +1,8 @@
 """Pretraining of the mini models. Nobody needs to run it: its result is committed in workflow/resources/mini.
 
-Needs: nothing; two CPU cores and about an hour and a half
-Makes: results/mini/export, a folder to copy over workflow/resources/mini
+Needs: two CPU cores and about an hour and a half; of the base of icons `make extras`, and most of an hour
+Makes: results/mini/export, a folder to copy over workflow/resources/mini; results/mini-icons/export, over
+       workflow/resources/mini-icons
 """
 
 
@@ -119,3 +120,60 @@ rule mini_card:
         seed=0,
     script:
         "../scripts/mini_card.py"
+
+
+rule draw_icons:
+    """Draw icons of families that no study uses, for a base that has seen some."""
+    input:
+        "results/extras/iconify/collections.json",
+    output:
+        corpus="results/mini-icons/corpus.safetensors",
+        used="results/mini-icons/used.json",
+    log:
+        "results/mini-icons/logs/corpus.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
+    threads: 2
+    params:
+        studies=part("workflow/studies"),
+        pictures=24000,
+        size=64,
+        seed=0,
+    script:
+        "../scripts/draw_icons.py"
+
+
+use rule pretrain_base as pretrain_icon_base with:
+    input:
+        corpus="results/mini-icons/corpus.safetensors",
+        autoencoder=part("workflow/resources/mini/base/vae"),
+    output:
+        model=directory("results/mini-icons/base"),
+        log="results/mini-icons/logs/base.json",
+    log:
+        "results/mini-icons/logs/base.log",
+    params:
+        steps=5000,
+        seed=0,
+        state="results/mini-icons/state/base.pt",
+
+
+rule icon_card:
+    """Gather the base of icons and write its card."""
+    input:
+        corpus="results/mini-icons/corpus.safetensors",
+        used="results/mini-icons/used.json",
+        families="results/extras/iconify/collections.json",
+        base="results/mini-icons/base",
+        log="results/mini-icons/logs/base.json",
+    output:
+        "results/mini-icons/export/README.md",
+    log:
+        "results/mini-icons/logs/card.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        studies=part("workflow/studies"),
+        seed=0,
+    script:
+        "../scripts/icon_card.py"

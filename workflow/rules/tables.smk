@@ -4,7 +4,7 @@ Needs: results/{study}/embeddings/{descriptor}.parquet of all descriptors, resul
        results/{study}/features/{extractor}/{setting}.parquet, results/{study}/cost/{stage}/{item}.parquet
 Makes: results/{study}/tables/
          clustering.parquet, clustering_differences.parquet
-         retrieval.parquet, queries.parquet, differences.parquet, controls.parquet, drift.parquet
+         retrieval.parquet, queries.parquet, differences.parquet, controls.parquet, drift.parquet, crowd.parquet
          structure.parquet, grid.parquet, ablation.parquet
          worth.parquet, worth_queries.parquet, crossings.parquet
          module_weights.parquet, cost.parquet
@@ -45,6 +45,7 @@ rule retrieval:
         differences=f"{RESULTS}/tables/differences.parquet",
         controls=f"{RESULTS}/tables/controls.parquet",
         drift=f"{RESULTS}/tables/drift.parquet",
+        crowd=f"{RESULTS}/tables/crowd.parquet",
     log:
         f"{RESULTS}/logs/retrieval.log",
     conda:
@@ -52,7 +53,7 @@ rule retrieval:
     params:
         asked=asked(
             "retrieval",
-            ["metrics.retrieval", "metrics.margins", "metrics.drift"],
+            ["metrics.retrieval", "metrics.margins", "metrics.drift", "metrics.crowd"],
             descriptors=[each.name for each in DESCRIBED],
             told=TOLD,
             evaluation=only(config["evaluation"], "confidence", "permutations"),

@@ -89,10 +89,22 @@ if TRAINED:
                 rules_of("findings"),
             localrule: True
 
+        rule across:
+            """What held in which study: results/ACROSS.md, from the claims of all studies that are there."""
+            input:
+                "results/ACROSS.md",
+            localrule: True
+
         rule pretrain_mini:
             """The mini models, from nothing. Nobody needs to: they are committed."""
             input:
                 "results/mini/export/README.md",
+            localrule: True
+
+        rule pretrain_icons:
+            """The mini base of icons, from families that no study uses: after `make extras`."""
+            input:
+                "results/mini-icons/export/README.md",
             localrule: True
 
 else:
@@ -100,5 +112,6 @@ else:
     rule maps:
         """A map of each base's LoRAs in a folder, and their nearest neighbours."""
         input:
-            spaces_of_folder,
+            f"{RESULTS}/tables/neighbours.parquet",
+            f"{SPACES}/index.html",
         localrule: True

@@ -17,8 +17,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-# The library lies beside the scripts, in whatever environment a job runs.
-sys.path.insert(0, str(Path(__file__).parents[1]))
+# The library lies beside the scripts, in whatever environment a job runs; or where pip has put both beside each other.
+if (Path(__file__).parents[1] / "lora_atlas").is_dir():
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+else:
+    sys.path.append(str(Path(__file__).parents[3]))
 
 AFRESH = "LORA_ATLAS_AFRESH"  # rules and files that the command line forces, or "all"; set by rules/common.smk
 

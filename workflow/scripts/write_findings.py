@@ -5,12 +5,13 @@ from pathlib import Path
 from job import asked, job
 
 with job(snakemake):
+    from lora_atlas import tables
     from lora_atlas.findings.page import write
 
-    p = asked(snakemake)
-    write(
-        snakemake.output[0],
-        Path(snakemake.output[0]).parent,
+    p, out = asked(snakemake), snakemake.output
+    rows = write(
+        out.page,
+        Path(out.page).parent,
         study=p.study,
         replicates=p.replicates,
         variants=p.variants,
@@ -18,3 +19,4 @@ with job(snakemake):
         about=p.about,
         seed=p.seed,
     )
+    tables.write(out.claims, "claims", rows, {"study": p.study, "base": snakemake.config["base"]["model"]})

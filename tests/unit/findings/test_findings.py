@@ -24,7 +24,18 @@ from lora_atlas.findings.claims import (
 from lora_atlas.findings.cost import seconds_per_lora
 from lora_atlas.findings.evidence import Pooled, Score, asked_unseen, gather, over_seeds, pooled
 from lora_atlas.findings.page import write
-from lora_atlas.metrics import BEST_CONTROL, clustering, drift, grid, intervals, margins, retrieval, structure, worth
+from lora_atlas.metrics import (
+    BEST_CONTROL,
+    clustering,
+    crowd,
+    drift,
+    grid,
+    intervals,
+    margins,
+    retrieval,
+    structure,
+    worth,
+)
 from lora_atlas.sections import Embedding
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 from lora_atlas.views import View
@@ -169,6 +180,7 @@ def others(found, spaces, seed, apart, view, options, told):
         ]
     ]
     every = {
+        "crowd": [row for n, t in spaces.items() for row in crowd.crowd(t, n, view, confidence=confidence)],
         "drift": [row for n, t in spaces.items() for row in drift.drift(t, n, confidence=confidence)],
         "clustering": clusters,
         "structure": structure.structure(
@@ -456,6 +468,7 @@ TITLES = [
     "What held, and what did not",
     "What is a LoRA worth?",
     "Retrieval",
+    "How many styles can be told apart?",
     "Clusters",
     "Controls",
     "Do weights and pictures have the same geometry?",

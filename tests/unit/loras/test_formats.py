@@ -204,16 +204,16 @@ def test_a_folder_that_peft_wrote_is_what_peft_makes_of_it(tmp_path, name):
             )
 
 
-def test_a_folder_with_a_pickle_is_read_where_a_person_allows_it(tmp_path):
+def test_a_folder_with_a_pickle_is_read_unless_a_person_refuses_it(tmp_path):
     peft_folder(tmp_path, CONFIGS["LoRA, patterns"])
     expected = read_lora(tmp_path).updates
     path = tmp_path / "adapter_model.safetensors"
     torch.save({key: torch.from_numpy(x) for key, x in load_file(path).items()}, tmp_path / "adapter_model.bin")
     path.unlink()
-    found = read_lora(tmp_path, pickles=True).updates
+    found = read_lora(tmp_path).updates
     assert all((found[m].B == expected[m].B).all() and (found[m].A == expected[m].A).all() for m in expected)
     with pytest.raises(LoraFileError, match=r"adapter_model\.(safetensors: no such file|bin: a pickle)"):
-        read_lora(tmp_path)
+        read_lora(tmp_path, pickles=False)
 
 
 def as_base(folder, model) -> None:
@@ -239,7 +239,7 @@ def test_dora_is_what_peft_merges(tmp_path):
 
 def test_dora_without_its_base_is_refused_with_that_reason(tmp_path):
     peft_folder(tmp_path, CONFIGS["DoRA"])
-    with pytest.raises(LoraFileError, match=r"DoRA: the update of unet\..* relative to the base.*weights\.base"):
+    with pytest.raises(LoraFileError, match=r"to_q.*: DoRA: the update is relative to the base.*weights\.base"):
         open_lora(tmp_path)
 
 
@@ -276,6 +276,157 @@ def test_dora_scale_of_kohya_and_lycoris_along_rows_or_columns(make, tmp_path, a
     assert len(axes) == V.ndim - 1
     update = read_lora(path, base=str(tmp_path / "base")).updates[CONV]
     near(dense(update), expected - W, 2e-6)
+
+
+FUSED = "lora_unet_double_blocks_0_img_attn_qkv"
+QKV = [f"transformer.transformer_blocks.0.attn.to_{n}" for n in "qkv"]
+
+
+def fused_base(make, folder, width=8):
+    rng = np.random.default_rng(3)
+    W = {module: rng.normal(size=(width, width)).astype(np.float32) for module in QKV}
+    (folder / "base/transformer").mkdir(parents=True)
+    tensors = {f"{module.removeprefix('transformer.')}.weight": x for module, x in W.items()}
+    make.store(folder / "base/transformer/diffusion_pytorch_model.safetensors", tensors)
+    return np.concatenate(list(W.values())).astype(np.float64)
+
+
+@pytest.mark.parametrize("along", ["rows", "columns"])
+def test_dora_of_a_fused_layer_is_of_the_rows_that_it_fuses(make, tmp_path, along):
+    """BFL's qkv, whose base is three layers in a diffusers folder: Nerogar/OneTrainer#1079."""
+    W = fused_base(make, tmp_path)
+    rng = np.random.default_rng(0)
+    A, B = rng.normal(size=(2, 8)).astype(np.float32), rng.normal(size=(24, 2)).astype(np.float32)
+    m = rng.uniform(1, 3, (24, 1) if along == "rows" else (1, 8)).astype(np.float32)
+    tensors = {f"{FUSED}.lora_down.weight": A, f"{FUSED}.lora_up.weight": B, f"{FUSED}.dora_scale": m}
+    updates = read_lora(make.store(tmp_path / "x.safetensors", tensors), base=str(tmp_path / "base")).updates
+    V = W + B.astype(np.float64) @ A
+    expected = m * V / np.linalg.norm(V, axis=1 if along == "rows" else 0, keepdims=True) - W
+    for n, module in enumerate(QKV):
+        near(dense(updates[module]), expected[8 * n : 8 * n + 8], 2e-6)
+
+
+def test_halves_that_stand_in_the_other_order_are_those_of_the_base_too(make, tmp_path):
+    """BFL's final_layer.adaLN_modulation has (shift, scale), diffusers' norm_out.linear (scale, shift)."""
+    W = np.random.default_rng(3).normal(size=(8, 4)).astype(np.float32)
+    (tmp_path / "base/transformer").mkdir(parents=True)
+    make.store(tmp_path / "base/transformer/model.safetensors", {"norm_out.linear.weight": W})
+    rng = np.random.default_rng(0)
+    A, B = rng.normal(size=(2, 4)).astype(np.float32), rng.normal(size=(8, 2)).astype(np.float32)
+    m = rng.uniform(1, 3, (8, 1)).astype(np.float32)
+    name = "lora_unet_final_layer_adaLN_modulation_1"
+    tensors = {f"{name}.lora_down.weight": A, f"{name}.lora_up.weight": B, f"{name}.dora_scale": m}
+    (update,) = read_lora(make.store(tmp_path / "x.safetensors", tensors), base=str(tmp_path / "base")).updates.values()
+    turned = np.concatenate([W[4:], W[:4]]).astype(np.float64)
+    V = turned + B.astype(np.float64) @ A
+    changed = m * V / np.linalg.norm(V, axis=1, keepdims=True) - turned
+    near(dense(update), np.concatenate([changed[4:], changed[:4]]), 2e-6)
+
+
+def test_a_bias_of_a_fused_layer_is_cut_as_its_weight_is(make, tmp_path):
+    rng = np.random.default_rng(0)
+    A, B = rng.normal(size=(2, 8)).astype(np.float32), rng.normal(size=(24, 2)).astype(np.float32)
+    tensors = {f"{FUSED}.lora_down.weight": A, f"{FUSED}.lora_up.weight": B, f"{FUSED}.diff_b": np.arange(24.0)}
+    linear1 = "lora_unet_single_blocks_0_linear1"  # q, k, v and four times as much
+    tensors |= {f"{linear1}.diff": rng.normal(size=(56, 8)), f"{linear1}.diff_b": np.arange(56.0)}
+    updates = read_lora(make.store(tmp_path / "x.safetensors", tensors)).updates
+    for n, module in enumerate(QKV):
+        near(dense(updates[f"{module}.bias"]), np.arange(8.0 * n, 8 * n + 8)[:, None])
+    block = "transformer.single_transformer_blocks.0"
+    near(dense(updates[f"{block}.attn.to_v.bias"]), np.arange(16.0, 24)[:, None])
+    near(dense(updates[f"{block}.proj_mlp.bias"]), np.arange(24.0, 56)[:, None])
+    short = tensors | {f"{FUSED}.diff_b": np.arange(23.0)}
+    with pytest.raises(LoraFileError, match=r"img_attn_qkv\.diff_b: not the bias of its layer"):
+        open_lora(make.store(tmp_path / "x.safetensors", short))
+
+
+def test_a_magnitude_is_known_by_the_name_that_ai_toolkit_gives_it(make, tmp_path):
+    parts, delta = make.parts("LoRA", 0)
+    W = np.random.default_rng(1).normal(size=(6, 36)).astype(np.float32)
+    m = np.random.default_rng(2).uniform(1, 3, 6).astype(np.float32)
+    tensors = {f"{KOHYA}.{part}": x for part, x in parts.items()} | {f"{KOHYA}.magnitude": m}
+    path = make.store(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(LoraFileError, match=r"DoRA: .*weights\.base"):
+        open_lora(path)
+    make.store(tmp_path / "base" / "unet" / "model.safetensors", {f"{CONV.removeprefix('unet.')}.weight": W})
+    V = W + delta
+    expected = m[:, None] * V / np.linalg.norm(V, axis=1, keepdims=True) - W
+    near(dense(read_lora(path, base=str(tmp_path / "base")).updates[CONV]), expected, 2e-6)
+
+
+# --- what stands beside an update
+
+
+def test_whole_layers_beside_a_lora_are_left_out_and_said(make, tmp_path):
+    """Classifier heads, norms, PEFT's modules_to_save and biases: values of the trained model, not differences."""
+    path = make.lora(tmp_path / "x.safetensors", {Q: (5, 3)}, 0)
+    whole = {
+        "base_model.model.score.weight": (3, 4), "base_model.model.score.bias": (3,), "unet.conv_norm_out.weight": (4,),
+        f"base_model.model.{LINEAR}.base_layer.bias": (5,), "double_blocks.0.img_attn.norm.query_norm.scale": (4,),
+    }  # fmt: skip
+    tensors = load_file(path) | {key: np.ones(shape, np.float32) for key, shape in whole.items()}
+    found = open_lora(make.store(path, tensors)).layout
+    assert set(found.whole) == set(whole) and list(found.specs) == [Q]
+    assert any(remark.startswith("holds 5 whole tensors besides, which are left out") for remark in found.remarks)
+
+
+@pytest.mark.parametrize(
+    "key", ["lora_C.weight", "lora_down2.weight", "adapter.weight", "dora_bias", "oft_diag.scale", "to_lora.up2.scale"]
+)
+def test_what_may_be_a_part_of_an_update_is_never_left_out(make, tmp_path, key):
+    path = make.lora(tmp_path / "x.safetensors", {Q: (5, 3)}, 0)
+    with pytest.raises(LoraFileError, match=r"not a key of a format|OFT turns"):
+        open_lora(make.store(path, load_file(path) | {f"{Q}.{key}": np.ones(2, np.float32)}))
+
+
+def test_a_weight_under_a_name_of_kohya_is_never_left_out(make, tmp_path):
+    """Nothing but updates has such names: a part that is spelt as no one does it must not be dropped."""
+    parts, _ = make.parts("LoRA", 0)
+    tensors = {f"{KOHYA}.{part}": x for part, x in parts.items()} | {
+        f"{KOHYA}_2.down.weight": np.ones((2, 2), np.float32)
+    }
+    with pytest.raises(LoraFileError, match=r"conv1_2\.down\.weight: not a key of a format"):
+        open_lora(make.store(tmp_path / "x.safetensors", tensors))
+
+
+def test_an_alpha_of_the_header_means_nothing_for_two_whole_factors(make, tmp_path):
+    parts, expected = make.parts("LoKr, both whole", 0)
+    tensors = {f"{KOHYA}.{part}": x for part, x in parts.items()}
+    path = make.store(
+        tmp_path / "x.safetensors", tensors, {"ss_network_alpha": "9999999999", "ss_network_dim": "9999999999"}
+    )
+    near(dense(read_lora(path).updates[CONV]), expected)
+
+
+def test_a_model_of_whole_layers_alone_is_no_lora(make, tmp_path):
+    path = make.store(tmp_path / "x.safetensors", {f"unet.x.{n}.weight": np.ones(2, np.float32) for n in range(9)})
+    with pytest.raises(LoraFileError, match=r"no update of a weight: 9 whole weights .* and 6 more"):
+        open_lora(path)
+
+
+def test_a_difference_of_a_modulation_is_an_update_of_its_own(make, tmp_path):
+    """Wan's blocks have a parameter called modulation, whose difference trainers write as diff_m."""
+    path = make.lora(tmp_path / "x.safetensors", {"diffusion_model.blocks.0.self_attn.q": (8, 8)}, 0)
+    change = np.arange(48, dtype=np.float32).reshape(1, 6, 8)
+    updates = read_lora(make.store(path, load_file(path) | {"diffusion_model.blocks.0.diff_m": change})).updates
+    (module,) = [module for module in updates if module.endswith(".modulation")]
+    near(dense(updates[module]), change.reshape(1, 48))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 8.0])
+def test_a_file_that_states_two_scales_says_so(make, tmp_path, alpha):
+    """diffusers multiplies the two, or refuses: a reader cannot know which was meant."""
+    path = make.lora(tmp_path / "x.safetensors", {Q: (5, 3)}, 0)
+    plain, tensors = read_lora(path).updates[Q], load_file(path)
+    tensors[f"{Q}.alpha"] = np.array(1.0, np.float32)
+    said = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": alpha})}
+    for header in (said, {"lora_alpha": str(alpha)}):
+        file = open_lora(make.store(path, tensors, header))
+        near(dense(file.update(Q)), 0.5 * dense(plain))
+        assert any("another scale" in remark for remark in file.layout.remarks) == (alpha != 1)
+    assert not open_lora(
+        make.store(path, tensors, {"ss_network_alpha": "8"})
+    ).layout.remarks  # of the network, not a module
 
 
 # --- PEFT's configuration, where it is foreign
@@ -373,8 +524,8 @@ def test_an_alpha_of_the_header_that_is_no_sound_number_is_refused(make, tmp_pat
         ({"init_lora_weights": "olora"}, "path_initial_model_for_weight_conversion"),
         ({"init_lora_weights": "corda"}, "began as a part of the base's own weights"),
         ({"init_lora_weights": "loftq"}, "began as a part of the base's own weights"),
-        ({"target_parameters": ["experts.w"]}, "several experts"),
-        ({"use_bdlora": {"nblocks": 2}}, "block-diagonal"),
+        ({"target_parameters": ["attn1.to_q.w"], "rank_pattern": {"to_q": 1}}, "several experts"),
+        ({"use_bdlora": {"nblocks": "two"}}, "block-diagonal"),
     ],
     ids=str,
 )
@@ -424,19 +575,23 @@ def test_patterns_are_of_the_names_that_the_file_itself_has(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "reason"),
+    ("parts", "reason"),
     [
-        ("oft_blocks", "OFT turns"),
-        ("a1.weight", "GLoRA scales"),
-        ("on_input", "IA³ scales"),
-        ("vera_lambda_b", "VeRA's matrices"),
-        ("something", "not a key of a format"),
+        ({"oft_blocks": (2, 3, 3)}, "OFT, LyCORIS: the update turns the base's weights; name a diffusers folder"),
+        ({"oft_blocks": (2, 3, 3), "alpha": ()}, "OFT, LyCORIS: the update turns the base's weights"),
+        ({"a1.weight": (2, 2), "alpha": ()}, "GLoRA scales the base's weights"),
+        ({"on_input": (), "weight": (6,)}, "IA3, LyCORIS: the update scales the base's weights"),
+        ({"vera_lambda_b": (6,), "vera_lambda_d": (2,)}, "VeRA that was saved without its shared matrices"),
+        ({"psoft_R.weight": (6,)}, "PSOFT turns the base's singular directions"),
+        ({"frod_lambda_l": (6,)}, "FRoD's U is made of all the base's weights"),
+        ({"something": (2, 2)}, "not a key of a format"),
     ],
 )
-def test_a_kind_that_cannot_be_an_update_is_refused_with_its_reason(make, tmp_path, key, reason):
-    path = make.store(tmp_path / "x.safetensors", {f"{KOHYA}.{key}": np.ones((2, 2), np.float32)})
-    with pytest.raises(LoraFileError, match=reason):
-        open_lora(path)
+def test_a_kind_that_cannot_be_an_update_is_refused_with_its_reason_alone(make, tmp_path, parts, reason):
+    tensors = {f"{KOHYA}.{part}": np.ones(shape, np.float32) for part, shape in parts.items()}
+    with pytest.raises(LoraFileError, match=reason) as caught:
+        open_lora(make.store(tmp_path / "x.safetensors", tensors))
+    assert "half a pair" not in str(caught.value)
 
 
 def test_learnt_tokens_beside_a_lora_are_left_out_and_said(make, tmp_path):

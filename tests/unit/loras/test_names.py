@@ -67,7 +67,7 @@ def test_every_layer_of_a_unet_is_found_again_in_every_spelling(unets, name):
             f"unet.{module}", module, f"lora_unet_{underscored}", f"lycoris_{underscored}", f"base_model.model.{module}"
         ):  # fmt: skip
             found = place(spelling)
-            assert found is not None and found.modules == (f"unet.{module}",) and found.widths is None, spelling
+            assert found is not None and found.modules == (f"unet.{module}",) and found.rows is None, spelling
 
 
 @pytest.mark.parametrize("name", UNETS)
@@ -374,7 +374,9 @@ def test_a_fused_layer_of_any_kind_is_split(make, tmp_path, kind):
     ],
 )
 def test_a_fused_layer_of_a_wrong_height_is_refused(make, tmp_path, name, shape):
-    path = make.lora(tmp_path / "x.safetensors", {f"diffusion_model.{name}": shape}, 0)
+    # A layer that FLUX.1 alone has: linear1 of a width of its own could be of FLUX.2, where it is one module.
+    modules = {name: shape, "single_blocks.0.modulation.lin": (12, 4)}
+    path = make.lora(tmp_path / "x.safetensors", {f"diffusion_model.{m}": s for m, s in modules.items()}, 0)
     with pytest.raises(LoraFileError, match=r"is not the fused layer of|have no two halves"):
         open_lora(path)
 
@@ -416,6 +418,44 @@ def test_numbered_modules_are_those_of_a_walk_through_the_unet(unets, make, tmp_
     for n, module in enumerate(modules):
         assert file.update(f"unet.{module}").A[0, 0] == n + 1
     assert family({m: spec.shape for m, spec in file.layout.specs.items()}) == (name, None)
+
+
+def walked_since(unet, extended) -> list[str]:
+    """Layers as cloneofsimo/lora walks a UNet of a diffusers after 0.10: every module of these classes in the model's
+    own order, and in each its linear layers and, extended, its convolutions."""
+    targets = {"Attention", "GEGLU"} | ({"ResnetBlock2D"} if extended else set())
+    kinds = (torch.nn.Linear, torch.nn.Conv2d) if extended else torch.nn.Linear
+    return [
+        f"{name}.{inner}" for name, module in unet.named_modules() if type(module).__name__ in targets
+        for inner, layer in module.named_modules() if isinstance(layer, kinds)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["SD1.x", "SD2.x"])
+@pytest.mark.parametrize("extended", [False, True])
+def test_a_later_walk_is_told_by_the_shapes(unets, make, tmp_path, name, extended):
+    """The feed-forward gate comes after cross-attention there; the injection is `inject_trainable_lora(_extended)`."""
+    shapes = {m: (s[0], int(np.prod(s[1:]))) for m, s in layers(unets[name]).items()}
+    modules = walked_since(unets[name], extended)
+    assert len(modules) == (224 if extended else 144)
+    file = open_lora(numbered(make, tmp_path / "x.safetensors", modules, shapes))
+    for n, module in enumerate(modules):
+        assert file.update(f"unet.{module}").A[0, 0] == n + 1
+    assert family({m: spec.shape for m, spec in file.layout.specs.items()}) == (name, None)
+
+
+@pytest.mark.parametrize(("width", "layers_of_text", "name"), [(768, 12, "other"), (1024, 23, "SD2.x")])
+def test_a_pickled_list_of_a_text_encoder_is_told_by_its_shapes(tmp_path, width, layers_of_text, name):
+    """cloneofsimo saves it as a list of its own; every layer of an encoder's attention is square, and of one width."""
+    tensors = []
+    for n in range(4 * layers_of_text):
+        tensors += [torch.ones(width, 1), torch.full((1, width), float(n + 1))]
+    torch.save(tensors, tmp_path / "x.text_encoder.pt")
+    file = open_lora(tmp_path / "x.text_encoder.pt", pickles=True)
+    at = "text_encoder.text_model.encoder.layers.{}.self_attn.{}"
+    for n, leaf in enumerate(("k_proj", "v_proj", "q_proj", "out_proj")):  # in the order of transformers' CLIPAttention
+        assert file.update(at.format(1, leaf)).A[0, 0] == 4 + n + 1
+    assert family({m: spec.shape for m, spec in file.layout.specs.items()})[0] == name
 
 
 def test_a_pickled_list_is_numbered_by_its_order(unets, tmp_path):

@@ -6,6 +6,7 @@ from math import comb
 import numpy as np
 import pyarrow as pa
 import pytest
+from embedded import entry, noisy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
@@ -21,12 +22,6 @@ from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 QUICK = {"confidence": 0.9, "seed": 0}
 
 
-def entry(lora: str, split: str, vector, genre: str | None = None, fold: int = 0, **changes) -> dict:
-    """A row of an embeddings table; the artist is what stands before the slash."""
-    row = {"scenario": KNOWN, "calibration": "none", "fold": fold, "lora": lora, "artist": lora.split("/")[0]}
-    return row | {"genre": genre, "split": split, "vector": np.asarray(vector, np.float32)} | changes
-
-
 def scores(rows: list[dict], **changes) -> dict[tuple, dict]:
     """Rows by distance, level and metric; by scenario and calibration too where there are several."""
     found = retrieval(tables.table("embeddings", rows), "delta", **QUICK | changes)
@@ -36,18 +31,6 @@ def scores(rows: list[dict], **changes) -> dict[tuple, dict]:
     keyed = {tuple(row[key] for key in (*extra, "distance", "level", "metric")): row for row in found}
     assert len(keyed) == len(found)
     return keyed
-
-
-def noisy(artists: int, gallery: int, queries: int, noise: float, seed: int = 0, **changes) -> list[dict]:
-    """LoRAs around their artists' centres; two artists a genre."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for artist, centre in enumerate(rng.normal(size=(artists, 4))):
-        for number in range(gallery + queries):
-            split = "gallery" if number < gallery else "query"
-            vector = centre + noise * rng.normal(size=4)
-            rows.append(entry(f"artist-{artist:02}/{number:02}", split, vector, f"genre-{artist // 2}", **changes))
-    return rows
 
 
 # --- scores of rankings

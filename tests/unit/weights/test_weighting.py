@@ -508,3 +508,26 @@ def test_a_weighted_collection_keeps_its_plain_matrices(folder, tmp_path):
     plain, _, _ = weigh(folder, tmp_path, "exact")
     for key, K in gram(folder, "delta").items():
         np.testing.assert_allclose(plain[key], K, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("how", "weighting"), [("exact", "consensus"), ("exact", "plain"), ("sketch", "consensus")])
+@pytest.mark.parametrize("count", [12, 3])
+def test_both_matrices_of_a_collection_at_once_are_those_of_one_after_the_other(
+    folder, tmp_path, how, weighting, count
+):
+    paths, subset = folder[:count], {"components": ["self_attention"]}
+    plain, grams, header = weigh(paths, tmp_path, how, weighting, **subset)
+    outputs = tmp_path / "at/once/delta.safetensors", tmp_path / "at/once/weighted.safetensors"
+    engine.collection(
+        paths, [path.stem for path in paths], *outputs, weighting=weighting, engine=how, cache=tmp_path / "other",
+        folder=tmp_path / "sketches", numbers=NUMBERS, **subset,
+    )  # fmt: skip
+    for expected, output in ((plain, outputs[0]), (grams, outputs[1])):
+        have, found = read_gram(output, "delta")
+        assert have == [path.stem for path in paths] and found.keys() == expected.keys()
+        for key, K in expected.items():
+            np.testing.assert_allclose(found[key], K, rtol=1e-6, atol=1e-6 * np.abs(K).max(initial=1e-9))
+    again = read_header(outputs[1])
+    assert again["engine"] == header["engine"] and again["modules"] == (
+        None if header["modules"] is None else pytest.approx(header["modules"])
+    )

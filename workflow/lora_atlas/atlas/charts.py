@@ -8,6 +8,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +231,16 @@ def save(chart: ChartType, path: str | Path) -> None:
         temporary.write_bytes(data)
 
 
-def _page(specification: Mapping[str, Any]) -> str:
-    """One HTML file with the chart alive in it."""
+@cache
+def _bundle(snippet: str) -> str:
+    """Vega and a snippet that uses it, as one module; seconds of work, and the same for every page."""
     import vl_convert
 
+    return str(vl_convert.javascript_bundle(snippet))
+
+
+def _page(specification: Mapping[str, Any]) -> str:
+    """One HTML file with the chart alive in it."""
     snippet = 'vegaEmbed("#chart", JSON.parse(document.getElementById("data").textContent), {actions: false});'
     # Names in the data are other people's: none may end the script that holds them.
     data = json.dumps(specification).replace("<", "\\u003c")
@@ -241,7 +248,7 @@ def _page(specification: Mapping[str, Any]) -> str:
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>LoRA Atlas</title>\n'
         f'<body style="margin: 0; background: {PAPER}">\n<div id="chart"></div>\n'
         f'<script id="data" type="application/json">{data}</script>\n'
-        f'<script type="module">{vl_convert.javascript_bundle(snippet)}</script>\n</html>\n'
+        f'<script type="module">{_bundle(snippet)}</script>\n</html>\n'
     )
 
 

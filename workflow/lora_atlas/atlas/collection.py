@@ -1,7 +1,10 @@
 """The map of a folder of LoRAs: who is near whom, by the weights alone."""
 
+import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
+from urllib.parse import quote
 
 import altair as alt
 import numpy as np
@@ -9,11 +12,26 @@ import pandas as pd
 import pyarrow as pa
 from altair.typing import ChartType
 
-from .charts import GREY, INK, artist_colours, layout, styled
+from ..collection.chance import LEVEL
+from ..collection.spaces import MAPPED
+from .charts import GREY, INK, PAPER, artist_colours, layout, styled
 
-NAMED = 60  # LoRAs up to which every point has its name beside it
-RELATED, ALIKE = 0.05, 0.1  # a line is drawn to a neighbour of p up to this, and to the nearest of a cosine above that
-SIZE = 720  # pixels
+NAMED = 60  # points up to which the page does not move
+RELATED, ALIKE = LEVEL, 0.1  # lines are drawn of a cosine above that, to the nearest and to those of p up to this
+LOWEST, BEYOND = 1e-3, 1.5  # a share of all pairs, and how much further noise does not go: 3.1 and 4.6 deviations
+WIDTH, HEIGHT = 1080, 720  # pixels, of FULL points and more; half as much of few
+FULL = 40
+EDGE = 0.03  # of the page, around all points
+EVEN = 0.5  # of a place that is its order among the others: else a far cluster leaves most of the page empty
+LETTER, LINE = 5.6, 12  # pixels of a label's letters
+GAP = 3  # pixels between a point and its label
+# Where a label stands: how it is aligned, and the way from its point.
+SIDES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
+    "right": ({"align": "left", "baseline": "middle"}, (1, 0)),
+    "left": ({"align": "right", "baseline": "middle"}, (-1, 0)),
+    "above": ({"align": "center", "baseline": "bottom"}, (0, -1)),
+    "below": ({"align": "center", "baseline": "top"}, (0, 1)),
+}
 
 
 def collection_map(
@@ -22,26 +40,13 @@ def collection_map(
     """LoRAs of one space in two dimensions, with lines between those that are nearer than chance.
 
     `rows` of the table "loras", in the order of `embeddings`. Colours are artists (folders) where there are several.
+    Copies of one update are one point, with their number beside its name; a name is drawn where there is room.
     """
-    frame = pd.DataFrame([{key: row[key] for key in ("lora", "artist", "genre", "format", "norm")} for row in rows])
-    frame["artist"] = frame["artist"].fillna("")
-    frame["genre"] = frame["genre"].fillna("")
-    frame["kinds"] = [", ".join(row["kinds"]) for row in rows]
-    frame["ranks"] = [", ".join(map(str, row["ranks"])) for row in rows]
-    frame["copy"] = [f"{row['relation']} as {row['copy_of']}" if row["copy_of"] else "" for row in rows]
-    frame["short"] = [_short(row["lora"].rsplit("/", 1)[-1]) for row in rows]
-    near = neighbours.to_pandas()
-    first = near[near["rank"] == 1].set_index("lora")
-    frame["nearest"] = frame["lora"].map(first["neighbour"]).fillna("")
-    frame["cosine"] = frame["lora"].map(first["cosine"])
-    vectors = np.array(embeddings["vector"].to_pylist(), float)
-    frame[["x", "y"]] = layout(vectors, seed)
-    span = max(np.ptp(frame["x"]), np.ptp(frame["y"]), 1e-6) * 0.6
-    middle = {axis: (frame[axis].min() + frame[axis].max()) / 2 for axis in "xy"}
-    domain = {axis: alt.Scale(domain=[middle[axis] - span, middle[axis] + span]) for axis in "xy"}
-    x, y = alt.X("x:Q", axis=None, scale=domain["x"]), alt.Y("y:Q", axis=None, scale=domain["y"])
+    group = grouped(rows)
+    frame, lines = _points(rows, group, np.array(embeddings["vector"].to_pylist(), float), neighbours.to_pandas(), seed)
+    scale = alt.Scale(domain=[-EDGE, 1 + EDGE])
+    x, y = alt.X("x:Q", axis=None, scale=scale), alt.Y("y:Q", axis=None, scale=scale)
     layers = []
-    lines = _lines(frame, near)
     if len(lines):
         darkness = alt.Opacity("cosine:Q", scale=alt.Scale(domain=[0, 1], range=[0.15, 0.9]), legend=None)
         rules = alt.Chart(lines).mark_rule(color=GREY, strokeWidth=1.2)
@@ -59,29 +64,167 @@ def collection_map(
     )
     base = alt.Chart(frame).encode(x=x, y=y)
     layers.append(
-        base.mark_circle(size=120, opacity=0.9, stroke="white", strokeWidth=0.8).encode(
+        base.mark_circle(opacity=0.9, stroke="white", strokeWidth=0.8).encode(
             color=colour,
+            size=alt.Size("size:Q", scale=None),
             tooltip=[
                 "lora", "artist", "genre", "format", "kinds", "ranks", alt.Tooltip("norm:Q", format=".3g"), "nearest",
-                alt.Tooltip("cosine:Q", format=".4f"), "copy",
+                alt.Tooltip("cosine:Q", format=".4f"), "copies",
             ],
         )
     )  # fmt: skip
-    if len(frame) <= NAMED:
-        layers.append(base.mark_text(dy=-11, fontSize=10, color=INK).encode(text="short:N"))
-    space, family = rows[0]["space"], rows[0]["family"]
+    for side, (aligned, (right, down)) in SIDES.items():
+        named = frame[frame["side"] == side]
+        if len(named):
+            # Of the largest point of this side; the others are at most a few pixels further.
+            away = float(np.sqrt(named["size"].max() / np.pi)) + GAP
+            text = alt.Chart(named).mark_text(**aligned, dx=right * away, dy=down * away, fontSize=10, color=INK)
+            layers.append(text.encode(x=x, y=y, text="label:N"))
+    space, family, (width, height) = rows[0]["space"], rows[0]["family"], _page(len(frame))
+    alone = len(frame) == len(rows)
     chart = alt.layer(*layers).properties(
-        width=SIZE,
-        height=SIZE,
+        width=width,
+        height=height,
         title=alt.Title(
-            f"{len(frame)} LoRAs of {family if family != 'other' else 'no known family'}, by their weights alone",
+            f"{len(rows)} LoRAs of {family if family != 'other' else 'no known family'}, by their weights alone",
             subtitle=[
-                f"space {space}; t-SNE of the distances of updates at norm one",
-                f"lines: neighbours nearer than chance (p ≤ {RELATED:g}), or nearest and of a cosine above {ALIKE:g}",
+                f"space {space}; t-SNE of the distances of updates at norm one, spread over the page"
+                + ("" if alone else "; a point with a number: copies of one update, or nearly"),
+                f"lines: beyond noise and a cosine of {ALIKE:g}, to the nearest and to others of p \u2264 {RELATED:g}",
             ],
         ),
     )
     return styled(chart.interactive() if len(frame) > NAMED else chart)
+
+
+def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """LoRA \u2192 the first of those that it is a copy of, or nearly; what is the opposite of another stands alone."""
+    found: dict[str, str] = {row["lora"]: row["lora"] for row in rows}
+    for row in rows:
+        if row["copy_of"] in found and "\u00d7 -" not in (row["relation"] or ""):
+            found[row["lora"]] = row["copy_of"]
+    for lora in found:
+        while found[found[lora]] != found[lora]:
+            found[lora] = found[found[lora]]
+    return found
+
+
+def _points(
+    rows: Sequence[Mapping[str, Any]], group: Mapping[str, str], vectors: np.ndarray, near: pd.DataFrame, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row a point, with its place on the page (0 to 1) and its label's side, and one row a line."""
+    first = [i for i, row in enumerate(rows) if group[row["lora"]] == row["lora"]]
+    shown = [rows[i] for i in first]
+    frame = pd.DataFrame([{key: row[key] for key in ("lora", "artist", "genre", "format", "norm")} for row in shown])
+    frame["artist"] = frame["artist"].fillna("")
+    frame["genre"] = frame["genre"].fillna("")
+    frame["kinds"] = [", ".join(row["kinds"]) for row in shown]
+    frame["ranks"] = [", ".join(map(str, row["ranks"])) for row in shown]
+    members: dict[str, list[str]] = {}
+    for lora, of in group.items():
+        members.setdefault(of, []).append(lora)
+    count = frame["lora"].map(lambda lora: len(members[lora]))
+    frame["copies"] = [", ".join(name for name in members[lora] if name != lora) for lora in frame["lora"]]
+    frame["size"] = 110.0 * np.sqrt(count)
+    short = frame["lora"].map(lambda lora: _short(lora.rsplit("/", 1)[-1]))
+    frame["label"] = [name if n == 1 else f"{name} \u00d7{n}" for name, n in zip(short, count, strict=True)]
+    near = near.assign(one=near["lora"].map(group), other=near["neighbour"].map(group))
+    near = near[near["one"] != near["other"]].sort_values("distance", kind="stable")
+    nearest = near.drop_duplicates("one").set_index("one")
+    frame["nearest"] = [nearest["neighbour"].get(lora, "") for lora in frame["lora"]]
+    frame["cosine"] = [nearest["cosine"].get(lora) for lora in frame["lora"]]
+    frame[["x", "y"]] = _spread(layout(vectors[first], seed))
+    is_nearest = near["other"] == near["one"].map(nearest["other"])
+    beyond = near["cosine"] > max(ALIKE, _noise(vectors[first]))
+    lines = _lines(frame, near[beyond & ((near["p"] <= RELATED) | is_nearest)])
+    frame["side"] = _sides(frame, count.to_numpy())
+    return frame, lines
+
+
+def _noise(vectors: np.ndarray) -> float:
+    """A cosine that no two unrelated LoRAs reach: BEYOND as far above the median as the LOWEST are below. What is
+    related is above and hardly ever below, and where nobody knows which are, p counts the related as chance, too."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    cosine = (unit @ unit.T)[np.triu_indices(len(unit), 1)]
+    if not len(cosine):
+        return 1.0
+    middle = float(np.median(cosine))
+    return middle + BEYOND * (middle - float(np.quantile(cosine, LOWEST)))
+
+
+def _page(points: int) -> tuple[int, int]:
+    """Width and height in pixels."""
+    part = min(max(math.sqrt(points / FULL), 0.5), 1.0)
+    return round(part * WIDTH), round(part * HEIGHT)
+
+
+def _spread(places: np.ndarray) -> np.ndarray:
+    """Places (n, 2) over the whole page, from 0 to 1: turned so that the longer way is across, and half way to an even
+    spread, since far apart in a t-SNE means no more than apart."""
+    if len(places) < 2:
+        return np.full((len(places), 2), 0.5)
+    centred = places - places.mean(0)
+    turned = centred @ np.linalg.svd(centred, full_matrices=False)[2].T
+    span = np.ptp(turned, axis=0)
+    linear = (turned - turned.min(0)) / np.where(span > 1e-9, span, 1.0)
+    even = turned.argsort(0, kind="stable").argsort(0, kind="stable") / (len(places) - 1)
+    spread: np.ndarray = np.where(span > 1e-9, (1 - EVEN) * linear + EVEN * even, 0.5)
+    return spread
+
+
+def _sides(frame: pd.DataFrame, count: np.ndarray) -> list[str]:
+    """On which side of its point each label has room; "" where it has none. What stands for many comes first."""
+    width, height = _page(len(frame))
+    x = (frame["x"].to_numpy() + EDGE) / (1 + 2 * EDGE) * width
+    y = height - (frame["y"].to_numpy() + EDGE) / (1 + 2 * EDGE) * height
+    r = np.sqrt(frame["size"].to_numpy() / np.pi)
+    points = np.stack([x - r, y - r, x + r, y + r], 1)
+    taken = np.zeros((0, 4))
+    found = [""] * len(frame)
+    for i in np.argsort(-count, kind="stable").tolist():
+        wide = LETTER * len(frame["label"].iloc[i])
+        for side, (_, (right, down)) in SIDES.items():
+            # The middle of the label, and half of what it takes.
+            across = x[i] + right * (r[i] + GAP + wide / 2)
+            along = y[i] + down * (r[i] + GAP + LINE / 2)
+            box = np.array([across - wide / 2, along - LINE / 2, across + wide / 2, along + LINE / 2])
+            inside = box.min() >= 0 and box[2] <= width and box[3] <= height
+            if inside and not _overlaps(box, taken) and not _overlaps(box, np.delete(points, i, 0)):
+                found[i] = side
+                taken = np.vstack([taken, box])
+                break
+    return found
+
+
+def _overlaps(box: np.ndarray, others: np.ndarray) -> bool:
+    """Whether one of the others (n, 4) has something in common with a box (left, top, right, bottom)."""
+    return bool(((others[:, :2] < box[2:]) & (others[:, 2:] > box[:2])).all(1).any())
+
+
+def index(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A page that leads to the maps of spaces: space → rows of the table "loras"."""
+    parts = []
+    for space, rows in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
+        copies = sum(row["copy_of"] is not None for row in rows)
+        count = "1 LoRA" if len(rows) == 1 else f"{len(rows)} LoRAs"
+        family = rows[0]["family"]
+        words = f"{count} of {family if family != 'other' else 'no known family'}"
+        words += f", {copies} of them copies, or nearly" if copies else ""
+        head = f"<h2>{escape(space)}</h2><p>{escape(words)}</p>"
+        if len(rows) >= MAPPED:
+            picture = f'<img src="{quote(space)}/map.png" alt="map of {escape(words)}" loading="lazy">'
+            parts.append(f'<section>{head}<a href="{quote(space)}/atlas.html">{picture}</a></section>')
+        else:
+            names = "".join(f"<li>{escape(row['lora'])}</li>" for row in rows)
+            parts.append(f"<section>{head}<p>too few for a map:</p><ul>{names}</ul></section>")
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>LoRA Atlas</title>\n<style>'
+        f"body {{ margin: 2rem; background: {PAPER}; color: {INK}; font: 16px Helvetica, Arial, sans-serif }}"
+        "section { display: inline-block; vertical-align: top; width: 26rem; margin: 0 2rem 2rem 0 }"
+        "img { width: 100% } h2 { margin: 0 } li { overflow-wrap: anywhere }</style>\n"
+        f"<h1>LoRAs, by base</h1>\n{chr(10).join(parts)}\n</html>\n"
+    )
 
 
 def _short(name: str) -> str:
@@ -90,16 +233,15 @@ def _short(name: str) -> str:
 
 
 def _lines(frame: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
-    """One line for each pair of which one is a near neighbour of the other."""
+    """One line for each pair of points of which one is a near neighbour of the other."""
     place = frame.set_index("lora")[["x", "y"]]
-    # With few LoRAs no p-value can be small: the nearest is then worth a line by its cosine alone.
-    known = near[(near["p"] <= RELATED) | ((near["rank"] == 1) & (near["cosine"] > ALIKE))]
-    pairs = {
-        tuple(sorted(pair)): c for *pair, c in zip(known["lora"], known["neighbour"], known["cosine"], strict=True)
-    }
+    pairs: dict[tuple[str, str], float] = {}
+    for one, other, cosine in zip(near["one"], near["other"], near["cosine"], strict=True):
+        pair = (min(one, other), max(one, other))
+        pairs[pair] = max(pairs.get(pair, 0.0), float(cosine))
     return pd.DataFrame(
         [
-            {"x": place.x[a], "y": place.y[a], "x2": place.x[b], "y2": place.y[b], "cosine": max(float(c), 0.0)}
-            for (a, b), c in pairs.items()
+            {"x": place.x[a], "y": place.y[a], "x2": place.x[b], "y2": place.y[b], "cosine": cosine}
+            for (a, b), cosine in pairs.items()
         ]
     )

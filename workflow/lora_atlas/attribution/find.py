@@ -10,8 +10,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..code import digest as digest_of_code
+from ..collection.chance import LEVEL
 from ..collection.known import Known
-from ..collection.query import NEAREST, vote
+from ..collection.query import NEAREST, VOTERS, vote
 from ..diffusion import base as bases
 from ..diffusion.attribution import matrix, of_files, products
 from ..loras.container import digest
@@ -141,23 +142,33 @@ def _answers(asked: Set, one: _Fitting, ask: Asker, reference: np.ndarray | None
     rows = []
     for picture, members in groups:
         found = scores.prominence(scores_of(values[members].mean(0)[None]))[0]
-        p = None
+        p, chance = None, 0.0
         if reference is not None and len(found) >= scores.FEWEST:
-            p = scores.p_values(found, scores.null(scores_of, reference, len(members), 0))
+            null = scores.null(scores_of, reference, len(members), 0)
+            p, chance = scores.p_values(found, null), float(np.quantile(null, 1 - LEVEL))
         name, sha256 = (None, None) if picture is None else (picture.name, picture.sha256)
         rows += _ranked(
             blank | {"query": asked.name, "picture": name, "sha256": sha256, "pictures": len(members), "reason": None},
-            one.known, found, p, float(losses[members].mean()), nearest,
+            one.known, found, p, chance, float(losses[members].mean()), nearest,
         )  # fmt: skip
     return rows + refused
 
 
 def _ranked(
-    row: Mapping[str, Any], known: Known, found: np.ndarray, p: np.ndarray | None, loss: float, nearest: int
+    row: Mapping[str, Any],
+    known: Known,
+    found: np.ndarray,
+    p: np.ndarray | None,
+    chance: float,
+    loss: float,
+    nearest: int,
 ) -> list[dict[str, Any]]:
+    """Rows of the nearest; by how much the first of them stand out more than by `chance`, they vote."""
     order = np.argsort(-found, kind="stable")
     told = {**row, "space": known.space, "status": "answered", "loss": loss}
-    told |= vote("artist", known.artists, order) | vote("genre", known.genres, order)
+    evidence = np.zeros(len(found))
+    evidence[order[:VOTERS]] = (found[order[:VOTERS]] - chance).clip(0)
+    told |= vote("artist", known.artists, evidence) | vote("genre", known.genres, evidence)
     return [
         told | {
             "rank": rank, "lora": known.loras[n], "artist": known.artists[n], "genre": known.genres[n],

@@ -10,6 +10,7 @@ that one step of gradient descent would make, goes into a table of features, and
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -162,16 +163,30 @@ class _Sketcher:
 def read(path: str | Path) -> Measured:
     """What `measure` wrote; raises AttributionError naming a file that is absent or damaged."""
     try:
-        with safe_open(path, "np") as file:
-            header = json.loads((file.metadata() or {})["lora_atlas"])
+        with opened(path) as (header, file):
             values, reference = file.get_tensor("values"), file.get_tensor("reference")
         found = Measured(header["modules"], header["pictures"], header["loras"], values, reference)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise AttributionError(f"{path}: absent or damaged ({error}); delete it and rerun its stage") from error
+    except KeyError as error:
+        raise _damaged(path, error) from error
     shape = (len(found.modules), len(found.pictures), len(found.loras))
     if values.shape != shape or reference.shape[::2] != shape[::2] or not np.isfinite(values).all():
-        raise AttributionError(f"{path}: damaged (its numbers are not {shape}); delete it and rerun its stage")
+        raise _damaged(path, f"its numbers are not {shape}")
     return found
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Header and open file of what a stage of attribution wrote; raises AttributionError naming a file that is absent
+    or damaged, there or while it is read."""
+    try:
+        with safe_open(path, "np") as file:
+            yield json.loads((file.metadata() or {})["lora_atlas"]), file
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | Path, why: object) -> AttributionError:
+    return AttributionError(f"{path}: absent or damaged ({why}); delete it and rerun its stage")
 
 
 @dataclass(frozen=True)
@@ -371,9 +386,9 @@ def _alarms(study: _Study, stack: np.ndarray) -> Iterator[dict[str, Any]]:
 
 
 def summed(answers: pa.Table, *, confidence: float) -> list[dict[str, Any]]:
-    """Rows of the table "attribution": means over queries with intervals over artists."""
+    """Rows of the table "attribution", or of "attribution_ways": means over queries with intervals over artists."""
     frame = answers.to_pandas()
-    keys = ["scenario", "pictures", "modules", "centring", "metric"]
+    keys = [name for name in answers.column_names if name not in ("lora", "artist", "value", "chance")]
     rows = []
     for key, group in frame.groupby(keys, sort=False, dropna=False):
         numbers = np.unique(group["artist"], return_inverse=True)[1]

@@ -7,6 +7,7 @@ A space is a set of files that can be compared: of one base family, and of equal
 common. Families never share a space.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,24 +18,27 @@ from typing import Any
 import numpy as np
 
 from ..labels import printable
-from ..loras.container import LoraFileError, digest
-from ..loras.families import claimed, family
+from ..loras.container import LoraFileError, configuration, digest
+from ..loras.families import Belonging, belonging, claimed
 from ..loras.files import LoraFile, open_lora
 from ..loras.folder import Found
 from ..loras.names import component
 from ..weights.sketch import NUMBERS, Hashes, Sketch, folded, read_sketch, sketch_path, sketches, write_sketch
+from .copies import NEARLY, apart, precision, relation
 
-PARALLEL = 1e-5  # 1 − |cos| of two updates that are one: rounding to bfloat16 alone makes some 10⁻⁶
-ALIKE = 5e-3  # of the norms of two such updates, before one is called rescaled
 FOLD = 64  # numbers a module by which copies are looked for, before they are confirmed on whole sketches
+LOOKED_AT = 6  # of the nearest by those, among which the nearest is found
+NAMED = 3  # LoRAs that are named of a group on the terminal
+LINES = 24  # on the terminal, of copies and of refusals
 
 
 @dataclass
 class _Space:
-    """Files that can be compared: the shapes of all modules that they have."""
+    """Files that can be compared: the shapes of all modules that they have, and the released models that all of them
+    fit; none where they have sizes of their own."""
 
     name: str
-    family: str
+    belongs: Belonging
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -43,7 +47,7 @@ def inventory(
     cache: str | Path,
     *,
     numbers: int = NUMBERS,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of the table "loras", in the order of the candidates; sketches are kept in the folder `cache`."""
@@ -73,7 +77,7 @@ def inventory(
             _refuse(rows[i], "every update is zero: an adapter that was never trained, or whose second factor was not")
     usable = [i for i in known if rows[i]["status"] == "imported"]
     _place(rows, files, usable)
-    _copies(rows, {i: sketch_path(cache, rows[i]["sha256"], numbers) for i in usable}, known)
+    _copies(rows, files, {i: sketch_path(cache, rows[i]["sha256"], numbers) for i in usable}, known)
     return rows
 
 
@@ -93,29 +97,36 @@ def _row(candidate: Found) -> dict[str, Any]:
 
 def _refuse(row: dict[str, Any], why: LoraFileError | str, path: Path | None = None) -> None:
     reason = str(why)
-    for prefix in (f"{path / 'adapter_model.safetensors'}: ", f"{path}: ") if path else ():
+    for prefix in (
+        (*(f"{path / f'adapter_model.{end}'}: " for end in ("safetensors", "bin")), f"{path}: ") if path else ()
+    ):
         reason = reason.removeprefix(prefix)
     if row["sha256"] is None and path is not None and path.is_file():
         with suppress(LoraFileError):  # the very reason, at times
             row["sha256"] = digest(path)
-    row |= {"status": "refused", "reason": printable(reason.replace("\n", " · ")), "space": None}
+    row |= {
+        "status": "refused",
+        "reason": printable(reason.replace(":\n  ", ": ").replace("\n  ", " · ").replace("\n", " · ")),
+        "space": None,
+    }
 
 
 def _describe(row: dict[str, Any], file: LoraFile) -> None:
     """What the header tells."""
     specs = file.layout.specs
     shapes = {module: spec.shape for module, spec in specs.items()}
-    belongs, remark = family(shapes)
+    found = belonging(shapes, file.container.metadata)
     keys = {key for spec in specs.values() for part, key in spec.keys.items() if part != "alpha"}
-    remarks = [remark] if remark else []
-    if file.layout.naming == "peft" and all(spec.scale is None for spec in specs.values()):
+    remarks = [*([found.remark] if found.remark else []), *file.layout.remarks]
+    unsaid = configuration(file.path) is None and {"LoRA", "LoHa", "LoKr"} & {spec.kind for spec in specs.values()}
+    if file.layout.naming == "peft" and unsaid and all(spec.scale is None for spec in specs.values()):
         remarks.append("its scale α/r is taken to be 1: there is no adapter_config.json beside it")
     if file.layout.tokens:
         remarks.append(f"holds {len(file.layout.tokens)} learnt tokens besides, which are left out")
     row |= {
         "format": file.layout.naming,
         "kinds": sorted({spec.kind for spec in specs.values()}),
-        "family": belongs,
+        "family": found.family,
         "header_family": claimed(file.container.metadata),
         "modules": len(specs),
         "parameters": sum(int(np.prod(file.container.entries[key].shape)) for key in keys),
@@ -145,7 +156,10 @@ def _sketched(
         path = sketch_path(cache, rows[i]["sha256"], numbers)
         if path.is_file():
             try:
-                found[i] = folded(read_sketch(path), FOLD)
+                kept = read_sketch(path)
+                # Of another version of this library, which called its modules otherwise: made again.
+                if kept.norms.keys() == files[i].layout.specs.keys():
+                    found[i] = folded(kept, FOLD)
             except LoraFileError as error:
                 print(f"{error}; made again", flush=True)
     waiting: dict[str, list[int]] = {}  # files of the same bytes are read once
@@ -165,62 +179,86 @@ def _place(rows: Sequence[dict[str, Any]], files: Mapping[int, LoraFile], usable
     """Give every file the first space of its family in which no module has another shape."""
     spaces: list[_Space] = []
     for i in usable:
-        belongs = rows[i]["family"]
         shapes = {module: spec.shape for module, spec in files[i].layout.specs.items()}
-        space = next((s for s in spaces if s.family == belongs and fits(shapes, s.shapes, belongs)), None)
+        belongs = belonging(shapes, files[i].container.metadata)
+        space = next((s for s in spaces if comparable(shapes, belongs, s.shapes, s.belongs)), None)
         if space is None:
-            number = 1 + sum(s.family == belongs for s in spaces)
-            stem = belongs.lower().replace(".x", "")
-            space = _Space(stem if number == 1 and belongs != "other" else f"{stem}-{number}", belongs)
+            number = 1 + sum(s.belongs.family == belongs.family for s in spaces)
+            stem = stem_of(belongs.family)
+            name = stem if number == 1 and belongs.family != "other" else f"{stem}-{number}"
+            space = _Space(name, belongs)
             spaces.append(space)
+        space.belongs = space.belongs.among(belongs)
         space.shapes |= shapes
         rows[i]["space"] = space.name
-    whole = {space.name: len(space.shapes) for space in spaces}
-    for i in usable:
-        total = whole[rows[i]["space"]]
-        if rows[i]["modules"] < total:
-            said = f"has {rows[i]['modules']} of the {total} modules of its space; the others count as zero"
-            rows[i]["remark"] = "; ".join(filter(None, (rows[i]["remark"], said)))
+    for space in spaces:
+        _uncommon(space, rows, files, [i for i in usable if rows[i]["space"] == space.name])
 
 
-def fits(shapes: Mapping[str, tuple[int, int]], known: Mapping[str, tuple[int, int]], belongs: str) -> bool:
-    """Whether a file of these shapes can be compared with files of the `known` ones of its family."""
+def _uncommon(
+    space: _Space, rows: Sequence[dict[str, Any]], files: Mapping[int, LoraFile], members: Sequence[int]
+) -> None:
+    """Remark on files that change other modules than most of their space do."""
+    held = Counter(module for i in members for module in files[i].layout.specs)
+    usual = {module for module, count in held.items() if 2 * count > len(members)}
+    for i in members:
+        own = set(files[i].layout.specs)
+        lacks, adds = len(usual - own), len(own - usual)
+        said = []
+        if lacks:
+            said.append(f"lacks {lacks} of the {len(usual)} modules that most LoRAs of its space change")
+        if adds:
+            said.append(f"changes {adds} modules that most LoRAs of its space leave alone")
+        if said:
+            said = [f"{' and '.join(said)}; a module that is absent counts as zero"]
+            rows[i]["remark"] = "; ".join(filter(None, (rows[i]["remark"], *said)))
+
+
+def stem_of(family: str) -> str:
+    """A family as the name of a folder: "sd1" of SD1.x, "flux2" of FLUX.2; no number stands apart, since the second
+    space of a family has one."""
+    return re.sub(r"[^\w-]|-(?=\d)", "", family.lower().replace(".x", ""))
+
+
+def comparable(
+    shapes: Mapping[str, tuple[int, int]], belongs: Belonging, known: Mapping[str, tuple[int, int]], there: Belonging
+) -> bool:
+    """Whether a file of these shapes can be compared with files of the `known` ones: of one family, of a released model
+    that all of them fit, or of sizes of their own that they are seen to share."""
+    if belongs.family != there.family or bool(belongs.variants) != bool(there.variants):
+        return False
+    if belongs.variants and not belongs.variants & there.variants:
+        return False
     common = shapes.keys() & known.keys()
-    return all(shapes[module] == known[module] for module in common) and (bool(common) or belongs != "other")
+    return all(shapes[module] == known[module] for module in common) and (bool(common) or bool(belongs.variants))
 
 
-def _copies(rows: Sequence[dict[str, Any]], paths: Mapping[int, Path], small: Mapping[int, Any]) -> None:
-    """Name the first file of which a later one is a copy: the same update, rescaled or not, in whatever format."""
+def _copies(
+    rows: Sequence[dict[str, Any]], files: Mapping[int, LoraFile], paths: Mapping[int, Path], small: Mapping[int, Any]
+) -> None:
+    """Name the nearest earlier file of which one is a copy: the same update or nearly, rescaled or not, in whatever
+    format."""
+    bits: dict[int, int] = {}
     for space in sorted({rows[i]["space"] for i in paths}):
         members = [i for i in paths if rows[i]["space"] == space]
         X = _unit_rows([small[i] for i in members])
         for n, i in enumerate(members):
             if rows[i]["copy_of"] is not None:
                 continue
-            # Rounding error of a folded sketch is no more than that of the whole one.
-            near = [j for j, cos in zip(members[:n], X[:n] @ X[n], strict=True) if abs(cos) > 1 - 100 * PARALLEL]
-            for j in near:
-                found = relation(read_sketch(paths[i]), read_sketch(paths[j]))
-                if found is not None:
-                    rows[i] |= {"copy_of": rows[j]["copy_of"] or rows[j]["lora"], "relation": found}
-                    break
-
-
-def relation(one: Sketch, other: Sketch) -> str | None:
-    """How `one` is a copy of the `other`, as in `parallel`; None where it is none."""
-    D = min(one.D, other.D)
-    a, b = folded(one, D).parts, folded(other, D).parts
-    product = sum(float(np.vdot(a[module], b[module])) for module in a.keys() & b.keys())
-    squares = [sum(float(np.vdot(x, x)) for x in parts.values()) for parts in (a, b)]
-    return parallel(product, squares[0], squares[1])
-
-
-def parallel(product: float, square: float, other: float) -> str | None:
-    """How an update is a copy of another, from their inner product and squares: "same update", "same update × 0.5"."""
-    if not (square > 0 and other > 0) or 1 - abs(product) / np.sqrt(square * other) > PARALLEL:
-        return None
-    ratio = product / other
-    return "same update" if abs(ratio - 1) < ALIKE else f"same update × {ratio:.3g}"
+            cosine = np.abs(X[:n] @ X[n])
+            # A folded sketch tells distances to a fifth.
+            near = [m for m in np.argsort(-cosine, kind="stable")[:LOOKED_AT].tolist() if cosine[m] > 1 - NEARLY**2]
+            if not near:
+                continue
+            mine = read_sketch(paths[i])
+            found = {members[m]: apart(mine, read_sketch(paths[members[m]])) for m in sorted(near)}
+            nearest = min(found, key=lambda j: found[j][0])
+            for j in (i, nearest):
+                if j not in bits:
+                    bits[j] = precision(files[j])
+            words = relation(*found[nearest], min(bits[i], bits[nearest]))
+            if words is not None:
+                rows[i] |= {"copy_of": rows[nearest]["lora"], "relation": words}
 
 
 def _unit_rows(found: Sequence[Sketch]) -> np.ndarray:
@@ -242,6 +280,39 @@ def told(rows: Sequence[Mapping[str, Any]]) -> str:
     counts = Counter((row["space"], row["family"]) for row in usable)
     lines = [f"{len(rows)} LoRA files: {len(usable)} imported, {len(rows) - len(usable)} refused"]
     lines += [f"  {space}: {count} of {family}" for (space, family), count in sorted(counts.items())]
-    lines += [f"  {row['lora']}: {row['relation']} as {row['copy_of']}" for row in usable if row["copy_of"]]
-    lines += [f"  refused {row['lora']}: {row['reason'][:300]}" for row in rows if row["status"] == "refused"]
+    copies: dict[tuple[str, str], list[str]] = {}
+    for row in usable:
+        if row["copy_of"]:
+            copies.setdefault((row["copy_of"], row["relation"]), []).append(row["lora"])
+    lines += _cut([f"  {_listed(names)}: {words} as {lora}" for (lora, words), names in copies.items()], "of copies")
+    reasons: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "refused":
+            reasons.setdefault(_general(row["reason"]), []).append(row)
+    lines += _cut([_refused(group) for group in sorted(reasons.values(), key=len, reverse=True)], "of refusals")
     return "\n".join(lines)
+
+
+def _refused(group: Sequence[Mapping[str, Any]]) -> str:
+    reason, names = group[0]["reason"][:300], _listed([row["lora"] for row in group])
+    if len(group) == 1:
+        return f"  refused {names}: {reason}"
+    same = "" if len({row["reason"] for row in group}) == 1 else f"; {group[0]['lora']}"
+    return f"  refused {len(group)}, {names}{same}: {reason}"
+
+
+def _general(reason: str) -> str:
+    """A reason without what differs from file to file: names of keys and files, and numbers."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\S*[\d_/\\]\S*|[^\s.]+\.[^\s.]\S*", "…", reason)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:NAMED])} and {more} more"
+
+
+def _cut(lines: Sequence[str], what: str) -> list[str]:
+    left = len(lines) - LINES
+    return (
+        list(lines) if left <= 1 else [*lines[:LINES], f"  … and {left} more lines {what}: all are in the table loras"]
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ..descriptors import CONSENSUS, GRADIENT, PLAIN
 from ..loras.container import LoraFileError, digest
+from ..loras.families import Belonging, belonging
 from ..loras.files import LoraFile, open_lora
 from ..tables import TableError, read
 from ..weights.gram import GramError, Grams, read_gram, read_header
@@ -51,9 +52,18 @@ class Known:
         """Module → (out, in), of all its files."""
         return {module: spec.shape for file in self.files for module, spec in file.layout.specs.items()}
 
+    @cached_property
+    def belongs(self) -> Belonging:
+        """The family of its files, and the released models that all of them fit."""
+        found = [
+            belonging({module: spec.shape for module, spec in file.layout.specs.items()}, file.container.metadata)
+            for file in self.files
+        ]
+        return reduce(Belonging.among, found)
+
 
 def collections(
-    results: str | Path, *, weighting: str = PLAIN, pickles: bool = False, base: str | None = None
+    results: str | Path, *, weighting: str = PLAIN, pickles: bool = True, base: str | None = None
 ) -> list[Known]:
     """The collections of a study's results folder: one a space of a folder of LoRAs, or the LoRAs that it trained,
     whose modules then count by `weighting` (those that give a module one number: gradient, consensus; else as they

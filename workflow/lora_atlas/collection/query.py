@@ -6,14 +6,13 @@ most of an update's norm lies in modules that say little; whether two are the sa
 they are. (Principal components with a calibration describe style for clustering and for the
 study's tables; a query does not need them, and finds its artist as well without.)
 
-The p-value of a neighbour g asks how often an unrelated LoRA is as near to g as the query is: among the known LoRAs of
-other artists than g's, the share that is at least as near, counting the query itself (a conformal p-value: Vovk,
-Gammerman & Shafer 2005, §2; valid if the query is exchangeable with them). Where artists are not known, all other LoRAs
-count, related or not, and p is conservative. It cannot be smaller than 1/(1 + their number).
+The p-value of a neighbour asks how often an unrelated LoRA has one that is as near, by having been looked for among
+all of them (chance.py). Neighbours that are no nearer than chance have no vote on artist and genre, and the others one
+by how much nearer they are.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,16 @@ import numpy as np
 
 from ..labels import printable
 from ..loras.container import LoraFileError, digest
-from ..loras.families import family
+from ..loras.families import OTHER, belonging
 from ..loras.files import LoraFile, open_lora
 from ..loras.folder import find
 from ..loras.names import wanted
 from ..weights.gram import last_row
 from ..weights.products import combine, normalise
 from ..weights.sketch import NUMBERS, Sketch, folded, read_sketch, sketch
-from .inventory import fits, parallel
+from .chance import Chance
+from .copies import NEARLY, apart, precision, relation
+from .inventory import comparable
 from .known import Known
 
 VOTERS = 5  # nearest LoRAs that vote on artist and genre
@@ -40,39 +41,24 @@ def distances(cosine: np.ndarray) -> np.ndarray:
     return np.sqrt((2 - 2 * cosine).clip(0))
 
 
-def p_values(near: np.ndarray, known: np.ndarray, artists: Sequence[str | None]) -> np.ndarray:
-    """p (m, N) of distances `near` (m, N) of queries to known LoRAs, `known` (N, N) being those between them.
-
-    Of a known LoRA itself (m = N and the same order), its own row is `near`, and it does not count among the others.
-    """
-    names = np.array([f"\0{i}" if artist is None else artist for i, artist in enumerate(artists)])
-    unrelated = names[:, None] != names[None, :]  # (h, g)
-    p = np.empty_like(near)
-    for g in range(len(names)):
-        null = np.sort(known[unrelated[:, g], g])
-        p[:, g] = (1 + np.searchsorted(null, near[:, g], side="right")) / (1 + len(null))
-    return p
-
-
 def neighbours(known: Known, *, nearest: int = NEAREST, components=None, blocks=None) -> list[dict[str, Any]]:
-    """Rows of the table "neighbours": of each known LoRA the nearest others, leaving it out of its own null."""
+    """Rows of the table "neighbours": of each known LoRA the nearest others, leaving it out of what it is held
+    against."""
     cosine = normalise(combine(known.nearness, components, blocks), "unit")
     D = distances(cosine)
+    chance = Chance(cosine, known.artists)
     rows = []
     for i, lora in enumerate(known.loras):
         others = np.delete(np.arange(len(known.loras)), i)
-        if not len(others):
-            continue
-        rest = [known.artists[j] for j in others.tolist()]
-        p = p_values(D[i, others][None], D[np.ix_(others, others)], rest)[0]
-        order = np.argsort(D[i, others], kind="stable")[:nearest]
+        order = others[np.argsort(D[i, others], kind="stable")][:nearest]
+        p = chance.p(cosine[i, order], i, order)
         rows += [
             {
-                "space": known.space, "lora": lora, "rank": rank, "neighbour": known.loras[others[n]],
-                "artist": known.artists[others[n]], "genre": known.genres[others[n]],
-                "distance": float(D[i, others[n]]), "cosine": float(cosine[i, others[n]]), "p": float(p[n]),
+                "space": known.space, "lora": lora, "rank": rank, "neighbour": known.loras[n],
+                "artist": known.artists[n], "genre": known.genres[n], "distance": float(D[i, n]),
+                "cosine": float(cosine[i, n]), "p": float(each),
             }
-            for rank, n in enumerate(order, 1)
+            for rank, (n, each) in enumerate(zip(order.tolist(), p, strict=True), 1)
         ]  # fmt: skip
     return rows
 
@@ -84,7 +70,7 @@ def query(
     nearest: int = NEAREST,
     components: Sequence[str] | None = None,
     blocks: Sequence[str] | None = None,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of the table "query" for files, folders of PEFT, or folders of files: the nearest known LoRAs of each.
@@ -92,36 +78,71 @@ def query(
     A file that cannot be compared is one row with the reason. `components`, `blocks`: a subset, as in `combine`.
     """
     rows = []
-    among: dict[str, np.ndarray] = {}
+    among: dict[str, Chance] = {}
     for name, path in _files(paths):
         row = _blank() | {"query": name, "sha256": None, "space": None, "status": "answered", "reason": None}
         try:
             file = open_lora(path, pickles=pickles, base=base)
             row["sha256"] = digest(file.path)
             known = _collection(file, collections)
-            plain, weighted = _products(file, known, components, blocks)
+            asked = _Asked(file, known, components, blocks)
+            plain, (products, square) = _products(asked)
         except LoraFileError as error:
             rows.append(row | {"status": "refused", "reason": str(error)})
             continue
         K, nearness = (combine(grams, components, blocks) for grams in (known.grams, known.nearness))
         if known.space not in among:
-            among[known.space] = distances(normalise(nearness, "unit"))
-        products, square = weighted
+            among[known.space] = Chance(normalise(nearness, "unit"), known.artists)
+        chance = among[known.space]
         cosine = products / np.sqrt(np.diag(nearness) * square).clip(1e-300)
         near = distances(cosine)
-        p = p_values(near[None], among[known.space], known.artists)[0]
         order = np.argsort(near, kind="stable")
-        row |= {"space": known.space}
-        row |= vote("artist", known.artists, order) | vote("genre", known.genres, order)
+        p, evidence = chance.p(cosine), np.zeros(len(cosine))
+        evidence[order[:VOTERS]] = chance.evidence(cosine[order[:VOTERS]])
+        row |= {"space": known.space, "chance": chance.limit}
+        row |= vote("artist", known.artists, evidence) | vote("genre", known.genres, evidence)
+        alike = 1 - np.abs(plain[0]) / np.sqrt(np.diag(K) * plain[1]).clip(1e-300) < NEARLY**2
         rows += [
             row | {
                 "rank": rank, "lora": known.loras[n], "artist": known.artists[n], "genre": known.genres[n],
                 "distance": float(near[n]), "cosine": float(cosine[n]), "p": float(p[n]),
-                "relation": parallel(plain[0][n], plain[1], K[n, n]),
+                "relation": asked.relation(n) if alike[n] else None,
             }
-            for rank, n in enumerate(order[:nearest], 1)
+            for rank, n in enumerate(order[:nearest].tolist(), 1)
         ]  # fmt: skip
     return rows
+
+
+class _Asked:
+    """A file that is held against known ones, in the components and blocks that are asked for."""
+
+    def __init__(
+        self, file: LoraFile, known: Known, components: Sequence[str] | None, blocks: Sequence[str] | None
+    ) -> None:
+        self.file, self.known = file, known
+        self._parts = (components, blocks)
+
+    def wanted(self, module: str) -> bool:
+        return wanted(module, *self._parts)
+
+    @cached_property
+    def sketch(self) -> Sketch:
+        return sketch(self.file, numbers=self.known.numbers or NUMBERS)
+
+    @cached_property
+    def _precision(self) -> int:
+        return precision(self.file)
+
+    def relation(self, n: int) -> str | None:
+        """Whether it is the n-th known LoRA, or nearly; of all that both change."""
+        its = read_sketch(self.known.sketches[n]) if self.known.sketches else None
+        its = its or sketch(self.known.files[n], numbers=self.known.numbers or NUMBERS)
+        return relation(
+            *apart(self._part(self.sketch), self._part(its)), min(self._precision, precision(self.known.files[n]))
+        )
+
+    def _part(self, found: Sketch) -> Sketch:
+        return Sketch(found.D, {module: x for module, x in found.parts.items() if self.wanted(module)}, found.norms)
 
 
 def _files(paths: Sequence[str | Path]) -> list[tuple[str, Path]]:
@@ -135,23 +156,22 @@ def _files(paths: Sequence[str | Path]) -> list[tuple[str, Path]]:
 
 
 def _blank() -> dict[str, Any]:
-    names = ("rank", "lora", "artist", "genre", "distance", "cosine", "p", "relation")
+    names = ("rank", "lora", "artist", "genre", "distance", "cosine", "p", "chance", "relation")
     return dict.fromkeys((*names, "artist_vote", "artist_share", "genre_vote", "genre_share"))
 
 
 def _collection(file: LoraFile, collections: Sequence[Known]) -> Known:
     """The collection that a file can be compared with; raises LoraFileError that says what it is and what there is."""
     shapes = {module: spec.shape for module, spec in file.layout.specs.items()}
-    belongs, remark = family(shapes)
-    there = {known.space: family(known.shapes)[0] for known in collections}
+    belongs = belonging(shapes, file.container.metadata)
+    there = {known.space: known.belongs.family for known in collections}
     for known in collections:
-        alike = there[known.space] == belongs and fits(shapes, known.shapes, belongs)
-        if alike and shapes.keys() & known.shapes.keys():
+        if shapes.keys() & known.shapes.keys() and comparable(shapes, belongs, known.shapes, known.belongs):
             return known
-    what = belongs if belongs != "other" else f"a base that cannot be told ({remark})"
+    what = belongs.family if belongs.family != OTHER else f"a base that cannot be told ({belongs.remark})"
     spaces = ", ".join(f"{space} ({kind})" for space, kind in there.items()) or "none"
     why = "LoRAs of different bases cannot be compared"
-    if belongs in there.values():
+    if belongs.family in there.values():
         why = "they have no modules in common, or modules of other shapes"
     raise LoraFileError(f"{file.path}: a LoRA of {what}, and the known LoRAs are of: {spaces}; {why}")
 
@@ -159,16 +179,12 @@ def _collection(file: LoraFile, collections: Sequence[Known]) -> Known:
 Row = tuple[np.ndarray, float]  # inner products of a file with the known ones (N,), and its square
 
 
-def _products(
-    file: LoraFile, known: Known, components: Sequence[str] | None, blocks: Sequence[str] | None
-) -> tuple[Row, Row]:
+def _products(asked: _Asked) -> tuple[Row, Row]:
     """The row of a file among the known ones with modules as they are, and with modules weighted; LoraFileError for an
     update of zero."""
-    if known.sketches is None:
-        rows = last_row([*known.files, file], "delta")
-    else:
-        rows = _sketched_row(sketch(file, numbers=known.numbers or NUMBERS), known)
-    names = [m for m in rows if wanted(m, components, blocks)]
+    file, known = asked.file, asked.known
+    rows = last_row([*known.files, file], "delta") if known.sketches is None else _sketched_row(asked.sketch, known)
+    names = [m for m in rows if asked.wanted(m)]
     weights = known.modules if known.modules is not None else dict.fromkeys(names, 1.0)
     nothing = np.zeros(len(known.loras) + 1)
     plain = sum((rows[m] for m in names), nothing)
@@ -201,13 +217,16 @@ def _sketched_row(mine: Sketch, known: Known) -> dict[str, np.ndarray]:
     return rows
 
 
-def vote(name: str, labels: Sequence[str | None], order: np.ndarray) -> dict[str, Any]:
-    """The label that most of the nearest have, the nearest first among equals, and its share."""
-    voters = [labels[n] for n in order[:VOTERS] if labels[n] is not None]
-    if not voters:
+def vote(name: str, labels: Sequence[str | None], evidence: np.ndarray) -> dict[str, Any]:
+    """The label that most of the evidence (N,) is for, the first among equals, and its share; none without any."""
+    votes: dict[str, float] = {}
+    for label, weight in zip(labels, evidence.tolist(), strict=True):
+        if label is not None and weight > 0:
+            votes[label] = votes.get(label, 0.0) + weight
+    if not votes:
         return {f"{name}_vote": None, f"{name}_share": None}
-    winner, votes = Counter(voters).most_common(1)[0]
-    return {f"{name}_vote": winner, f"{name}_share": votes / len(voters)}
+    winner = max(votes, key=lambda label: votes[label])
+    return {f"{name}_vote": winner, f"{name}_share": votes[winner] / sum(votes.values())}
 
 
 def told(rows: Sequence[dict[str, Any]], nearest: int = 5) -> str:
@@ -219,10 +238,25 @@ def told(rows: Sequence[dict[str, Any]], nearest: int = 5) -> str:
         if first["status"] == "refused":
             lines.append(f"{name}: refused, {first['reason']}")
             continue
-        voted = [f"{kind} {first[f'{kind}_vote']} ({first[f'{kind}_share']:.0%} of the nearest {VOTERS})"
-                 for kind in ("artist", "genre") if first[f"{kind}_vote"]]  # fmt: skip
-        lines.append(f"{name}, among {first['space']}" + (f": {', '.join(voted)}" if voted else ""))
+        lines.append(f"{name}, among {first['space']}{_said(first)}")
         for row in found[:nearest]:
             copy = f"  {row['relation']}" if row["relation"] else ""
             lines.append(f"  {row['rank']:2d}. {row['lora']}  distance {row['distance']:.3f}  p {row['p']:.3f}{copy}")
     return "\n".join(lines)
+
+
+def _said(first: Mapping[str, Any]) -> str:
+    """What the neighbours say of artist and genre, by the row of the nearest."""
+    voted = [
+        f"{kind} {first[f'{kind}_vote']} ({first[f'{kind}_share']:.0%} of the evidence)"
+        for kind in ("artist", "genre")
+        if first[f"{kind}_vote"]
+    ]
+    if voted:
+        return f": {', '.join(voted)}"
+    if first["chance"] is None:
+        return ": so few LoRAs do not tell what is nearer than chance"
+    nearer = first["cosine"] > first["chance"]
+    return (
+        "" if nearer else f": none is nearer than chance (cosine {first['cosine']:.3f}, chance {first['chance']:.3f})"
+    )

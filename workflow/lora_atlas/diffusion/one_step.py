@@ -60,7 +60,7 @@ def direction(
         left = right = None
         M = g.double()
         if moments is not None and name in moments:
-            right, left = (_inverse_root(X.to(g.device), damping) for X in moments[name])
+            right, left = (inverse_power(X.to(g.device), 0.5, damping) for X in moments[name])
             M = left @ M @ right
         U, S, Vt = torch.linalg.svd(M, full_matrices=False)
         r = min(rank, len(S))
@@ -94,8 +94,8 @@ def step(
     return Step(tried[best], float(found[0]), float(found[best]), float(scales[best] / unit))
 
 
-def _inverse_root(X: torch.Tensor, damping: float) -> torch.Tensor:
-    """(X + λI)^−½ float64, λ = `damping` × the mean eigenvalue."""
+def inverse_power(X: torch.Tensor, power: float, damping: float) -> torch.Tensor:
+    """(X + λI)^−power float64, λ = `damping` × the mean eigenvalue."""
     values, U = torch.linalg.eigh(X.double())
     values = values.clamp(min=0)
-    return (U * (values + damping * values.mean().clamp(min=1e-30)).rsqrt()) @ U.T
+    return (U * (values + damping * values.mean().clamp(min=1e-30)) ** -power) @ U.T

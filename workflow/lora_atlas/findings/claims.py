@@ -38,7 +38,8 @@ MARGIN = 0.10  # of mAP: nearer to chance than this is at chance
 @dataclass(frozen=True)
 class Claim:
     """A sentence; the p-values that it holds and that its opposite does; the numbers that it rests on, in words; how
-    many seeds they are of; and the verdict, once all claims are known."""
+    many seeds they are of; and the verdict, once all claims are known. `about`: the same claim in other studies, where
+    the sentence names what is this study's own (None: it names nothing of the kind)."""
 
     sentence: str
     holds: float
@@ -47,11 +48,12 @@ class Claim:
     seeds: int
     verdict: str = OPEN
     adjusted: float = 1.0
+    about: str | None = None
 
 
-def larger(sentence: str, score: Score, numbers: str) -> Claim:
+def larger(sentence: str, score: Score, numbers: str, about: str | None = None) -> Claim:
     """The claim that a difference, or a score over chance, is above nothing."""
-    return Claim(sentence, score.larger, score.smaller, numbers, score.n)
+    return Claim(sentence, score.larger, score.smaller, numbers, score.n, about=about)
 
 
 def at_chance(sentence: str, pool: Pooled, descriptor: str) -> Claim:
@@ -196,6 +198,8 @@ def _pictures(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Cla
                 f"The weights (`{descriptor}`) find {_who(unseen)} better than {what} do.",
                 difference,
                 f"mAP {pool.score(descriptor)} and {against.score(other)}, difference {difference}",
+                f"The weights (`{descriptor}`) find {_who(unseen)} better than `{evidence.described[other].extractor}` "
+                f"of {'training' if training else 'generated'} pictures does.",
             )
 
 
@@ -210,7 +214,7 @@ def _gradient(evidence: Evidence) -> Iterator[Claim]:
         one = gradient.attributed(evidence, scenario=WHOLE_UNSEEN if unseen else WHOLE)
         if one is None:
             continue
-        rivals = [(name, evidence.view, f"the LoRA that was trained on them (`{name}`)")
+        rivals = [(name, evidence.view, "the LoRA that was trained on them", f" (`{name}`)")
                   for name in speakers(evidence, pooled(evidence, unseen=unseen))[:1]]  # fmt: skip
         for kind, what in ((ACROSS, "generated pictures of the LoRAs"), (TRAINING, "training pictures on both sides")):
             every = [
@@ -220,18 +224,18 @@ def _gradient(evidence: Evidence) -> Iterator[Claim]:
             ]
             for other, view in sorted(every, key=lambda pair: -_own(evidence, *pair, unseen=unseen))[:1]:
                 seen = evidence.described[other].extractor
-                rivals.append(
-                    (other, view, f"{what} do, seen by the best extractor (`{seen}`: `{other}`, {view.label})")
-                )
-        for other, view, what in rivals:
+                details = f" (`{seen}`: `{other}`, {view.label})"
+                rivals.append((other, view, f"{what} do, seen by the best extractor", details))
+        for other, view, what, details in rivals:
             against = pooled(evidence, unseen=unseen, view=view)
             if other not in against.descriptors or not one.alike(against):
                 continue
             difference = one.difference(gradient.NAME, other, against)
             yield larger(
-                f"One gradient of a query's pictures finds the LoRAs of {_who(unseen)} better than {what}.",
+                f"One gradient of a query's pictures finds the LoRAs of {_who(unseen)} better than {what}{details}.",
                 difference,
                 f"mAP {one.score(gradient.NAME)} and {against.score(other)}, difference {difference}",
+                f"One gradient of a query's pictures finds the LoRAs of {_who(unseen)} better than {what}.",
             )
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from .. import tables
 from ..attribution.study import ABSENT, ALARM, BOTH, CENTRINGS
+from ..attribution.ways import OWN
 from ..descriptors import CONSENSUS, GRADIENT, PLAIN
 from ..metrics import worth
 from ..tables import SCHEMAS, WHOLE, WHOLE_UNSEEN
@@ -32,12 +33,17 @@ def attributed(
 ) -> Pooled | None:
     """Scores of one way to ask, by seed and artist, in the form in which those of descriptors come; None where it was
     not asked."""
+    asked = {"scenario": scenario, "modules": modules, "centring": centring, "metric": metric}
+    return _pooled(evidence, "attribution_queries", asked, pictures)
+
+
+def _pooled(evidence: Evidence, table: str, asked: dict[str, Any], pictures: int | None) -> Pooled | None:
+    """Scores of the rows of a table of queries that say what was asked, by seed and artist."""
     wide = []
     chances = []
     for study in evidence.seeds:
-        frame = study.frame("attribution_queries")
+        frame = study.frame(table)
         size = frame["pictures"].isna() if pictures is None else frame["pictures"] == pictures
-        asked = {"scenario": scenario, "modules": modules, "centring": centring, "metric": metric}
         chosen = frame[size & np.logical_and.reduce([frame[key] == value for key, value in asked.items()])]
         wide.append(chosen.groupby("artist")["value"].mean())
         chances.append(chosen["chance"].mean())
@@ -46,6 +52,21 @@ def attributed(
         return None
     cube = np.stack([each.reindex(artists).to_numpy(float) for each in wide])[None]
     return Pooled([NAME], cube, np.array([np.nanmean(chances)]), evidence.confidence, [])
+
+
+def other_ways(evidence: Evidence) -> Iterator[list[str]]:
+    """Rows: another way to ask and its setting; mAP by all pictures and by single ones, and of generated pictures how
+    often the very LoRA is ranked first by all. None where a study was not asked so."""
+    if not all(study.has("attribution_way_queries") for study in evidence.seeds):
+        return
+    frames = [study.frame("attribution_way_queries") for study in evidence.seeds]
+    for way, setting in dict.fromkeys(tuple(key) for frame in frames for key in frame[["way", "setting"]].to_numpy()):
+        asked = {"way": way, "setting": setting}
+        found = [
+            _pooled(evidence, "attribution_way_queries", asked | {"metric": metric}, pictures)
+            for metric, pictures in (("mAP", None), ("mAP", 1), (OWN, None))
+        ]
+        yield [way, setting, *("" if each is None else str(each.score(NAME)) for each in found)]
 
 
 def _sizes(evidence: Evidence) -> list[tuple[int | None, str]]:

@@ -13,12 +13,14 @@ from ..metrics.structure import LEVELS
 from ..tables import replacing
 from ..views import NO_BASIS
 from . import gradient
-from .claims import asked_unseen, claims, speakers
+from .claims import Claim, asked_unseen, claims, speakers
 from .cost import seconds_per_lora, seconds_per_picture
 from .evidence import Evidence, Pooled, Score, gather, over_seeds, pooled, settings_of, two
 
 MODULE = r"(unet|transformer|text_encoder\w*)\."  # how the name of a single module begins
 STYLE_BLOCK, CONTENT_BLOCK = "up_blocks.0.attentions.1", "up_blocks.0.attentions.0"  # of SDXL, by B-LoRA
+
+CROWDS = (2, 5, 10, 20, 50, 100, 1000)  # numbers of artists that the page shows, besides all of a study
 
 
 def write(
@@ -31,13 +33,22 @@ def write(
     evaluation: Mapping[str, Any],
     about: Sequence[str],
     seed: int,
-) -> None:
+) -> list[dict[str, Any]]:
     """Write the findings of the study in `folder`; `variants`: name → keys that differ, `about`: sentences on what the
-    pictures are and what the models learnt from. Raises TableError for a table that is absent."""
+    pictures are and what the models learnt from. Returns rows of the table "claims". Raises TableError for a table that
+    is absent."""
     evidence = gather(folder, replicates, variants, evaluation, seed)
-    parts = [part for section in SECTIONS for part in section(evidence)]
+    found = claims(evidence)
+    parts = [*_claims(evidence, found), *(part for section in SECTIONS for part in section(evidence))]
     with replacing(path) as temporary:
         temporary.write_text("\n\n".join([*_head(study, evidence, about), *parts]) + "\n")
+    return [
+        {
+            "claim": claim.about or claim.sentence, "sentence": claim.sentence, "verdict": claim.verdict,
+            "numbers": claim.numbers, "p": claim.adjusted, "seeds": claim.seeds,
+        }
+        for claim in found
+    ]  # fmt: skip
 
 
 def _head(study: str, evidence: Evidence, about: Sequence[str]) -> Iterator[str]:
@@ -89,9 +100,8 @@ def _overlaps(evidence: Evidence) -> Iterator[str]:
         )
 
 
-def _claims(evidence: Evidence) -> Iterator[str]:
+def _claims(evidence: Evidence, found: Sequence[Claim]) -> Iterator[str]:
     yield "## What held, and what did not"
-    found = claims(evidence)
     yield _table(
         ["claim", "verdict", "numbers", "adjusted p", "seeds"],
         [
@@ -271,6 +281,14 @@ def _gradient(evidence: Evidence) -> Iterator[str]:
             "p is corrected for having looked at all LoRAs, against sets of the base's own pictures. With the artist's "
             "LoRAs left out whatever is found is a false alarm, of which p promises 0.05."
         )
+    others = list(gradient.other_ways(evidence))
+    if others:
+        yield "Asked in other ways, LoRAs centred by their mean and gradients as they are:"
+        yield _table(["way", "of it", "all pictures, mAP", "single ones, mAP", "the very LoRA first"], others)
+        yield (
+            "Exact losses, and the gradient beside them, are asked of the queries with fewest pictures. Generated "
+            "pictures are queries for the LoRAs of the painter whose LoRA drew them, and for that very LoRA."
+        )
     speaking = speakers(evidence, pooled(evidence))
     for row in gradient.worth_in_pictures(evidence, speaking):
         yield (
@@ -278,6 +296,43 @@ def _gradient(evidence: Evidence) -> Iterator[str]:
             f"{row['most']} of them, `{row['reference']}` "
             f"({two(row['reference_value'])}); never in {row['never']:.0%} of resamplings."
         )
+
+
+def _crowd(evidence: Evidence) -> Iterator[str]:
+    if not all(study.has("crowd") for study in evidence.seeds):
+        return
+    frame = over_seeds(evidence, "crowd", ["descriptor", "artists"])
+    frame = frame[frame["descriptor"].isin(_headliners(evidence))].set_index(["descriptor", "artists"])
+    sizes = [K for K in sorted(set(frame.index.get_level_values("artists"))) if K in CROWDS or _there(frame, K)]
+    rows = []
+    for descriptor in [d for d in _headliners(evidence) if d in frame.index]:
+        of = frame.loc[descriptor]
+        cells = [_in_a_crowd(of.loc[K]) if K in of.index else "" for K in sizes]
+        rows.append([f"`{descriptor}`", *cells, *(_number(of[name].iloc[0]) for name in ("separation", "spread"))])
+    if not rows:
+        return
+    yield "## How many styles can be told apart?"
+    yield _table(["descriptor", *(f"{K} artists" for K in sizes), "d", "s"], rows)
+    yield (
+        "How often the nearest LoRA is the artist's own, of as many artists, known ones; chance is one in so many. In "
+        "italics what the law forecasts that is fitted to the rest, identification among alternatives that the right "
+        "one exceeds by d standard deviations, itself spread by s over queries (Green & Swets 1966); where every query "
+        "is right there is no law to fit."
+    )
+
+
+def _there(frame: pd.DataFrame, K: int) -> bool:
+    """Whether a study has as many artists, and it is the largest such number: what all of them are."""
+    measured = frame[frame["value"].notna()].index.get_level_values("artists")
+    return len(measured) > 0 and max(measured) == K
+
+
+def _in_a_crowd(row: Any) -> str:
+    if not pd.isna(row["value"]):
+        return _cell(row)
+    if pd.isna(row["law"]):
+        return ""
+    return f"*{_cell({'value': row['law'], 'low': row['low'], 'high': row['high']})}*"
 
 
 def _clustering(evidence: Evidence) -> Iterator[str]:
@@ -519,10 +574,10 @@ def _variants(evidence: Evidence) -> Iterator[str]:
 
 
 SECTIONS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
-    _claims,
     _worth,
     _retrieval,
     _gradient,
+    _crowd,
     _clustering,
     _controls,
     _structure,

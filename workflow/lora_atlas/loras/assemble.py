@@ -3,6 +3,7 @@
 What the parts of a kind become stands in `kinds`; here are the scale, fused layers, and what is refused.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +12,7 @@ from .container import Container, LoraFileError, NotFiniteError
 from .factors import Factored, Update, expanded, finite
 from .formats import Spec
 from .kinds import NAMED
+from .kinds.lokr import LOKR, both_whole, root_scale
 
 
 def read_update(
@@ -18,19 +20,21 @@ def read_update(
 ) -> Factored:
     """One module's update, the scale folded in; raises LoraFileError naming every key that is not a finite number.
 
-    `base`: the module's own weight (out, …), which DoRA needs.
+    `base`: the weight (out, …) of the whole layer, in the order of the file's rows, for kinds that are relative to it.
     """
     parts = {part: container.read(key, descriptor) for part, key in spec.keys.items()}
-    if "alpha" in parts and not _sound(parts["alpha"].item()):
+    kind = NAMED[spec.kind]
+    applied = kind.scaled(parts, spec.scale)
+    if "alpha" in parts and applied and not _sound(parts["alpha"].item()):
         raise NotFiniteError(container.path, [*_not_finite(spec, parts), spec.keys["alpha"]])
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite is refused by name
-        kind = NAMED[spec.kind]
-        update = kind.update(spec.module, parts)
-        scale = _scale(spec, parts["alpha"].item() if "alpha" in parts else None)
-        if scale != 1.0 and kind.scaled(parts, spec.scale):
-            update = update.scaled(scale)
-        if kind.relative:
-            update = kind.relative(container, spec, update, parts, base)
+    scale = _scale(container, spec, parts["alpha"].item() if "alpha" in parts else None, applied)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # infinite is refused by name
+        try:
+            update = _made(spec, parts, scale, base)
+        except LoraFileError:
+            raise
+        except ValueError as error:
+            raise LoraFileError(f"{container.path}: {error}") from error
     if not finite(update):
         if wrong := _not_finite(spec, parts):
             raise NotFiniteError(container.path, wrong)
@@ -39,6 +43,11 @@ def read_update(
         half = update.shape[0] // 2
         update = expanded(update)
         update = Update(update.module, update.A, np.concatenate([update.B[half:], update.B[:half]]))
+    if spec.heads:
+        update = expanded(update)
+        out, rank = update.B.shape
+        parts_first = update.B.reshape(-1, 3, spec.heads, rank).swapaxes(0, 1).reshape(out, rank)
+        update = Update(update.module, update.A, parts_first)
     if spec.rows is not None:
         try:
             update = update.rows(*spec.rows)
@@ -47,25 +56,62 @@ def read_update(
     return update
 
 
+def _made(spec: Spec, parts: Mapping[str, np.ndarray], scale: float, base: np.ndarray | None) -> Factored:
+    """The update of the whole layer; raises ValueError where it does not fit its settings or the base."""
+    kind = NAMED[spec.kind]
+    update: Factored | None = None
+    if kind.configured is not None:
+        update = kind.configured(spec.module, parts, spec.settings)
+    elif kind.update is not None:
+        update = kind.update(spec.module, parts)
+    if update is not None and scale != 1.0:
+        update = update.scaled(scale)
+    if kind.relative is not None:
+        if spec.wants:  # else of layers that are all of one size
+            _check_base(spec, base)
+        return kind.relative(spec, update, parts, base)
+    if update is None:
+        raise ValueError(f"{spec.kind} has no update of its own")
+    return update
+
+
 def read_scale(container: Container, spec: Spec, descriptor: int | None = None) -> float:
     """s of one module's update; raises LoraFileError naming an α that is no sound number."""
+    applied = NAMED[spec.kind].scaled(spec.keys, spec.scale)  # type: ignore[arg-type]  # asks for names alone
     if "alpha" not in spec.keys:
-        return _scale(spec, None)
+        return _scale(container, spec, None, applied)
     alpha = container.read(spec.keys["alpha"], descriptor).item()
-    if not _sound(alpha):
+    if applied and not _sound(alpha):
         raise NotFiniteError(container.path, [spec.keys["alpha"]])
-    return _scale(spec, alpha)
+    return _scale(container, spec, alpha, applied)
+
+
+def _check_base(spec: Spec, base: np.ndarray | None) -> None:
+    if base is None:
+        raise ValueError(f"{spec.kind}: the update of {spec.module} needs the base's weight")
+    out, width = len(base), math.prod(base.shape[1:])
+    if (out, width) != spec.layer:
+        raise ValueError(
+            f"{spec.module} is {spec.layer[0]} × {spec.layer[1]} here and {out} × {width} in the base: weights.base is "
+            "not the base that this was trained on"
+        )
 
 
 def _sound(alpha: float) -> bool:
     return 0 <= alpha <= 1e6
 
 
-def _scale(spec: Spec, alpha: float | None) -> float:
+def _scale(container: Container, spec: Spec, alpha: float | None, applied: bool) -> float:
+    """s; of two whole factors of a LoKr, which have no rank, 1 or what LyCORIS' rs_lora makes of it."""
+    if not applied:
+        if alpha is None or spec.kind not in (LOKR.name, "DoRA") or not both_whole(spec.keys):
+            return 1.0
+        dtype = container.entries[spec.keys["alpha"]].dtype
+        return root_scale(alpha, dtype, bool(spec.settings.get("rs_lora")))
     if alpha:
         return alpha / spec.rank
     return 1.0 if spec.scale is None else spec.scale
 
 
 def _not_finite(spec: Spec, parts: Mapping[str, np.ndarray]) -> list[str]:
-    return [spec.keys[part] for part, value in parts.items() if not np.isfinite(value).all()]
+    return [spec.keys[part] for part, value in parts.items() if part != "alpha" and not np.isfinite(value).all()]

@@ -1,29 +1,49 @@
-"""Weights of the base model, where a LoRA is relative to them (DoRA)."""
+"""Tensors of the base model, for updates that are relative to them (DoRA, OFT, IA³ …) or take their shape from them."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from .container import LoraFileError, open_container
+from .container import Container, LoraFileError, open_container
 
 
-def base_weight(folder: str | Path | None, module: str) -> np.ndarray | None:
-    """The weight of a module ("unet.conv_in") in a diffusers folder, float32; None where there is no folder.
+def base_tensor(folder: str | Path, name: str) -> np.ndarray:
+    """A tensor ("unet.conv_in.weight") of a diffusers folder, float32; LoraFileError where the folder lacks it."""
+    container, key = _found(Path(folder), name)
+    return container.read(key)
 
-    Raises LoraFileError where the folder lacks it.
-    """
-    if folder is None:
+
+def base_shape(folder: str | Path, name: str) -> tuple[int, ...] | None:
+    """The shape of such a tensor, from its file's header; None where the folder lacks it."""
+    try:
+        container, key = _found(Path(folder), name)
+    except LoraFileError:
         return None
-    model, _, name = module.partition(".")
+    return container.entries[key].shape
+
+
+def _found(folder: Path, name: str) -> tuple[Container, str]:
+    model, _, key = name.partition(".")
     files = sorted(Path(folder, model).glob("*.safetensors"))
     index = next(iter(sorted(Path(folder, model).glob("*.safetensors.index.json"))), None)
     if index is not None:
         listed = json.loads(index.read_text()).get("weight_map", {})
-        files = [Path(folder, model, listed[key]) for key in (f"{name}.weight",) if key in listed]
+        files = [Path(folder, model, listed[each]) for each in (key, key.removeprefix("text_model.")) if each in listed]
     for file in files:
-        container = open_container(file)
-        for key in (f"{name}.weight", f"{name.removeprefix('text_model.')}.weight"):
-            if key in container.entries:
-                return container.read(key)
-    raise LoraFileError(f"{folder}: weights.base has no weight {name!r} in {model}/*.safetensors, which a DoRA needs")
+        stat = file.stat()
+        container = _opened(str(file), stat.st_mtime_ns, stat.st_size)
+        for each in (key, key.removeprefix("text_model.")):
+            if each in container.entries:
+                return container, each
+    raise LoraFileError(
+        f"{folder}: weights.base has no weight {key.removesuffix('.weight')!r} in {model}/*.safetensors, which the "
+        "update is relative to"
+    )
+
+
+@lru_cache(maxsize=16)
+def _opened(path: str, modified: int, size: int) -> Container:
+    """A header is parsed once for all modules."""
+    return open_container(path)

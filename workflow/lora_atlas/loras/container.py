@@ -1,17 +1,16 @@
-"""Containers of tensors: safetensors checked before anything is allocated, pickles only where a person asks for them.
+"""Containers of tensors: safetensors and pickles, checked before anything is allocated.
 
 - A header is bounded in bytes and in tensors before it is parsed; keys that come twice are refused; offsets, overlaps,
   holes and trailing bytes are checked by safetensors itself.
 - Tensors are read one at a time by position, not mapped: pages of a mapped file count as resident memory for as long
   as they are cached, and a file that is cut short under a map ends the process instead of raising.
-- A pickle can run any code when it is opened. It is refused with the way to convert it, unless the caller allows
-  pickles: then torch's restricted unpickler reads it, which builds tensors and plain containers only.
+- A pickle can run any code when it is opened. It is never opened here: a process of its own asks torch's restricted
+  unpickler where its tensors are (``pickles``), and they are read from there.
 """
 
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ..labels import printable
+from .pickles import PickleError, located
+from .reasons import brief, listed
 
 MAX_HEADER = 16 * 2**20  # bytes; 200,000 tensors make 13 MB, a LoRA has a few thousand
 MAX_TENSORS = 50_000
@@ -43,7 +43,7 @@ class NotFiniteError(LoraFileError):
 
     def __init__(self, path: Path, keys: Iterable[str]):
         self.keys = sorted(set(keys))
-        super().__init__(f"{path}: not finite: {self.keys}")
+        super().__init__(f"{path}: not finite: {listed(self.keys)}")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Entry:
     dtype: str
     start: int
     end: int
+    strides: tuple[int, ...] | None = None  # numbers from one to the next along each axis, where it is not dense
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def configuration(path: Path) -> Path | None:
     return config if path.name.startswith("adapter_model.") and config.is_file() else None
 
 
-def open_container(path: str | Path, *, pickles: bool = False) -> Container:
+def open_container(path: str | Path, *, pickles: bool = True) -> Container:
     """A file's tensors by name; raises LoraFileError for what is no sound container."""
     path = Path(path)
     if not path.is_file():
@@ -129,9 +130,8 @@ def open_container(path: str | Path, *, pickles: bool = False) -> Container:
             if pickles:
                 return _unpickled(path)
             raise LoraFileError(
-                f"{path}: a pickle, which can run any code when it is opened. Convert it where you trust it: "
-                "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'FILE.safetensors'); "
-                "or set weights.pickles to load, which reads tensors alone"
+                f"{path}: a pickle, which weights.pickles: refuse leaves unopened; set it to load, which reads tensors "
+                "alone, in a process of its own"
             )
         if len(start) < 8 or length > MAX_HEADER or length > size - 8:
             raise LoraFileError(f"{path}: not a safetensors file, or cut short (its header claims {length} bytes)")
@@ -148,12 +148,12 @@ def open_container(path: str | Path, *, pickles: bool = False) -> Container:
         metadata = header.pop("__metadata__", None) or {}
         entries = {key: _entry(e, 8 + length) for key, e in sorted(header.items())}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise LoraFileError(f"{path}: damaged ({printable(str(error))})") from error
+        raise LoraFileError(f"{path}: damaged ({brief(str(error), 200)})") from error
     unread = sorted(key for key, e in entries.items() if e.dtype not in _DTYPES or len(e.shape) > MAX_DIMENSIONS)
     if unread:
         raise LoraFileError(
             f"{path}: tensors of a type or a number of dimensions that no LoRA has: "
-            + ", ".join(f"{printable(key)} ({entries[key].dtype})" for key in unread)
+            + listed(f"{brief(key)} ({entries[key].dtype})" for key in unread)
         )
     return Container(path, entries, metadata)
 
@@ -176,18 +176,34 @@ def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
 
 
 def _float32(data: bytes, entry: Entry) -> np.ndarray:
-    values = np.frombuffer(data, _DTYPES[entry.dtype]).reshape(entry.shape)
+    values = np.frombuffer(data, _DTYPES[entry.dtype])
+    if entry.strides is None:
+        values = values.reshape(entry.shape)
+    else:  # a view that a pickle kept, such as the first columns of a matrix
+        steps = [step * values.itemsize for step in entry.strides]
+        values = np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, entry.shape, steps, writeable=False))
     if entry.dtype == "BF16":  # the upper half of a float32
         return (values.astype(np.uint32) << 16).view(np.float32)
-    if entry.dtype.startswith("F8"):
-        import torch  # which knows these types; worth its start-up only then
-
-        kind = torch.float8_e4m3fn if entry.dtype == "F8_E4M3" else torch.float8_e5m2
-        return torch.from_numpy(values.copy()).view(kind).float().numpy()
+    if entry.dtype == "F8_E5M2":  # the upper half of a float16
+        return (values.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
+    if entry.dtype == "F8_E4M3":
+        return _E4M3[values]
     if entry.dtype == "F16":
         return _single(values)
     with np.errstate(over="ignore", invalid="ignore"):  # what is no finite number is refused by name
         return values.astype(np.float32)
+
+
+def _e4m3() -> np.ndarray:
+    """The 256 numbers of float8 e4m3fn (Micikevicius et al. 2022), float32: no infinity, one NaN of each sign."""
+    bits = np.arange(128)
+    exponent, mantissa = bits >> 3, (bits & 7) / 8
+    values = np.where(exponent == 0, mantissa * 2.0**-6, (1 + mantissa) * 2.0 ** (exponent - 7.0))
+    values[-1] = np.nan
+    return np.concatenate([values, -values]).astype(np.float32)
+
+
+_E4M3 = _e4m3()
 
 
 def _single(half: np.ndarray) -> np.ndarray:
@@ -208,40 +224,26 @@ def _no_twins(pairs: Iterable[tuple[str, object]]) -> dict:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"keys that come twice: {sorted({n for n in names if names.count(n) > 1})}")
+        raise ValueError(f"keys that come twice: {listed(sorted({n for n in names if names.count(n) > 1}))}")
     return found
 
 
 def _unpickled(path: Path) -> Container:
-    import torch
-
     try:
-        with warnings.catch_warnings(action="ignore"):  # of what is refused below
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = printable(str(error).strip().split("\n")[0])[:300]
-        raise LoraFileError(f"{path}: a pickle that holds more than tensors, or is damaged ({reason})") from error
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if isinstance(loaded, list | tuple):  # cloneofsimo's first format: up, down, up, down … of the UNet
-        loaded = {f"unet:{i // 2}:{('up', 'down')[i % 2]}": tensor for i, tensor in enumerate(loaded)}
-    wrong = not isinstance(loaded, Mapping) or [
-        str(key) for key, value in loaded.items() if not (isinstance(key, str) and _dense(value))
-    ]
-    if wrong or not loaded:
-        named = f": {', '.join(printable(key) for key in wrong[:8])}" if isinstance(wrong, list) else ""
-        raise LoraFileError(f"{path}: a pickle that is no mapping of names to tensors{named}")
-    arrays = {key: value.detach().float().numpy() for key, value in sorted(loaded.items())}
-    entries = {key: Entry(array.shape, "F32", 0, array.nbytes) for key, array in arrays.items()}
-    return Container(path, entries, {}, arrays)
-
-
-def _dense(value: Any) -> bool:
-    """Whether a pickled value is a tensor of real numbers that are all there: one may name more than its storage has,
-    or none."""
-    import torch
-
-    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-        return False
-    whole = value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-    return whole and not value.is_complex()
+        found = located(path)
+    except PickleError as error:
+        raise LoraFileError(f"{path}: a pickle {brief(str(error), 280)}") from error
+    if isinstance(found, bytes):
+        header, start = (
+            json.loads(found[8 : 8 + int.from_bytes(found[:8], "little")]),
+            8 + int.from_bytes(found[:8], "little"),
+        )
+        header.pop("__metadata__", None)
+        stored = {key: _entry(value, start) for key, value in sorted(header.items())}
+        arrays = {key: _float32(found[e.start : e.end], e) for key, e in stored.items()}
+        entries = {key: Entry(array.shape, "F32", 0, array.nbytes) for key, array in arrays.items()}
+        return Container(path, entries, {}, arrays)
+    entries = {
+        key: Entry(shape, dtype, first, last, strides) for key, (dtype, shape, strides, first, last) in found.items()
+    }
+    return Container(path, entries, {})

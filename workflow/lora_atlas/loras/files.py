@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from ..tables import replacing
 from .assemble import read_scale, read_update
-from .base import base_weight
+from .base import base_tensor
 from .container import (
     Container,
     LoraFileError,
@@ -29,9 +29,7 @@ from .container import (
     with_metadata,
 )
 from .factors import Factored, Update
-from .formats import Layout, layout
-from .kinds import NAMED
-from .kinds.dora import needs_base
+from .formats import Layout, Spec, layout
 from .names import block, component
 
 __all__ = ["Lora", "LoraFile", "LoraFileError", "block", "component", "open_lora", "read_lora", "write_lora"]
@@ -67,8 +65,16 @@ class LoraFile:
     def update(self, module: str, descriptor: int | None = None) -> Factored:
         """One module's update; raises LoraFileError naming keys that are not finite."""
         spec = self.layout.specs[module]
-        weight = base_weight(self.base, module) if NAMED[spec.kind].relative else None
-        return read_update(self.container, spec, descriptor, weight)
+        return read_update(self.container, spec, descriptor, self._base(spec))
+
+    def _base(self, spec: Spec) -> np.ndarray | None:
+        """The base's weight of a whole layer, in the order of the file's rows; None for a kind that needs none."""
+        if not spec.wants or self.base is None:
+            return None
+        found = [base_tensor(self.base, name) for name in spec.wants]
+        weight = found[0] if len(found) == 1 else np.concatenate([each.reshape(len(each), -1) for each in found])
+        half = len(weight) // 2
+        return np.concatenate([weight[half:], weight[:half]]) if spec.swapped else weight
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Lora:
     updates: Mapping[str, Factored]
 
 
-def open_lora(path: str | Path, *, pickles: bool = False, base: str | None = None) -> LoraFile:
+def open_lora(path: str | Path, *, pickles: bool = True, base: str | None = None) -> LoraFile:
     """The header of a file, or of a PEFT folder, understood; raises LoraFileError for what is no sound LoRA.
 
     `pickles`: whether a .bin or .pt may be opened, by torch's restricted unpickler. `base`: a diffusers folder, for
@@ -92,14 +98,11 @@ def open_lora(path: str | Path, *, pickles: bool = False, base: str | None = Non
     else:
         file = path
     container = open_container(file, pickles=pickles)
-    found = layout(container, _adapter_config(file))
-    relative = next((spec for spec in found.specs.values() if NAMED[spec.kind].relative), None)
-    if relative is not None and base is None:
-        raise LoraFileError(f"{file}: {needs_base(relative.module)}")
+    found = layout(container, _adapter_config(file), base)
     return LoraFile(container, found, base)
 
 
-def read_lora(path: str | Path, *, pickles: bool = False, base: str | None = None) -> Lora:
+def read_lora(path: str | Path, *, pickles: bool = True, base: str | None = None) -> Lora:
     """Read a file whole; raises LoraFileError for anything that is not a sound LoRA, with all that is wrong."""
     file = open_lora(path, pickles=pickles, base=base)
     updates, wrong = {}, []

@@ -44,7 +44,7 @@ def find(folder: str | Path) -> list[Found]:
     root = Path(folder)
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "is absent"
-        raise FolderError(f"{printable(str(folder))}: {what}; expected a folder of LoRA files{_cut(root)}")
+        raise FolderError(f"{printable(str(folder))}: {what}; expected a folder of LoRA files")
     paths = sorted(_walk(root), key=lambda path: (os.fsencode(_stem(path)), path.suffix))
     if not paths:
         raise FolderError(
@@ -59,18 +59,6 @@ def find(folder: str | Path) -> list[Found]:
         labels = [printable(part) for part in below.parent.parts]
         found.append(Found(name, path, labels[-1] if labels else None, labels[-2] if len(labels) > 1 else None))
     return found
-
-
-def _cut(root: Path) -> str:
-    """A word on a name that was cut where a comment begins in YAML, as which --config reads values."""
-    try:
-        longer = [path.name for path in root.parent.iterdir() if path.name.startswith(f"{root.name} #")]
-    except OSError:
-        return ""
-    if not longer:
-        return ""
-    name = printable(longer[0])
-    return f". There is {name!r}: with --config quote it twice, since ' #' begins a comment: 'folder=\"…/{name}\"'"
 
 
 def _stem(path: Path) -> Path:

@@ -14,56 +14,71 @@ s = α/r (α/√r for rsLoRA); a missing α, or kohya's α = 0, means s = 1. A f
 and every update is whole: the error lists all that is not.
 """
 
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ..labels import printable
+from . import scales
+from .base import base_shape
 from .container import Container, Entry, LoraFileError
+from .families import CLAIMING, claimed
 from .families.sd import positional
 from .families.spelling import Place
-from .kinds import SPELLINGS, Kind, kind_of, problem
-from .names import place
+from .kinds import SHARED, SPELLINGS, Kind, kind_of, problem
+from .kinds.catalog import FOREIGN
+from .kinds.dora import DORA
+from .kinds.lokr import LOKR, both_whole
+from .kinds.lora import BLOCKS, EXPERTS, LORA
+from .kinds.scalings import IA3, of_outputs
+from .names import located
+from .reasons import brief, listed, told
 
 _END = {name: re.compile(rf"(?P<module>.+?)\.{pattern}") for name, pattern in {
-    **SPELLINGS,
     "alpha": r"alpha",
     "bias": r"(diff_b|b_norm)",
     "B_bias": r"(lora_B(\.[\w-]+)?\.bias|lora_up\.bias|lora\.up\.bias)",
+    **SPELLINGS,
 }.items()}  # fmt: skip
 _PROCESSOR = re.compile(
     r"(?P<module>.+)\.(?P<hold>processor|self_attn)\.to_(?P<to>q|k|v|out)_lora\.(?P<way>down|up)\.weight"
 )
 _XLABS = re.compile(r"(?P<module>.+\.processor\.(qkv|proj)_lora[12]?)\.(?P<way>down|up)\.weight")
 _NUMBERED = re.compile(r"(?P<model>unet|text_encoder):(?P<number>\d{1,4}):(?P<way>down|up)")
+# What stands in a PEFT file once, for all its modules.
+_SHARED = {part: re.compile(rf"(?:base_model\.)?{SPELLINGS[part]}") for part in sorted(SHARED)}
+# A difference of Wan's modulation, which is a parameter by itself.
+_MODULATION = re.compile(r"(?P<module>.+)\.diff_m")
 # Tokens learnt beside a LoRA: no update of a weight, and no reason to refuse the updates.
 _TOKENS = re.compile(r"bundle_emb\..+|emb_params|clip_[lg]|t5xxl")
-_FOREIGN = (  # what else is met, and why it cannot be an update by itself
-    (r".+\.[ob]?oft_\w+(\.weight)?", "OFT turns the base's weights: the update needs the base"),
-    (r".+\.([ab][12]|bm[12]|c[12])(\.weight)?", "GLoRA scales the base's weights: the update needs the base"),
-    (r".+\.(on_input|ia3_l.*)", "IA³ scales the base's weights: the update needs the base"),
-    (r".+\.vera_.*", "VeRA's matrices are not in the file"),
+# Whole layers saved beside a LoRA (classifier heads, norms, PEFT's modules_to_save and biases): values, not updates.
+_WHOLE = re.compile(
+    r".+\.(weight|bias|scale|gamma|beta|running_mean|running_var|num_batches_tracked|scale_shift_table|modulation"
+    r"|embedding|embeddings|position_embedding|pos_embed|logit_scale|cls_token|class_embedding)"
 )
-# Where a header may state α: diffusers' JSON, or a number by itself.
-_HEADER_SCALES = {"lora_adapter_metadata", "ss_network_alpha"} | {
-    f"{model}{name}" for model in ("", "transformer.", "unet.", "text_encoder.") for name in ("lora_alpha", "alpha")
-}
-_OUT_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # of PEFT's init_lora_weights
+# Of a key that may be a part of an update of a kind that is not known: never left out.
+_ADAPTER = re.compile(
+    r"lora|lycoris|loha|hada|lokr|dora|oft_|_oft|vera|glora|ia3|hira|hra_|miss_|c3a|adapter|magnitude|shira|delta|diff|bone|road",
+    re.IGNORECASE,
+)
 _WAY = {"down": "A", "up": "B"}
+# DiffSynth-Studio, which PEFT's ".default." shows, trains MiniMax-H3 as it was published: queries, keys and values head
+# by head, of 128 each. Everybody else puts them together first (diffusers, `_convert_non_diffusers_minimax_h3_lora`).
+_ALTERNATING, _HEAD = ".attn.qkv_proj", 128
 
 
 @dataclass(frozen=True)
 class Spec:
     """How to read one module's update from a file: part → key, and what is done with them.
 
-    `shape` (out, in) of ΔW; `rows`: of a fused layer's; `swapped`: its halves stand in the other order; `scale`: from
-    a configuration beside the tensors, where α is none of them.
+    `shape` (out, in) of ΔW; `rows`: of a fused layer's; `swapped`: its halves stand in the other order; `heads`: its
+    rows alternate head by head, as in `Place`; `scale`: from a configuration beside the tensors, where α is none of
+    them; `layer`: (out, in) of the whole layer; `wants`: tensors of the base that its kind is relative to, one below
+    the other; `settings`: of its configuration, for its kind.
     """
 
     module: str
@@ -74,65 +89,149 @@ class Spec:
     rows: tuple[int, int] | None = None
     swapped: bool = False
     scale: float | None = None
+    layer: tuple[int, int] = (0, 0)
+    wants: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    heads: int = 0
 
 
 @dataclass(frozen=True)
 class Layout:
-    """All that a file's header tells: module → Spec, sorted; the naming convention; keys of learnt tokens."""
+    """All that a file's header tells: module → Spec, sorted; the naming convention; keys of learnt tokens, and of whole
+    layers that are left out; what is worth a remark."""
 
     specs: Mapping[str, Spec]
     naming: str
     tokens: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass
 class _Found:
-    """Parts by the module as the file names it, and everything that is wrong."""
+    """Parts by the module as the file names it, and everything that is wrong: pairs of a name and the reason."""
 
     places: dict[str, Place] = field(default_factory=dict)
     parts: dict[str, dict[str, str]] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
+    whole: list[str] = field(default_factory=list)
+    wrong: list[tuple[str, str]] = field(default_factory=list)
 
 
-def layout(container: Container, config: Mapping[str, Any] | None = None) -> Layout:
-    """What the file's tensors are, from names and shapes alone; raises LoraFileError that lists all that is wrong.
+def layout(container: Container, config: Mapping[str, Any] | None = None, base: str | None = None) -> Layout:
+    """What the file's tensors are, from names and shapes alone; raises LoraFileError that says all that is wrong.
 
-    `config`: the adapter_config.json beside the file, where there is one.
+    `config`: the adapter_config.json beside the file, where there is one. `base`: a diffusers folder, for kinds that
+    are relative to its weights, or are laid out by its shapes.
     """
-    if config is None and not _HEADER_SCALES & set(container.metadata):
-        tokens = tuple(key for key in container.entries if container.metadata.get(key) == "<embed>")
-        found, wrong = _alike(tuple((key, entry.shape) for key, entry in container.entries.items()), tokens)
+    header = container.metadata
+    if config is None and base is None:
+        kept = {*scales.STATED, *CLAIMING}
+        marks = {key: value for key, value in header.items() if value == "<embed>" or key in kept}
+        marks |= {key: header[key] for key in ("ss_network_args",) if scales.root_of_rank(header)}
+        shapes = tuple((key, entry.shape) for key, entry in container.entries.items())
+        # What is raised is told with the file's own name, and not kept.
+        found, wrong = _alike(shapes, tuple(sorted(marks.items()))) if _sound(container) else _understood(container)
     else:
-        found, wrong = _understood(container, config)
+        found, wrong = _understood(container, config, base)
     if wrong:
-        raise LoraFileError(f"{container.path}: not a LoRA that can be read here:\n  " + "\n  ".join(wrong))
+        raise LoraFileError(f"{container.path}: not a LoRA that can be read here:\n  " + "\n  ".join(told(wrong)))
+    if said := _two_scales(container, found, config):
+        return replace(found, remarks=(*found.remarks, said))
     return found
 
 
+def _sound(container: Container) -> bool:
+    """Whether the scales of a header can be read at all."""
+    try:
+        scales.configs(container, None)
+    except LoraFileError:
+        return False
+    return True
+
+
 @lru_cache(maxsize=32)
-def _alike(shapes: tuple[tuple[str, tuple[int, ...]], ...], tokens: tuple[str, ...]) -> tuple[Layout, list[str]]:
-    """`_understood` of names and shapes alone, once for all files of one trainer and one setting."""
+def _alike(
+    shapes: tuple[tuple[str, tuple[int, ...]], ...], header: tuple[tuple[str, str], ...]
+) -> tuple[Layout, list[tuple[str, str]]]:
+    """`_understood` of names and shapes, and of what a header says of scales, of the base and of tokens: once for all
+    files of one trainer and one setting."""
     entries = {key: Entry(shape, "F32", 0, 0) for key, shape in shapes}
-    return _understood(Container(Path(), entries, dict.fromkeys(tokens, "<embed>")), None)
+    try:
+        return _understood(Container(Path(), entries, dict(header)))
+    except LoraFileError as error:
+        return Layout({}, ""), [("", str(error).removeprefix(".: "))]
 
 
-def _understood(container: Container, config: Mapping[str, Any] | None) -> tuple[Layout, list[str]]:
+def _understood(
+    container: Container, config: Mapping[str, Any] | None = None, base: str | None = None
+) -> tuple[Layout, list[tuple[str, str]]]:
     """The layout, and everything that is wrong."""
     found = _sorted_keys(container)
-    scales = _scales(container, config)
+    context = _Context(container, scales.configs(container, config), base, found.wrong)
+    for name, parts in found.parts.items():
+        kind = kind_of(parts)
+        parts |= {part: key for part, key in found.shared.items() if part in kind.shared and part not in parts}
+        if kind.shared:
+            context.cut.setdefault(kind.name, set()).add((name.rpartition(".")[2], *_rows(container, parts)))
     specs: dict[str, Spec] = {}
     for name, parts in sorted(found.parts.items()):
-        for spec in _specs(container, name, parts, found.places[name], scales, found.wrong):
+        for spec in _specs(context, name, parts, found.places[name]):
             if spec.module in specs:
-                found.wrong.append(f"{printable(name)}: a second update of {spec.module}")
+                found.wrong.append((name, f"a second update of {brief(spec.module)}"))
             specs[spec.module] = spec
     if not specs and not found.wrong:
-        found.wrong.append("no tensors" if not container.entries else "no update of a weight")
+        found.wrong.append(("", _nothing(container, found)))
     namings = sorted({place.naming for place in found.places.values()})
     if namings == ["kohya", "kohya-sgm"]:  # its text encoder has one spelling only
         namings = ["kohya-sgm"]
-    return Layout(_named_models(specs), "+".join(namings), tuple(found.tokens)), sorted(found.wrong)
+    layout = Layout(
+        _named_models(specs), "+".join(namings), tuple(found.tokens), tuple(found.whole), _remarks(context, found)
+    )
+    return layout, sorted(found.wrong)
+
+
+def _nothing(container: Container, found: _Found) -> str:
+    if not container.entries:
+        return "no tensors"
+    if found.whole:
+        return f"no update of a weight: {len(found.whole):,} whole weights ({listed(found.whole)}), as a model has them"
+    if found.shared:
+        return f"{listed(found.shared.values())} alone, saved without what says which module has which of it"
+    return "no update of a weight"
+
+
+def _remarks(context: "_Context", found: _Found) -> tuple[str, ...]:
+    said = []
+    if found.whole:
+        said.append(f"holds {len(found.whole):,} whole tensors besides, which are left out: {listed(found.whole)}")
+    if any(config.get("alora_invocation_tokens") for config in context.configs.values()):
+        said.append("an activated LoRA (aLoRA): it acts only after its invocation tokens, and is compared as if always")
+    return tuple(said)
+
+
+def _two_scales(container: Container, found: Layout, config: Mapping[str, Any] | None) -> str | None:
+    """A word on a configuration that says another scale than α among the tensors does. kohya's header is of the
+    network, and single blocks may differ from it."""
+    stated = {key: value for key, value in container.metadata.items() if key != "ss_network_alpha"}
+    if config is None and not scales.STATED & set(stated):
+        return None
+    configs = scales.configs(Container(container.path, {}, stated), config)
+    differ = 0
+    first = ""
+    for module, spec in found.specs.items():
+        its = scales.of_model(configs, module)
+        if "alpha" not in spec.keys or its is None:
+            continue
+        said = scales.of_config(container, module, module, LORA, spec.rank, its)
+        alpha = float(container.read(spec.keys["alpha"]).item())
+        if said is not None and abs(said - alpha / spec.rank) > 1e-3 * abs(said):
+            differ += 1
+            first = first or f"{said:g} for {alpha / spec.rank:g} at {brief(module)}"
+    if not differ:
+        return None
+    return f"its configuration says another scale than its α do, which are used, in {differ:,} modules ({first})"
 
 
 # --- keys
@@ -140,40 +239,92 @@ def _understood(container: Container, config: Mapping[str, Any] | None) -> tuple
 
 def _sorted_keys(container: Container) -> _Found:
     found = _Found()
-    numbered: dict[str, set[int]] = {"unet": set(), "text_encoder": set()}
-    for key in container.entries:
-        if match := _NUMBERED.fullmatch(key):
-            numbered[match["model"]].add(int(match["number"]))
-    at = positional({model: len(numbers) for model, numbers in numbered.items()}) if any(numbered.values()) else None
-    if at is not None and any(numbers != set(range(len(numbers))) for numbers in numbered.values()):
-        at = None
+    at = _positions(container)
+    places = _located(container)
     for key in sorted(container.entries):
         if match := _NUMBERED.fullmatch(key):
             if at is None:
-                found.wrong.append(f"{key}: numbered modules, not as many as a Stable Diffusion 1 or 2 has")
+                found.wrong.append((key, "numbered modules, not as many as a Stable Diffusion 1 or 2 has"))
                 continue
             name = at(match["model"], int(match["number"]))
             _put(found, key, name, _WAY[match["way"]], Place((name,), "cloneofsimo"))
         elif _TOKENS.fullmatch(key) or container.metadata.get(key) == "<embed>":
             found.tokens.append(key)
         else:
-            _put_named(found, key)
+            _put_named(container, found, key, places)
     return found
 
 
-def _put_named(found: _Found, key: str) -> None:
-    name, part, naming = _split(key)
-    where = place(name) if name else None
+def _positions(container: Container) -> Callable[[str, int], str] | None:
+    """Names of modules by their numbers, where a file has all of them."""
+    sides: dict[str, dict[int, dict[str, tuple[int, ...]]]] = {}
+    for key, entry in container.entries.items():
+        if match := _NUMBERED.fullmatch(key):
+            sides.setdefault(match["model"], {}).setdefault(int(match["number"]), {})[match["way"]] = entry.shape
+    shapes: dict[str, list[tuple[int, int]]] = {}
+    for model, pairs in sides.items():
+        if set(pairs) != set(range(len(pairs))):
+            return None
+        for _, pair in sorted(pairs.items()):
+            up, down = pair.get("up", ()), pair.get("down", ())
+            shapes.setdefault(model, []).append((up[0] if up else 0, math.prod(down[1:]) if down else 0))
+    return positional(shapes) if shapes else None
+
+
+def _located(container: Container) -> dict[str, Place | None]:
+    """Where each module that a key names belongs; all of them together, by their names and shapes."""
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, entry in container.entries.items():
+        name, part, _ = _split(key, container)
+        if name and not _elsewhere(key):
+            parts.setdefault(name, {})[part] = entry.shape
+    places = located({name: _shape(each) for name, each in parts.items()}, claimed(container.metadata))
+    if any(".lora_A.default." in key for key in container.entries):
+        for name, where in places.items():
+            if where and name.endswith(_ALTERNATING) and where.rows and not where.rows[0] % _HEAD:
+                places[name] = replace(where, heads=_HEAD)
+    return places
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+    """(out, in) of an update by the shapes of its parts; None where they make none."""
+    own = {part: shape for part, shape in shapes.items() if part not in ("alpha", "bias", "B_bias")}
+    if not own:
+        return None
+    kind = kind_of(own)
+    # Of what is laid out by the base, or by matrices that all modules share, the parts alone have no shape.
+    if kind.sized or kind.shared or problem(kind, dict.fromkeys(own, ""), own):
+        return None
+    return kind.shape(own)
+
+
+def _elsewhere(key: str) -> bool:
+    """Whether a key is of no module: of all of them, or of kohya's OFT, whose parts are called as LyCORIS' are, and
+    which turns biases too."""
+    return key.startswith("oft_") or any(pattern.fullmatch(key) for pattern in _SHARED.values())
+
+
+def _put_named(container: Container, found: _Found, key: str, places: Mapping[str, Place | None]) -> None:
+    for part, pattern in _SHARED.items():
+        if pattern.fullmatch(key):
+            found.shared[part] = key
+            return
+    name, part, naming = _split(key, container)
+    where = places[name] if name and not _elsewhere(key) else None
     if where is None:
-        reason = next((why for pattern, why in _FOREIGN if re.fullmatch(pattern, key)), None)
-        found.wrong.append(f"{printable(key)}: {reason or 'not a key of a format that is known here'}")
+        reason = next((why for pattern, why in FOREIGN if pattern.fullmatch(key)), None)
+        if reason is None and not part and _WHOLE.fullmatch(key) and not _ADAPTER.search(key):
+            found.whole.append(key)
+            return
+        known = "of a module of no model that is known here" if part else "not a key of a format that is known here"
+        found.wrong.append((key, reason or known))
         return
     if naming:
-        where = Place(where.modules, naming, where.widths, where.swapped)
+        where = replace(where, naming=naming)
     _put(found, key, name, part, where)
 
 
-def _split(key: str) -> tuple[str, str, str | None]:
+def _split(key: str, container: Container) -> tuple[str, str, str | None]:
     """Module's name, part, and the convention where the part shows it; an empty name where there is no known part."""
     if match := _PROCESSOR.fullmatch(key):
         to = match["to"]
@@ -185,6 +336,10 @@ def _split(key: str) -> tuple[str, str, str | None]:
     for part, pattern in _END.items():
         if match := pattern.fullmatch(key):
             return match["module"], part, None
+    if match := _MODULATION.fullmatch(key):
+        return f"{match['module']}.modulation", "diff", None
+    if key.endswith(".weight") and f"{key.removesuffix('.weight')}.on_input" in container.entries:  # LyCORIS' IA³
+        return key.removesuffix(".weight"), "ia3_weight", None
     return "", "", None
 
 
@@ -192,7 +347,7 @@ def _put(found: _Found, key: str, name: str, part: str, where: Place) -> None:
     parts = found.parts.setdefault(name, {})
     found.places.setdefault(name, where)
     if part in parts:
-        found.wrong.append(f"{printable(key)}: a second {part} of {printable(name)}")
+        found.wrong.append((key, f"a second {part} of {brief(name)}"))
     parts[part] = key
 
 
@@ -206,183 +361,221 @@ def _named_models(specs: Mapping[str, Spec]) -> dict[str, Spec]:
     named = {}
     for module, spec in specs.items():
         model, _, rest = module.partition(".")
-        module = f"{moved.get(model, model)}.{rest}"
-        named[module] = replace(spec, module=module)
+        here = moved.get(model, model)
+        module = f"{here}.{rest}"
+        wants = tuple(f"{here}.{each.partition('.')[2]}" for each in spec.wants)
+        named[module] = replace(spec, module=module, wants=wants) if here != model else spec
     return dict(sorted(named.items())) if len(named) == len(specs) else dict(sorted(specs.items()))
-
-
-# --- scales that stand beside the tensors
-
-
-def _scales(container: Container, config: Mapping[str, Any] | None) -> Mapping[str, Mapping[str, Any]]:
-    """Model ("" for all) → its PEFT configuration: that of the folder, of diffusers' header, or the α of a header."""
-    if config is not None:
-        return {"": config}
-    text = container.metadata.get("lora_adapter_metadata")
-    if not text:
-        return _header_scales(container)
-    try:
-        flat = json.loads(text)
-        if not isinstance(flat, dict):
-            raise ValueError("not a mapping")
-    except (ValueError, RecursionError):
-        raise LoraFileError(
-            f"{container.path}: the header's lora_adapter_metadata is not JSON, and it would hold the scale"
-        ) from None
-    found: dict[str, dict[str, Any]] = {}
-    for key, value in flat.items():
-        model, dot, name = key.partition(".")
-        if dot:
-            found.setdefault(model, {})[name] = value
-    return found
-
-
-def _header_scales(container: Container) -> Mapping[str, Mapping[str, Any]]:
-    """α that stands in the header alone, as some trainers and converters leave it: of all modules, or of a model."""
-    found: dict[str, dict[str, Any]] = {}
-    for key in sorted(_HEADER_SCALES & set(container.metadata)):
-        model, _, _ = key.rpartition(".")
-        if container.metadata[key] in ("", "None", "null"):  # kohya's scripts write what was not set so
-            continue
-        try:
-            value = float(container.metadata[key])
-        except ValueError:
-            raise LoraFileError(
-                f"{container.path}: the header's {key} is no number ({printable(container.metadata[key])[:40]!r}), and "
-                "it would hold the scale"
-            ) from None
-        found.setdefault(model, {}).setdefault("lora_alpha", value)
-    return found
-
-
-def _taken_from_the_base(config: Mapping[str, Any]) -> str | None:
-    """Why a PEFT configuration says that BA is not what training changed; None where it is."""
-    start = str(config.get("init_lora_weights"))
-    if start.startswith(_OUT_OF_THE_BASE):
-        return (
-            f"its A and B began as a part of the base's own weights (init_lora_weights {printable(start)[:20]!r}), and "
-            "BA alone is mostly that; save it by PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…)"
-        )
-    if config.get("target_parameters"):
-        return "it has updates of parameters of several experts (target_parameters), which one matrix would mix"
-    if config.get("use_bdlora"):
-        return "its factors are block-diagonal (use_bdlora), and the file does not say how"
-    return None
-
-
-def _config_scale(
-    container: Container, module: str, own: str, kind: Kind, rank: int, scales: Mapping[str, Mapping[str, Any]]
-) -> float | None:
-    """s = α/r or α/√r as a PEFT configuration says; None where there is none for this model. Its patterns are of the
-    names that the file itself gives to modules, `own`."""
-    model, _, _ = module.partition(".")
-    config = scales.get(model, scales.get(""))
-    if config is None:
-        return None
-    if why := _taken_from_the_base(config):
-        raise LoraFileError(f"{container.path}: {why}")
-    name = own.removeprefix("base_model.model.").removeprefix(f"{model}.")
-    alpha = _configured(container, config, "alpha_pattern", name, config.get("lora_alpha", config.get("alpha")))
-    if kind.hidden_rank:
-        rank = _configured(container, config, "rank_pattern", name, config.get("r", rank))
-    if alpha is None:
-        return None
-    sound = all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1e6 for v in (alpha, rank))
-    if not sound or not rank:
-        raise LoraFileError(
-            f"{container.path}: the scale of {module} is no sound number: α {alpha!r:.40}, r {rank!r:.40}"
-        )
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def _configured(container: Container, config: Mapping[str, Any], patterns: str, name: str, default: Any) -> Any:
-    """The value of the first of PEFT's patterns that ends the module's name, or the default."""
-    found = config.get(patterns) or {}
-    if not isinstance(found, Mapping):
-        raise LoraFileError(
-            f"{container.path}: {patterns} of its configuration is no mapping: {printable(str(found))[:80]}"
-        )
-    for pattern, value in found.items():
-        # A foreign regular expression can run for ever; what PEFT and diffusers write is names, ".*" and "\\d+".
-        tokens = re.findall(r"\\\.|\.\*|\\d\+|[\w.]|.", pattern.removeprefix("^").removesuffix("$"), re.DOTALL)
-        if (
-            len(pattern) > 300
-            or any(len(t) == 1 and not re.match(r"[\w.]", t) for t in tokens)
-            or tokens.count(".*") > 3
-        ):
-            raise LoraFileError(
-                f"{container.path}: {patterns} has a pattern that is not read here: {printable(pattern)[:80]!r}"
-            )
-        # As PEFT: at the name's end, after a dot or at its beginning; with "^" at its beginning alone.
-        before = "" if pattern.startswith("^") else r"(?:.*\.)?"
-        if re.fullmatch(before + "".join(re.escape(t) if len(t) == 1 else t for t in tokens), name):
-            return value
-    return default
 
 
 # --- shapes
 
 
-def _specs(
-    container: Container, name: str, parts: Mapping[str, str], where: Place,
-    scales: Mapping[str, Mapping[str, Any]], wrong: list[str],
-) -> Iterator[Spec]:  # fmt: skip
+@dataclass
+class _Context:
+    """What the specs of a module are made from, beside its parts; `cut`: kind → the leaves and rows of its modules,
+    where they share matrices that are cut to each."""
+
+    container: Container
+    configs: scales.Configs
+    base: str | None
+    wrong: list[tuple[str, str]]
+    cut: dict[str, set[tuple]] = field(default_factory=dict)
+
+
+def _rows(container: Container, parts: Mapping[str, str]) -> tuple[int, ...]:
+    return tuple(container.entries[key].shape[0] for part, key in parts.items() if part.endswith("_lambda_b"))
+
+
+def _specs(context: _Context, name: str, parts: Mapping[str, str], where: Place) -> Iterator[Spec]:
     """The specs of one named module: its weight's, its bias's, or those of the modules that it fuses."""
-    parts = dict(parts)
-    shapes = {part: container.entries[key].shape for part, key in parts.items()}
-    said = printable(name)
+    parts, wrong = dict(parts), context.wrong
+    shapes = {part: context.container.entries[key].shape for part, key in parts.items()}
     bias, of_pair = parts.pop("bias", None), parts.pop("B_bias", None)
-    if bias is not None:
-        yield from _bias(container, Spec("", "bias", {"diff": bias}, (0, 1), 1), where, wrong)
-        if not parts and of_pair is None:
-            return
-    if "alpha" in parts and math.prod(shapes["alpha"]) != 1:
-        wrong.append(f"{printable(parts['alpha'])}: not one number")
-        return
     kind = kind_of(parts)
-    if found := problem(kind, parts, shapes):
-        wrong.append(f"{said}: {found}")
+    if not parts and bias is not None and of_pair is None:
+        yield from _bias(context, Spec("", "bias", {"diff": bias}, (0, 1), 1), where, None)
         return
-    shape, rank = kind.shape(shapes), kind.rank(shapes)
-    if min(shape) < 1:
-        wrong.append(f"{said}: of size zero")
+    if set(parts) == {"alpha"}:
+        if not any(foreign == name for foreign, _ in _modules(wrong)):
+            wrong.append((name, "an α of no update"))
         return
-    spec = Spec(where.modules[0], kind.name, parts, shape, rank, swapped=where.swapped)
-    if "alpha" not in parts:
-        spec = replace(spec, scale=_config_scale(container, where.modules[0], name, kind, rank, scales))
+    if "alpha" in parts and math.prod(shapes["alpha"]) != 1:
+        wrong.append((parts["alpha"], "not one number"))
+        return
+    try:
+        spec, experts = _layer(context, name, kind, parts, shapes, where)
+    except ValueError as error:
+        if isinstance(error, LoraFileError):
+            raise
+        wrong.append((name, str(error)))
+        return
+    if spec is None:
+        return
+    if experts > 1:
+        yield from _experts(context, name, spec, experts)
+        return
+    try:
+        yield from _biases(context, spec, where, bias, of_pair)
+    except ValueError as error:
+        wrong.append((name, str(error)))
+        return
+    yield from _cut(context, name, spec, where)
+
+
+def _layer(
+    context: _Context, name: str, kind: Kind, parts: Mapping[str, str], shapes: dict[str, tuple[int, ...]], where: Place
+) -> tuple[Spec | None, int]:  # fmt: skip
+    """The spec of a module's whole layer, and how many experts share it; None where something is wrong, which is then
+    said. Raises ValueError with what a configuration says that does not fit."""
+    config = scales.of_model(context.configs, where.modules[0])
+    block = scales.blocks(config, name) if kind is LORA else None
+    if block is not None and len(shapes.get(block[0], ())) == 2 and shapes[block[0]][0] % block[1] == 0:
+        kind, (side, count) = BLOCKS, block
+        shapes[side] = (shapes[side][0], shapes[side][1] * count)
+    if found := problem(kind, parts, {part: shapes[part] for part in parts}):
+        raise ValueError(found)
+    if kind is LORA:
+        kind = scales.start(config) or kind
+    spec = _spec(context, name, kind, parts, shapes, where, config)
+    if spec is None:
+        return None, 1
+    if kind is BLOCKS and block is not None:
+        spec = replace(spec, settings={"side": block[0], "nblocks": block[1]})
+    return spec, scales.experts(config, name, spec.rank) if kind is LORA else 1
+
+
+def _experts(context: _Context, name: str, spec: Spec, experts: int) -> Iterator[Spec]:
+    """A spec for each expert of a layer."""
+    rank, config = spec.rank // experts, scales.of_model(context.configs, spec.module)
+    scale = scales.of_config(context.container, spec.module, name, LORA, rank, config)
+    for e in range(experts):
+        said = {"expert": e, "experts": experts}
+        yield replace(spec, module=f"{spec.module}.{e}", kind=EXPERTS.name, rank=rank, scale=scale, settings=said)
+
+
+def _biases(context: _Context, spec: Spec, where: Place, bias: str | None, of_pair: str | None) -> Iterator[Spec]:
+    """The specs of a layer's bias, beside that of its weight."""
     if of_pair is not None:  # of the layer B, so of its scale
-        keys = {"diff": of_pair, **({"alpha": parts["alpha"]} if "alpha" in parts else {})}
-        yield from _bias(container, Spec("", "bias", keys, (0, 1), rank, scale=spec.scale), where, wrong)
-    if where.widths is None:
-        if where.swapped and shape[0] % 2:
-            wrong.append(f"{said}: {shape[0]} rows have no two halves")
+        keys = {"diff": of_pair, **{part: key for part, key in spec.keys.items() if part == "alpha"}}
+        yield from _bias(context, Spec("", "bias", keys, (0, 1), spec.rank, scale=spec.scale), where, spec.layer)
+    if bias is not None:
+        yield from _bias(context, Spec("", "bias", {"diff": bias}, (0, 1), 1), where, spec.layer)
+    if spec.kind == IA3.name and len(where.modules) == 1 and context.base is not None:  # its outputs' bias is scaled
+        wants = (f"{where.modules[0]}.bias",)
+        weight = base_shape(context.base, spec.wants[0]) or ()
+        outputs = of_outputs(context.container.entries[spec.keys["ia3_l"]].shape, weight)
+        if outputs and base_shape(context.base, wants[0]) is not None:
+            size = (spec.shape[0], 1)
+            yield replace(spec, module=wants[0], shape=size, layer=size, rank=1, wants=wants)
+
+
+def _cut(context: _Context, name: str, spec: Spec, where: Place) -> Iterator[Spec]:
+    """The spec of a layer, or those of the modules that it fuses."""
+    if where.rows is None:
+        if where.swapped and spec.shape[0] % 2:
+            context.wrong.append((name, f"{spec.shape[0]} rows have no two halves"))
             return
         yield spec
         return
-    cuts = _cuts(where.widths, shape)
-    if cuts is None or kind.relative:
-        wrong.append(f"{said}: {shape[0]} × {shape[1]} is not the fused layer of {', '.join(where.modules)}")
+    cuts = _cuts(where.rows, spec.shape)
+    if cuts is None:
+        shape = f"{spec.shape[0]} × {spec.shape[1]}"
+        context.wrong.append((name, f"{shape} is not the fused layer of {listed(where.modules)}"))
         return
     for module, rows in zip(where.modules, cuts, strict=True):
-        yield replace(spec, module=module, shape=(rows[1] - rows[0], shape[1]), rows=rows)
+        yield replace(spec, module=module, shape=(rows[1] - rows[0], spec.shape[1]), rows=rows, heads=where.heads)
 
 
-def _cuts(widths: tuple[int, ...], shape: tuple[int, int]) -> list[tuple[int, int]] | None:
-    out, width = shape
-    if -1 not in widths:
-        each, rest = divmod(out, len(widths))
-        return None if rest or not each else [(i * each, (i + 1) * each) for i in range(len(widths))]
-    stops = list(accumulate(width if w > 0 else out - width * (len(widths) - 1) for w in widths))
-    if out <= width * (len(widths) - 1):
+def _modules(wrong: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """What is wrong, by the module of its key."""
+    for key, reason in wrong:
+        parts = key.split(".")
+        yield from ((".".join(parts[:n]), reason) for n in range(1, len(parts)))
+
+
+def _spec(
+    context: _Context, name: str, kind: Kind, parts: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]],
+    where: Place, config: Mapping[str, Any] | None,
+) -> Spec | None:  # fmt: skip
+    """The spec of a module's whole layer; None where something is wrong, which is then said."""
+    wrong = context.wrong
+    if why := scales.no_update(config):
+        wrong.append(("", why))
         return None
-    return list(zip([0, *stops[:-1]], stops, strict=True))
+    if kind.settings and config is None:
+        what = (
+            f"{kind.name}: the file does not say its {listed(kind.settings)}, which PEFT keeps in adapter_config.json"
+        )
+        wrong.append((name, f"{what} beside it"))
+        return None
+    shapes = {
+        part: shapes[part] if part in shapes else context.container.entries[key].shape for part, key in parts.items()
+    }
+    wants: tuple[str, ...] = ()
+    shape: tuple[int, int] | None = kind.shape(shapes)
+    one_size = len(context.cut.get(kind.name, ())) == 1  # matrices that are cut to layers of one size fit as they are
+    if kind.relative is not None and not (one_size and context.base is None and kind.name in ("VeRA", "PVeRA")):
+        if context.base is None:
+            wrong.append(
+                (name, f"{kind.name}: the update {kind.why}; name a diffusers folder of its base in weights.base")
+            )
+            return None
+        wants = tuple(f"{module}.weight" for module in where.modules)
+        if kind.sized and (shape := _laid_out(context.base, wants)) is None:
+            wrong.append((name, f"{kind.name}: weights.base has no {listed(wants)}, whose shape the update has"))
+            return None
+    assert shape is not None
+    if min(shape) < 1:
+        wrong.append((name, "of size zero"))
+        return None
+    rank = kind.rank(shapes)
+    if kind.sized and rank == 1:  # what is dense has the full one
+        rank = min(shape)
+    spec = Spec(where.modules[0], kind.name, parts, shape, rank, swapped=where.swapped, layer=shape, wants=wants)
+    return _with_scale(context, spec, name, kind, config)
 
 
-def _bias(container: Container, spec: Spec, where: Place, wrong: list[str]) -> Iterator[Spec]:
-    """A bias is a matrix of one column; that of a fused layer has no name of its own."""
+def _with_scale(context: _Context, spec: Spec, name: str, kind: Kind, config: Mapping[str, Any] | None) -> Spec:
+    """The spec with what its configuration or its header says of the scale, or of the settings of its kind."""
+    header = context.container.metadata
+    if kind.settings:
+        return replace(spec, settings={key: (config or {}).get(key) for key in kind.settings})
+    if kind in (LOKR, DORA) and both_whole(spec.keys) and "r" not in (config or {}):
+        # α means nothing, and one in a header alone as little; unless it is a root of LyCORIS'.
+        return replace(spec, settings={"rs_lora": True}) if scales.root_of_rank(header) else spec
+    if "alpha" in spec.keys:
+        return spec
+    scale = scales.of_config(context.container, spec.module, name, kind, spec.rank, config)
+    return replace(spec, scale=scale)
+
+
+def _laid_out(base: str, wants: tuple[str, ...]) -> tuple[int, int] | None:
+    """(out, in) of tensors of the base one below the other, flat; None where one is missing or of another width."""
+    found = [base_shape(base, each) for each in wants]
+    sizes = [(shape[0], math.prod(shape[1:])) for shape in found if shape]
+    if len(sizes) < len(found) or len({width for _, width in sizes}) != 1:
+        return None
+    return sum(out for out, _ in sizes), sizes[0][1]
+
+
+def _cuts(rows: tuple[int, ...], shape: tuple[int, int]) -> list[tuple[int, int]] | None:
+    """Where the rows of a fused layer are cut; None where it is not of this shape."""
+    stops = list(accumulate(rows))
+    return list(zip([0, *stops[:-1]], stops, strict=True)) if stops and stops[-1] == shape[0] else None
+
+
+def _bias(context: _Context, spec: Spec, where: Place, layer: tuple[int, int] | None) -> Iterator[Spec]:
+    """A bias is a matrix of one column; that of a fused layer is cut as its weight is, `layer` (out, in)."""
     key = spec.keys["diff"]
-    shape = container.entries[key].shape
-    if len(where.modules) > 1 or len(shape) != 1 or shape[0] < 1 + where.swapped or (where.swapped and shape[0] % 2):
-        wrong.append(f"{printable(key)}: not the bias of one module")
+    shape = context.container.entries[key].shape
+    size = shape[0] if len(shape) == 1 else 0
+    cuts = [(0, size)] if where.rows is None else _cuts(where.rows, (size, 1))
+    if size < 1 + where.swapped or (where.swapped and size % 2) or cuts is None or (layer and layer[0] != size):
+        context.wrong.append((key, "not the bias of its layer"))
         return
-    yield replace(spec, module=f"{where.modules[0]}.bias", shape=(shape[0], 1), swapped=where.swapped)
+    for module, rows in zip(where.modules, cuts, strict=True):
+        yield replace(
+            spec, module=f"{module}.bias", shape=(rows[1] - rows[0], 1), swapped=where.swapped,
+            rows=rows if len(cuts) > 1 else None, layer=(size, 1),
+        )  # fmt: skip

@@ -1,21 +1,25 @@
 """Names of modules: every convention of LoRA files, spelled as diffusers spells them.
 
 ``unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q`` is the one spelling that the rest of the library
-sees. A name is translated in two steps: a prefix says which model it belongs to and whether its parts are joined by
-dots or by underscores; its first part says whose block names it uses (diffusers', or those of a base's authors, whose
-spelling stands with the family in families/).
+sees. A name is translated in two steps: a prefix says which model it belongs to and how it was written; what remains is
+looked up in the table of the released models' modules (families/), whether its parts are joined by dots or by
+underscores, and in the names that the models' authors use. All names of a file are looked up together, since what one
+of them is can depend on the model that the others show.
 
-Underscores are read with a vocabulary, since "to_out_0" is to_out.0 and "proj_in" one word. A name with a word outside
-of it is unknown, and said to be so: guessing would put an update beside one of another module.
+What the table does not have is a text encoder's, a UNet's in its authors' names, or a model's that is not known here.
+Underscores of those are read with a vocabulary, since "to_out_0" is to_out.0 and "proj_in" one word. A name with a word
+outside of it is unknown, and said to be so: guessing would put an update beside one of another module.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from .families import SPELLINGS
 from .families.spelling import Place, Tokens
+from .families.table import Architecture, Entry, Named, Shape, Variant, kin, spoken
 
 _PREFIXES: tuple[tuple[str, str | None, str, str], ...] = (  # prefix, model (None: by its parts), separator, convention
+    ("lora_unet_llm_adapter_", "text_conditioner", "_", "kohya"),
     ("lora_unet_", "unet", "_", "kohya"),
     ("lora_transformer_", "transformer", "_", "kohya"),
     ("lora_te1_", "text_encoder", "_", "kohya"),
@@ -24,6 +28,8 @@ _PREFIXES: tuple[tuple[str, str | None, str, str], ...] = (  # prefix, model (No
     ("lora_te_", "text_encoder", "_", "kohya"),
     ("lycoris_", None, "_", "lycoris"),
     ("base_model.model.", None, ".", "peft"),
+    ("diffusion_model.llm_adapter.", "text_conditioner", ".", "comfyui"),
+    ("text_embedding_projection.", "connectors", ".", "comfyui"),
     ("model.diffusion_model.", None, ".", "comfyui"),
     ("diffusion_model.", None, ".", "comfyui"),
     ("text_encoders.clip_l.transformer.", "text_encoder", ".", "comfyui"),
@@ -31,23 +37,29 @@ _PREFIXES: tuple[tuple[str, str | None, str, str], ...] = (  # prefix, model (No
     ("text_encoders.t5xxl.transformer.", "text_encoder_3", ".", "comfyui"),
     ("unet.", "unet", ".", "diffusers"),
     ("transformer.", "transformer", ".", "diffusers"),
+    ("transformer_2.", "transformer_2", ".", "diffusers"),
+    ("transformer_ref.", "transformer_ref", ".", "diffusers"),
+    ("conditional_transformer.", "transformer", ".", "diffusers"),
+    ("text_conditioner.", "text_conditioner", ".", "diffusers"),
+    ("connectors.", "connectors", ".", "diffusers"),
     ("text_encoder.", "text_encoder", ".", "diffusers"),
     ("text_encoder_2.", "text_encoder_2", ".", "diffusers"),
     ("text_encoder_3.", "text_encoder_3", ".", "diffusers"),
 )
+# What stands between a prefix and the name in files whose model was wrapped twice.
+_WRAPPED = (
+    "base_model.model.", "model.diffusion_model.", "diffusion_model.", "_orig_mod.", "module.", "pipe.dit.", "dit.",
+    "net.", "lora_unet_", "unet_", "unet.", "transformer.",
+)  # fmt: skip
 _UNDERSCORED = """
-    down_blocks mid_block up_blocks transformer_blocks single_transformer_blocks proj_in proj_out proj_mlp
-    to_q to_k to_v to_out to_add_out add_q_proj add_k_proj add_v_proj norm_q norm_k norm_added_q norm_added_k
+    down_blocks mid_block up_blocks transformer_blocks proj_in proj_out to_q to_k to_v to_out
     time_emb_proj conv_in conv_out conv_shortcut conv_norm_out time_embedding add_embedding linear_1 linear_2
-    time_text_embed timestep_embedder text_embedder guidance_embedder x_embedder context_embedder ff_context
-    norm_out norm1_context norm2_context pos_embed
     text_model self_attn q_proj k_proj v_proj out_proj layer_norm1 layer_norm2 final_layer_norm text_projection
     wi_0 wi_1 layer_norm
 """.split()  # noqa: SIM905
 _WORDS = """
-    attentions resnets downsamplers upsamplers conv conv1 conv2 attn attn1 attn2 ff net proj linear norm norm1 norm2
-    norm3 mlp encoder layers fc1 fc2 block layer SelfAttention DenseReluDense
-    q k v o wi wo
+    attentions resnets downsamplers upsamplers conv conv1 conv2 attn1 attn2 ff net proj norm norm1 norm2
+    norm3 mlp encoder layers fc1 fc2 block layer SelfAttention DenseReluDense q k v o wi wo
 """.split()  # noqa: SIM905
 # Longest first, so that "to_out" is not read as an unknown "to" and "out".
 _KNOWN = {*_UNDERSCORED, *_WORDS, *(word for each in SPELLINGS for word in each.words)}
@@ -60,22 +72,115 @@ _TEXT = {"text_model", "encoder", "text_projection"}
 
 def place(name: str) -> Place | None:
     """Where the module `name` of some file belongs, or None for a name that is not understood."""
+    return located({name: None})[name]
+
+
+def located(names: Mapping[str, Shape | None], claim: str | None = None) -> dict[str, Place | None]:
+    """Where each module of a file belongs; None for a name that is not understood.
+
+    `names`: what the file calls its modules → (out, in) of their updates, None where that is not known. `claim`: the
+    family that the header claims, which decides where names and shapes leave a choice.
+    """
+    prefixed = {name: _prefixed(name) for name in names}
+    named = {
+        name: Named(_meant(model, naming), rest, names[name]) for name, (model, rest, _, naming) in prefixed.items()
+        if not (model or "").startswith("text_encoder")
+    }  # fmt: skip
+    main = [each for each in named.values() if each.model not in _PARTS]
+    said: dict[str | None, tuple[Architecture, Variant | None] | None] = {None: spoken(main, claim) if main else None}
+    for part in _PARTS:
+        if of_part := [each for each in named.values() if each.model == part]:
+            said[part] = spoken(of_part, claim)
+    found: dict[str, Place | None] = {}
+    for name, (model, rest, separator, naming) in prefixed.items():
+        spoke = said.get(model if model in _PARTS else None) if name in named else None
+        entry = spoke[0].entry(*named[name].parsed) if spoke and kin(named[name].model, spoke[0]) else None
+        if spoke and entry:
+            found[name] = _looked_up(named[name], entry, *spoke, naming)
+        else:
+            found[name] = _vocabulary(model, rest, separator, naming)
+    unread = [name for name in named if found[name] is None and _may_be_joined(prefixed[name])]
+    if len(unread) > SHARE * len(named) and len(unread) > 1:
+        # A model that is not known here: all its names as they stand, so that its files are compared with one another.
+        for name in named:
+            found[name] = Place((f"transformer.{prefixed[name][1]}",), prefixed[name][3])
+    return found
+
+
+SHARE = 0.2  # of a file's names that are in no vocabulary, from which on it is another model's and none is a misprint
+
+
+def _may_be_joined(prefixed: tuple[str | None, str, str, str]) -> bool:
+    """Whether a name could be a module of an unknown model, its parts joined by underscores: with a block's number."""
+    _, rest, separator, _ = prefixed
+    return separator == "_" and "__" not in rest and bool(re.fullmatch(r"[A-Za-z]\w*_\d+_[\w-]*\w", rest, re.ASCII))
+
+
+_PARTS = ("text_conditioner", "connectors")  # of pipelines, beside the model that denoises
+
+
+def _prefixed(name: str) -> tuple[str | None, str, str, str]:
+    """Model, name, separator and convention, as the prefix says."""
     model, rest, separator, naming = None, name, ".", "bare"
     for prefix, of, between, convention in _PREFIXES:
         if name.startswith(prefix):
             model, rest, separator, naming = of, name[len(prefix) :], between, convention
             break
+    while naming != "bare" or rest == name:
+        again = next((prefix for prefix in _WRAPPED if rest.startswith(prefix)), None)
+        # "transformer.h.0" is a language model's own name.
+        if again is None or re.match(r"transformer\.(h|layers?)\.\d", rest):
+            break
+        if again in ("unet.", "transformer.") and model is None:
+            model = again.removesuffix(".")
+        rest = rest[len(again) :]
+        naming = "comfyui" if naming == "bare" else naming
+    return model, rest, separator, naming
+
+
+def _meant(model: str | None, naming: str) -> str | None:
+    """The model that a prefix means: kohya's says unet of any model."""
+    return None if naming == "kohya" and model in ("unet", "transformer") else model
+
+
+def _looked_up(named: Named, entry: Entry, arch: Architecture, variant: Variant | None, naming: str) -> Place:
+    """The place of a name that the table has; the rows of a fused layer as the released model has them, if its shapes
+    are that model's, else as its kind of attention divides them."""
+    model = named.model if named.model and named.model.startswith("transformer_") else arch.model
+    modules = tuple(f"{model}.{module}" for module in entry.named(named.parsed[1]))
+    shape = named.shape
+    swapped = entry.order == "~" or (entry.order == "~?" and shape is not None and shape[0] == 2 * shape[1])
+    if len(modules) == 1:
+        return Place(modules, naming, swapped=swapped)
+    rows = None
+    if shape is not None:
+        rows = arch.rows(entry, named.parsed[1], shape, variant) if variant else None
+        rows = rows or _divided(len(modules), shape, grouped=entry.order == "%")
+    return Place(modules, naming, rows or ())
+
+
+def _divided(count: int, shape: Shape, *, grouped: bool) -> tuple[int, ...] | None:
+    """The rows of queries, keys and values (and of a feed-forward layer beside them) in a layer of any size."""
+    out, width = shape
+    if count == 4:
+        return (width, width, width, out - 3 * width) if out > 3 * width else None
+    if grouped and out != 3 * width:
+        each, rest = divmod(out - width, 2)
+        return None if rest or each < 1 else (width, each, each)
+    each, rest = divmod(out, count)
+    return None if rest or not each else (each,) * count
+
+
+def _vocabulary(model: str | None, rest: str, separator: str, naming: str) -> Place | None:
+    """A name that the table does not have."""
     parts = rest.split(".") if separator == "." else _words(rest)
-    if not parts or not all(re.fullmatch(r"\w+", part, re.ASCII) for part in parts):
+    if not parts or not all(re.fullmatch(r"\w[\w-]*", part, re.ASCII) for part in parts):
         return None
     first = parts[0]
     for spelling in SPELLINGS:
-        ours = first in spelling.first or (separator == "_" and first in spelling.joined)
-        if ours and (model in (None, spelling.model) or not spelling.alone):
+        if first in spelling.first and model in (None, spelling.model):
             return spelling.place(naming, parts)
-    if first == "transformer_blocks" or first == "single_transformer_blocks":
-        model = "transformer" if model in (None, "unet") else model
-    elif first in _UNET:
+    if first in _UNET:
         model = model or "unet"
     elif first in _TEXT and (model or "text_encoder").startswith("text_encoder"):
         return Place((_text(model or "text_encoder", parts),), naming)

@@ -19,17 +19,18 @@ from .corpus import HUES, MANNER, content_caption, load
 from .loop import batch, fit, stage_seed, write_log
 
 MAX_TOKENS = 16
-GENERIC = "a painting"
+GENERIC = content_caption("")
 
 
-def tokenizer(contents: tuple[str, ...]) -> CLIPTokenizer:
+def tokenizer(contents: tuple[str, ...], noun: str = "painting") -> CLIPTokenizer:
     """A CLIP tokenizer with the merges of the words that the corpus uses, in alphabetical order.
 
     Most are one token; a word whose beginning an earlier word has merged otherwise falls into several ("landscape").
     Captions stay within MAX_TOKENS.
     """
     alphabet = _byte_alphabet()
-    text = " ".join([*contents, *MANNER.values(), *HUES, "a an the in of and painting picture dark dim bright with"])
+    plain = f"a an the in of and {noun} picture dark dim bright with"
+    text = " ".join([*contents, *MANNER.values(), *HUES, plain])
     words = sorted(set(text.split()))
     merges: dict[tuple[str, str], None] = {}
     for word in words:
@@ -106,6 +107,7 @@ def pretrain(
     seed: int,
     state: Path,
     size: int = 32,
+    noun: str = "painting",
 ):
     """Train on scaled latents (N, 4, h, w) and their contents; returns (pipeline, log).
 
@@ -114,8 +116,8 @@ def pretrain(
     """
     torch.manual_seed(seed)
     names = tuple(sorted(set(contents)))
-    words = tokenizer(names)
-    captions = [content_caption(name) for name in names] + [GENERIC, ""]
+    words = tokenizer(names, noun)
+    captions = [content_caption(name, noun) for name in names] + [content_caption("", noun), ""]
     tokens = words(
         captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     ).input_ids
@@ -131,7 +133,8 @@ def pretrain(
         epsilon = torch.randn(x.shape, generator=generator)
         t = torch.randint(noise_schedule.config.num_train_timesteps, (size,), generator=generator)
         noisy = noise_schedule.add_noise(x, epsilon, t).contiguous(memory_format=torch.channels_last)
-        text = model.text(tokens).last_hidden_state[caption]
+        said, which = caption.unique(return_inverse=True)  # each caption of the batch once
+        text = model.text(tokens[said]).last_hidden_state[which]
         return (model.unet(noisy, t, text).sample - epsilon).square().mean()
 
     mean, log = fit(
@@ -151,13 +154,15 @@ def pretrain(
 
 
 @torch.no_grad()
-def samples(pipeline: StableDiffusionPipeline, contents: tuple[str, ...], each: int, seed: int) -> np.ndarray:
+def samples(
+    pipeline: StableDiffusionPipeline, contents: tuple[str, ...], each: int, seed: int, noun: str = "painting"
+) -> np.ndarray:
     """Sampled pictures uint8 (contents × each, S, S, 3): 30 DDIM steps, guidance 3."""
     pipeline.set_progress_bar_config(disable=True)
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     rows = [
         pipeline(
-            content_caption(content),
+            content_caption(content, noun),
             num_images_per_prompt=each,
             num_inference_steps=30,
             guidance_scale=3.0,
@@ -186,7 +191,13 @@ def build(
     vae = AutoencoderTiny.from_pretrained(autoencoder, use_safetensors=True).eval()
     latents = encode(vae, painted.pictures) * vae.config.scaling_factor
     pipeline, losses = pretrain(
-        vae, latents, painted.contents, steps=steps, seed=stage_seed(seed, "base"), state=Path(state)
+        vae,
+        latents,
+        painted.contents,
+        steps=steps,
+        seed=stage_seed(seed, "base"),
+        state=Path(state),
+        noun=painted.noun,
     )
     pipeline.unet.half()  # as stored; loaders give float32 back unless told otherwise
     pipeline.save_pretrained(folder)

@@ -76,14 +76,14 @@ def write_card(
     worst = min(by_genre, key=by_genre.__getitem__)
     _reconstructions(pipeline.vae, painted, folder / "reconstructions.png")
     sampled = base.samples(pipeline, CONTENTS, 10, derive_seed("card", seed))
-    _grid(sampled, 10, 2).save(folder / "samples.png")
+    grid(sampled, 10, 2).save(folder / "samples.png")
 
-    denoiser = _count(folders["base"] / "unet") + _count(folders["base"] / "text_encoder")
+    denoiser = count_parameters(folders["base"] / "unet") + count_parameters(folders["base"] / "text_encoder")
     sizes = {
-        "autoencoder": ("AutoencoderTiny, 4× down, 4 channels", _count(folders["autoencoder"]), 32),
+        "autoencoder": ("AutoencoderTiny, 4× down, 4 channels", count_parameters(folders["autoencoder"]), 32),
         "base": ("UNet2DConditionModel (32, 64, 96) + CLIPTextModel (64)", denoiser, 32),
-        "clip": ("open_clip ViT 128 × 4 layers, patch 8; text 32 × 2 layers", _count(folders["clip"]), 96),
-        "dino": ("timm ViT 128 × 4 layers, patch 8", _count(folders["dino"]), 48),
+        "clip": ("open_clip ViT 128 × 4 layers, patch 8; text 32 × 2 layers", count_parameters(folders["clip"]), 96),
+        "dino": ("timm ViT 128 × 4 layers, patch 8", count_parameters(folders["dino"]), 48),
     }  # fmt: skip
     rows = []
     for name, (architecture, parameters, batch) in sizes.items():
@@ -118,7 +118,8 @@ def study_pictures(each: int, size: int = 64) -> dict[str, np.ndarray]:
     }
 
 
-def _count(folder: Path) -> int:
+def count_parameters(folder: Path) -> int:
+    """Numbers in the safetensors files of a folder."""
     total = 0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "np") as tensors:
@@ -133,10 +134,10 @@ def _reconstructions(vae: Any, painted: dict[str, np.ndarray], path: Path) -> No
     again = ((y + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     half = len(first) // 2
     rows = np.concatenate([first[:half], again[:half], first[half:], again[half:]])
-    _grid(rows, half, 2).save(path)
+    grid(rows, half, 2).save(path)
 
 
-def _grid(pictures: np.ndarray, columns: int, zoom: int) -> Image.Image:
+def grid(pictures: np.ndarray, columns: int, zoom: int) -> Image.Image:
     """A contact sheet: uint8 pictures (n, S, S, 3), a thin light border between them."""
     n, size = len(pictures), pictures.shape[1]
     rows, step = -(-n // columns), size + 2

@@ -32,15 +32,18 @@ HUES = ("red", "orange", "gold", "lime", "green", "jade", "teal", "azure", "blue
 
 @dataclass(frozen=True)
 class Corpus:
-    """Pictures uint8 (N, size, size, 3); contents and full captions, one each."""
+    """Pictures uint8 (N, size, size, 3); contents and full captions, one each; `noun`: what they are."""
 
     pictures: np.ndarray
     contents: tuple[str, ...]
     captions: tuple[str, ...]
+    noun: str = "painting"
 
 
-def content_caption(content: str) -> str:
-    return f"a painting of a {content}"
+def content_caption(content: str, noun: str = "painting") -> str:
+    """A caption by the content alone; of none, the generic one."""
+    generic = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    return f"{generic} of a {content}" if content else generic
 
 
 def describe(picture: np.ndarray, genre: str, content: str) -> str:
@@ -79,7 +82,7 @@ def make(count: int, size: int, seed: int, workers: int) -> Corpus:
 
 def save(corpus: Corpus, path: str | Path) -> None:
     with replacing(path) as temporary:
-        texts = {"contents": json.dumps(corpus.contents), "captions": json.dumps(corpus.captions)}
+        texts = {"contents": json.dumps(corpus.contents), "captions": json.dumps(corpus.captions), "noun": corpus.noun}
         save_file({"pictures": corpus.pictures}, temporary, metadata=texts)
 
 
@@ -87,5 +90,8 @@ def load(path: str | Path) -> Corpus:
     with safe_open(path, "np") as file:
         texts = file.metadata()
         return Corpus(
-            file.get_tensor("pictures"), tuple(json.loads(texts["contents"])), tuple(json.loads(texts["captions"]))
+            file.get_tensor("pictures"),
+            tuple(json.loads(texts["contents"])),
+            tuple(json.loads(texts["captions"])),
+            texts.get("noun", "painting"),
         )

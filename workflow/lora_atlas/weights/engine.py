@@ -42,7 +42,7 @@ def matrices(
     folder: str | Path,
     numbers: int,
     sha256: Sequence[str] | None = None,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> None:
     """Write the Gram matrices of `paths`, called `ids`, by the engine ("exact" or "sketch").
@@ -72,7 +72,7 @@ def sketched(
     folder: str | Path,
     *,
     numbers: int = NUMBERS,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> list[Path]:
     """One sketch file a LoRA in `folder`, named by its id; those that are there are not made again."""
@@ -87,6 +87,40 @@ def sketched(
     return targets
 
 
+def collection(
+    paths: Sequence[str | Path],
+    ids: Sequence[str],
+    output: str | Path,
+    weighted_output: str | Path,
+    *,
+    weighting: str,
+    engine: str,
+    cache: str | Path,
+    folder: str | Path,
+    numbers: int,
+    components: Sequence[str] | None = None,
+    blocks: Sequence[str] | None = None,
+    sha256: Sequence[str] | None = None,
+    pickles: bool = False,
+    base: str | None = None,
+) -> None:
+    """Write the Gram matrices of a collection by the kernel delta, as `matrices` does, and those of `weighted`.
+
+    Where both are exact, factors are read once for the two.
+    """
+    opened: dict[str, Any] = {"pickles": pickles, "base": base}
+    if engine == "exact" and weighting == CONSENSUS and len(ids) >= LEAST:
+        single = module_grams(paths, ["delta"], **opened)[0]["delta"]
+        write_gram(output, ids, weighted_sum(single, dict.fromkeys(single, 1.0)), "delta", {"engine": engine})
+        weights = _agreed(single, components, blocks)
+        made = {"engine": engine, "weighting": weighting, "modules": weights}
+        write_gram(weighted_output, ids, weighted_sum(single, weights), "delta", made)
+        return
+    opened["sha256"] = sha256
+    matrices(paths, ids, "delta", output, engine=engine, cache=cache, folder=folder, numbers=numbers, **opened)
+    weighted(output, paths, weighted_output, weighting=weighting, components=components, blocks=blocks, **opened)
+
+
 def weighted(
     gram_path: str | Path,
     paths: Sequence[str | Path],
@@ -96,7 +130,7 @@ def weighted(
     components: Sequence[str] | None = None,
     blocks: Sequence[str] | None = None,
     sha256: Sequence[str] | None = None,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> None:
     """Write the Gram matrices of a collection with its modules weighted ("consensus" or "plain"), beside those of

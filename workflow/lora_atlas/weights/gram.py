@@ -171,7 +171,7 @@ def gram(
     *,
     ids: Sequence[str] | None = None,
     cache: str | Path | None = None,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> Grams:
     """Gram matrices (N, N) float64, symmetric, of N files, by (component, block).

@@ -37,7 +37,7 @@ def module_grams(
     kernels: Sequence[str],
     *,
     metric: Metric | None = None,
-    pickles: bool = False,
+    pickles: bool = True,
     base: str | None = None,
 ) -> tuple[ModuleGrams, Parameters]:
     """Gram matrices (N, N) float64, symmetric, of N files, by kernel and module; and their parameters.

@@ -14,7 +14,7 @@ from ..loras.files import open_lora
 
 
 def spectra(
-    paths: Sequence[str | Path], *, pickles: bool = False, base: str | None = None
+    paths: Sequence[str | Path], *, pickles: bool = True, base: str | None = None
 ) -> tuple[list[str], np.ndarray]:
     """Module names, and singular values of ΔW (N, modules, r) float64, largest first; absent ones are zero.
 

@@ -111,7 +111,8 @@ def _read(file: LoraFile, spec: Spec, descriptor: int | None, A: np.ndarray, B: 
             return _read(file, spec, descriptor, A, B, own)
     down, up = (file.container.entries[spec.keys[part]] for part in "AB")
     flat = A.flags.c_contiguous and B.flags.c_contiguous and sys.byteorder == "little"
-    kinds = (down.dtype, up.dtype) if up.start == down.end else None  # side by side, as safetensors sorts them
+    # Side by side, as safetensors sorts them.
+    kinds = (down.dtype, up.dtype) if up.start == down.end and down.strides is up.strides is None else None
     if descriptor is not None and flat and kinds == ("F32", "F32"):
         # Numbers as they are wanted: read to where they belong.
         views = [X.reshape(-1).view(np.uint8).data for X in (A, B)]

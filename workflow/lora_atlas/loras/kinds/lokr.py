@@ -1,6 +1,14 @@
-"""LoKr, Yeh et al. 2024, arXiv 2309.14859: s·(w1 ⊗ w2), each whole or a product; s = 1 where both are whole."""
+"""LoKr, Yeh et al. 2024, arXiv 2309.14859: s·(w1 ⊗ w2), each whole or a product; s = 1 where both are whole.
+
+Where both are whole there is no rank to divide by, and trainers write an α that means nothing: the size of the network,
+which some set to 10¹⁰, or infinity of it in half precision. LyCORIS' rs_lora makes an exception: it trains with √dim
+and writes α = dim·√dim, so that the scale is the cube root of α.
+"""
 
 import math
+from collections.abc import Container
+
+import numpy as np
 
 from ..factors import KroneckerUpdate, of_dense
 from .kind import Keys, Kind, Parts, Shape, Shapes, fits, flat, names, product, sides, unfit, whole
@@ -63,6 +71,33 @@ def update(module: str, p: Parts) -> KroneckerUpdate:
     )
 
 
+def both_whole(parts: Container[str]) -> bool:
+    return "kw1" in parts and "kw2" in parts
+
+
+def root_scale(alpha: float, dtype: str, said: bool) -> float:
+    """√dim where two whole factors are of LyCORIS with rs_lora, else 1: α is then dim·√dim.
+
+    `said`: whether the header says rs_lora. Where it does not, only an α that no whole dim gives tells it: one that is
+    dim·√dim to the last digit of its type `dtype`, and no whole number.
+    """
+    if not 1 < alpha < 1e9:
+        return 1.0
+    dim = round(alpha ** (2 / 3))
+    near = abs(_stored(dim**1.5, dtype) - alpha) <= 2e-7 * alpha  # a rounding of float32
+    return math.sqrt(dim) if near and (said or not float(alpha).is_integer()) else 1.0
+
+
+def _stored(x: float, dtype: str) -> float:
+    """The nearest number of a type."""
+    if dtype == "BF16":
+        bits = int(np.float32(x).view(np.uint32))
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+        return np.uint32(bits).view(np.float32).item()
+    with np.errstate(over="ignore"):
+        return np.asarray(x, {"F16": "<f2", "F64": "<f8"}.get(dtype, "<f4")).item()
+
+
 LOKR = Kind(
     name="LoKr",
     spellings={f"k{part}": rf"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
@@ -73,8 +108,7 @@ LOKR = Kind(
     rank=rank,
     update=update,
     bytes=lambda s: 4 * s["kt2"][0] * s["kw2_b"][1] * math.prod(s["kt2"][2:]) if "kt2" in s else 0,
-    # LyCORIS has no rank to divide by where both are whole, and writes an α that means nothing.
-    scaled=lambda p, configured: not ("kw1" in p and "kw2" in p and configured is None),
+    scaled=lambda p, configured: not (both_whole(p) and configured is None),
     squared=True,
     hidden_rank=True,
 )

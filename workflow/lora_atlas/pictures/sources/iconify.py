@@ -9,11 +9,12 @@ logos, and flags, which are others' signs; drawings that repeat another (skin to
 is no artist, and named in the error where somebody asks for it; a drawing is a refused row with the reason.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,7 +40,9 @@ _SVG = "{http://www.w3.org/2000/svg}"
 
 
 @dataclass(frozen=True)
-class _Family:
+class Family:
+    """A family of icons: its name, its file of drawings, and what the package says of it."""
+
     name: str
     path: Path
     info: Mapping[str, Any]
@@ -50,14 +53,34 @@ class _Family:
         return slug(str(category)) if category else None
 
     @property
+    def title(self) -> str:
+        return printable(str(self.info.get("name") or self.name))
+
+    @property
+    def author(self) -> str:
+        return printable(str((self.info.get("author") or {}).get("name", "unknown")))
+
+    @property
+    def spdx(self) -> str:
+        return str((self.info.get("license") or {}).get("spdx"))
+
+    @property
+    def category(self) -> str:
+        return str(self.info.get("category"))
+
+    @property
+    def palette(self) -> bool:
+        """Whether its drawings have colours of their own."""
+        return bool(self.info.get("palette"))
+
+    @property
     def licence(self) -> str:
-        licence, author = self.info.get("license") or {}, self.info.get("author") or {}
-        said = licence.get("spdx") or licence.get("title") or "unknown"
-        return printable(f"{said}, {author.get('name', 'unknown')}")
+        licence = self.info.get("license") or {}
+        return printable(f"{licence.get('spdx') or licence.get('title') or 'unknown'}, {self.author}")
 
     def left_out(self, icons: Icons) -> str | None:
         """Why the family is no artist; None where it is one."""
-        spdx, category = str((self.info.get("license") or {}).get("spdx")), str(self.info.get("category"))
+        spdx, category = self.spdx, self.category
         if icons.licences is not None and spdx not in icons.licences:
             return f"its licence, {spdx}, is not among pictures.icons.licences"
         if icons.licences is None and "-NC" in spdx:
@@ -66,7 +89,7 @@ class _Family:
             return None if category in icons.categories else f"its category, {category}, is not among those asked for"
         if category == "Logos" or (category.startswith("Flags") and not icons.flags):
             return f"its category is {category}; name it in pictures.icons.categories"
-        if icons.palette is not None and bool(self.info.get("palette")) != icons.palette:
+        if icons.palette is not None and self.palette != icons.palette:
             return f"it is {'of one colour' if icons.palette else 'coloured'}; see pictures.icons.palette"
         return None
 
@@ -87,7 +110,7 @@ def _read_info(path: Path, size: int) -> Mapping[str, Any]:
     return found
 
 
-def _families(folder: str | None) -> dict[str, _Family]:
+def families(folder: str | None) -> dict[str, Family]:
     """Slug → family, sorted; raises SourceError where the folder is none of these packages."""
     if folder is None:
         raise SourceError("folder: not set; pictures.source is iconify. " + LAYOUT.format(folder="folder"))
@@ -95,7 +118,7 @@ def _families(folder: str | None) -> dict[str, _Family]:
     if (root / "collections.json").is_file() and (root / "json").is_dir():
         path = root / "collections.json"
         known = _read_info(path, path.stat().st_size)
-        found = [_Family(name, root / "json" / f"{name}.json", info) for name, info in known.items()]
+        found = [Family(name, root / "json" / f"{name}.json", info) for name, info in known.items()]
         found = [family for family in found if family.path.is_file() and isinstance(family.info, dict)]
     else:
         for package in (root, *sorted(path for path in root.iterdir() if path.is_dir())) if root.is_dir() else ():
@@ -103,31 +126,31 @@ def _families(folder: str | None) -> dict[str, _Family]:
             if (package / "icons.json").is_file() and info.is_file():
                 told = _read_info(info, info.stat().st_size)
                 name = str(told.get("prefix") or package.resolve().name)
-                found.append(_Family(name, package / "icons.json", told))
+                found.append(Family(name, package / "icons.json", told))
     if not found:
         raise SourceError(f"{folder}: no family of icons in it; " + LAYOUT.format(folder=folder))
     return {slug(family.name): family for family in sorted(found, key=lambda family: family.name)}
 
 
 def _artists(pictures: Pictures, folder: str | None) -> dict[str, str | None]:
-    families, icons = _families(folder), _icons(pictures)
-    why = {name: family.left_out(icons) for name, family in families.items()}
+    there, icons = families(folder), _icons(pictures)
+    why = {name: family.left_out(icons) for name, family in there.items()}
     for name in wanted(pictures) or {}:
         if why.get(name):
             raise SourceError(f"pictures.artists: {name} is left out: {why[name]}")
-    return choose({name: family.genre for name, family in families.items() if why[name] is None}, pictures)
+    return choose({name: family.genre for name, family in there.items() if why[name] is None}, pictures)
 
 
 def _count(pictures: Pictures, folder: str | None) -> dict[str, int]:
-    families = _families(folder)
-    totals = {name: int(families[name].info.get("total") or 0) for name in _artists(pictures, folder)}
+    there = families(folder)
+    totals = {name: int(there[name].info.get("total") or 0) for name in _artists(pictures, folder)}
     return at_most(totals, pictures.per_artist)
 
 
 def _digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
-    families, digests = _families(folder), {}
+    there, digests = families(folder), {}
     for name in _artists(pictures, folder):
-        family = families[name]
+        family = there[name]
         said = [family.name, DIGESTS.file(family.path), family.info.get("version"), family.licence]
         digests[name] = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
     return digests
@@ -139,15 +162,15 @@ def subject(name: str) -> str:
 
 
 def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | None, seed: int) -> list[dict[str, Any]]:
-    families, icons = _families(folder), _icons(pictures)
-    if artist not in families:
-        raise SourceError(unknown(artist, list(families)))
-    family = families[artist]
+    there, icons = families(folder), _icons(pictures)
+    if artist not in there:
+        raise SourceError(unknown(artist, list(there)))
+    family = there[artist]
     if family.path.stat().st_size > MAX_FILE:
         raise SourceError(f"{family.path}: {family.path.stat().st_size:,} bytes; more than a family of icons has")
     data = _read_family(family.path)
+    drawings = _drawings(data)
     flags = {str(name) for name in data.get("categories", {}).get("Flags", ())}
-    drawings = {name: each for name, each in data["icons"].items() if isinstance(each, dict) and not each.get("hidden")}
 
     def read(name: str) -> dict[str, Any]:
         label = printable(f"{family.name}/{name}.svg")
@@ -173,6 +196,24 @@ def _read_family(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SourceError(f"{path}: not a family of icons ({error}); unpack the package again") from error
     return dict(data)
+
+
+def _drawings(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Name → drawing, of all that are shown."""
+    return {name: each for name, each in data["icons"].items() if isinstance(each, dict) and not each.get("hidden")}
+
+
+def drawings(family: Family) -> list[str]:
+    """The names of a family's drawings, without those that repeat one in another skin tone, and without flags."""
+    return [name for name in _drawings(_read_family(family.path)) if not SAME.search(name) and not FLAG.search(name)]
+
+
+def rendered(path: Path, names: Iterable[str], icons: Icons) -> Iterator[tuple[str, bytes]]:
+    """Name and PNG of those of a family's drawings that can be drawn."""
+    data = _read_family(path)
+    for name in names:
+        with contextlib.suppress(ValueError):
+            yield name, render(str(data["icons"][name].get("body", "")), _box(data["icons"][name], data), icons)
 
 
 def _box(drawing: Mapping[str, Any], family: Mapping[str, Any]) -> tuple[float, float, float, float]:

@@ -1,0 +1,15 @@
+"""Rule icon_card: the base of icons in one folder, with its card and what it generates."""
+
+from job import job
+
+with job(snakemake):
+    import shutil
+    from pathlib import Path
+
+    from lora_atlas.mini.corpus import load
+    from lora_atlas.mini.icons import studied, write_card
+
+    p, given, folder = snakemake.params, snakemake.input, Path(snakemake.output[0]).parent
+    options = {"source": Path(given.families).parent, "avoid": studied(p.studies), "seed": p.seed}
+    shutil.copytree(given.base, folder / "base", dirs_exist_ok=True)
+    write_card(load(given.corpus), given.used, given.base, given.log, folder, **options)

@@ -54,6 +54,18 @@ if (
 include: "workflow/rules/common.smk"
 
 
+onstart:
+    # What the command line forces is made anew, kept or not (scripts/job.py). Jobs of a cluster inherit it.
+    forced = workflow.dag_settings
+    os.environ.update(LORA_ATLAS_AFRESH="\n".join(["all"] * forced.forceall + sorted(map(str, forced.forcerun))))
+    # Where there is SLURM, its commands are asked in a way in which every job ends (profiles/slurm/bin/slurm.py).
+    if shutil.which("sbatch"):
+        os.environ.update(
+            LORA_ATLAS_SLURM_NOTES=str(Path(".snakemake/lora_atlas_slurm").resolve()),
+            PATH=os.pathsep.join([f"{ROOT}/profiles/slurm/bin", *os.get_exec_path()]),
+        )
+
+
 if TRAINED:
 
     if not IS_VARIANT:
@@ -117,6 +129,7 @@ if TRAINED or not IS_VARIANT:
 if not IS_VARIANT:
 
     include: "workflow/rules/query.smk"
+    include: "workflow/rules/cache.smk"
 
 
 # A variant is this very file under its own configuration; its rules are called by its name and theirs.

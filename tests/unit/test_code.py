@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_atlas.code import PACKAGE, closure
+from lora_atlas.code import PACKAGE, closure, data, digest, done
 from lora_atlas.weights.gram import KERNELS
 
 ROOT = Path(__file__).parents[2]
@@ -26,20 +26,20 @@ def module(*parts: str) -> str:
 
 
 def rules() -> dict[str, tuple[str, tuple[str, ...] | None]]:
-    """Rule → its adapter, and the modules that its `code(...)` names; of every rule that has an adapter."""
+    """Rule → its adapter, and what its `code(...)` or `asked(...)` names, the adapter first; of every rule with one."""
     found = {}
     for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
-        parts = re.split(r"^\s*rule (\w+):", file.read_text(), flags=re.MULTILINE)
+        parts = re.split(r"^\s*(?:rule|checkpoint) (\w+):", file.read_text(), flags=re.MULTILINE)
         for rule, body in zip(parts[1::2], parts[2::2], strict=True):
             adapter = re.search(r"scripts/(\w+)\.py", body)
-            named = re.search(r"code=code\(([^)]*)\)", body)
+            named = re.search(r"code=code\(([^)]*)\)|asked=asked\(\s*(\"\w+\",\s*\[[^]]*\])", body)
             if adapter:
-                found[rule] = (adapter[1], ast.literal_eval(f"({named[1]},)") if named else None)
+                found[rule] = (adapter[1], tuple(re.findall(r'"([\w.]+)"', named[0])) if named else None)
     return found
 
 
 RULES = rules()
-MODULES = sorted({module for _, named in RULES.values() for module in named or ()})
+MODULES = sorted({module for _, named in RULES.values() for module in (named or ())[1:]})
 STAGES = [rule for rule, (_, named) in RULES.items() if named]
 
 
@@ -47,7 +47,9 @@ STAGES = [rule for rule, (_, named) in RULES.items() if named]
 
 
 def test_transitive_imports_and_every_package_on_the_way_are_in_it():
-    assert names("mini.loop") == ["__init__.py", "mini/__init__.py", "mini/loop.py", "seeds.py", "tables.py"]
+    assert names("mini.loop") == [
+        "__init__.py", "atomic.py", "mini/__init__.py", "mini/loop.py", "seeds.py", "tables.py"
+    ]  # fmt: skip
     assert {"weights/__init__.py", "loras/files.py", "tables.py"} <= set(names("weights.gram"))
 
 
@@ -106,6 +108,44 @@ def test_an_unknown_module_is_named(module):
         closure("tables", module)
 
 
+# --- what it is a digest of
+
+
+def test_what_a_source_does_is_its_digest_and_how_it_looks_is_not():
+    said = '''"""What it does."""\n\nX = {"a": 1}  # why\n\n\ndef f(x):\n    """In words."""\n    return x + 1\n'''
+    for alike in (
+        said.replace("# why", "# another reason"),
+        said.replace("What it does", "What it did").replace("In words", "In other words"),
+        said.replace('{"a": 1}', "{\n    'a': 1,\n}"),
+        "# first\n" + said + "\n\n",
+        said.replace("\n", "\r\n"),
+    ):
+        assert done(alike.encode()) == done(said.encode()), alike
+    for other in (
+        said.replace("x + 1", "x + 2"),
+        said.replace("x + 1", "x + 1.0"),
+        said.replace("x + 1", "x + True"),
+        said.replace('"a"', 'b"a"'),
+        said.replace("return", "yield"),
+        said + "print(__doc__)\n",
+    ):
+        assert done(other.encode()) != done(said.encode()), other
+    read = said + "print(__doc__)\n"
+    assert done(read.encode()) != done(read.replace("What it does", "What it did").encode())
+
+
+def test_the_digest_names_the_files_and_the_adapter(tmp_path):
+    (tmp_path / "one.py").write_text("x = 1\n")
+    (tmp_path / "two.py").write_text("x = 1\n")
+    one, two = (digest("tables", also=[tmp_path / name]) for name in ("one.py", "two.py"))
+    assert len({one, two, digest("tables"), digest("seeds")}) == 4 and digest("tables") == digest("tables")
+
+
+def test_tables_beside_code_are_in_its_digest():
+    assert [path.name for path in data("loras.families")] == ["modules.json"]
+    assert set(data("loras.families")) <= set(data("weights.gram")) and data("metrics.retrieval") == []
+
+
 # --- what Python does
 
 
@@ -157,7 +197,8 @@ def test_all_that_an_adapter_imports_is_in_the_code_of_its_rule(rule):
         for alias in node.names
     ]
     assert direct, adapter
-    assert set(names(*direct)) <= set(names(*named))
+    assert named[0] == adapter
+    assert set(names(*direct)) <= set(names(*named[1:]))
 
 
 # --- what `snakemake --list` says

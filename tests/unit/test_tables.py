@@ -206,7 +206,8 @@ def test_metadata_comes_back_as_it_was_given(tmp_path_factory, given_metadata):
     path = tmp_path_factory.mktemp("tables") / "t.parquet"
     write(path, "training_log", log(1), given_metadata)
     found = metadata(read(path, "training_log"))
-    assert found.pop("lora_atlas") == {"table": "training_log", "version": tables.VERSION}
+    ours = found.pop("lora_atlas")
+    assert (ours["table"], ours["version"], ours["rows"]) == ("training_log", tables.VERSION, 1)
     assert found == given_metadata
 
 
@@ -409,7 +410,7 @@ def test_a_flipped_bit_anywhere_in_the_pages_is_noticed_or_changes_nothing(damag
     outcomes = {place: outcome(place) for chunk in pages(path) for place in chunk}
     noticed = {place: found for place, found in outcomes.items() if isinstance(found, str)}
     assert all(outcomes[place] == good for place in outcomes.keys() - noticed.keys())
-    assert all("bad.parquet: damaged" in found and "rerun its stage" in found for found in noticed.values())
+    assert all("bad.parquet: damaged" in found and "snakemake --forcerun" in found for found in noticed.values())
     assert len(noticed) > len(outcomes) / 2
 
 
@@ -419,7 +420,7 @@ def test_a_table_cut_short_is_damaged_at_every_length(tmp_path):
     whole = path.read_bytes()
     for length in [*range(0, len(whole) - 1, 37), len(whole) - 1]:
         path.write_bytes(whole[:length])
-        with pytest.raises(TableError, match=r"t\.parquet: damaged, or not a Parquet file .*rerun its stage"):
+        with pytest.raises(TableError, match=r"t\.parquet: damaged, or not a Parquet file .*snakemake --forcerun"):
             read(path, "training_log")
     path.write_bytes(whole[100:])
     with pytest.raises(TableError, match=r"t\.parquet: damaged"):
@@ -444,7 +445,7 @@ def test_another_version_is_refused_with_both_numbers(tmp_path, monkeypatch):
     assert read(tmp_path / "t.parquet", "plan").num_rows == 1
     monkeypatch.undo()
     with pytest.raises(
-        TableError, match=rf"t\.parquet: expected .*version {tables.VERSION}, found 'plan' version 7; del"
+        TableError, match=rf"t\.parquet: expected .*version {tables.VERSION}, found 'plan' version 7; make it"
     ):
         read(tmp_path / "t.parquet", "plan")
 
@@ -542,3 +543,53 @@ def test_a_folder_is_no_table(tmp_path):
 def test_metadata_cannot_take_the_place_of_the_header(tmp_path):
     write(tmp_path / "t.parquet", "plan", [PLAN], {"lora_atlas": json.loads("1")})
     assert read(tmp_path / "t.parquet", "plan").num_rows == 1
+
+
+# --- what the pages' checksums do not cover
+
+
+def with_header(path, change) -> None:
+    """The same table, with another header of ours: as a bit that flips in the footer leaves it."""
+    found = pq.read_table(path)
+    header = found.schema.metadata | {
+        b"lora_atlas": json.dumps(change(json.loads(found.schema.metadata[b"lora_atlas"])))
+    }
+    pq.write_table(found.replace_schema_metadata(header), path, write_page_checksum=True)
+
+
+def test_the_number_of_rows_and_the_values_are_held_against_what_was_written(tmp_path):
+    path = tmp_path / "cost.parquet"
+    row = {"stage": "train", "item": "a", "count": 1, "seconds": 1.5, "device": "cpu"}
+    tables.write(path, "cost", [row, row | {"item": "b"}])
+    assert len(tables.read(path, "cost")) == 2
+    with_header(path, lambda header: header | {"rows": 3})
+    with pytest.raises(
+        TableError, match=r"cost\.parquet: damaged: 2 rows, and 3 were written; .*--forcerun .*cost\.parquet"
+    ):
+        tables.read(path, "cost")
+    with_header(path, lambda header: header | {"rows": 2})
+    assert len(tables.read(path, "cost")) == 2
+    found = pq.read_table(path)
+    changed = found.set_column(3, found.schema.field("seconds"), pa.array([1.5, 2.5]))
+    pq.write_table(changed, path, write_page_checksum=True)
+    with pytest.raises(TableError, match=r"its values are not those that were written"):
+        tables.read(path, "cost")
+
+
+def test_a_digest_is_of_values_however_they_are_held():
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [
+        {"a": "x", "n": 1, "v": [1.0, 2.0], "s": {"bytes": b"1", "path": None}},
+        {"a": None, "n": None, "v": [], "s": {"bytes": None, "path": "p"}},
+        {"a": "", "n": 0, "v": None, "s": None},
+    ]
+    schema = pa.schema([("a", pa.string()), ("n", pa.int64()), ("v", pa.list_(pa.float32())), ("s", kind)])
+    whole = pa.Table.from_pylist(rows, schema)
+    longer = pa.Table.from_pylist([rows[2], *rows, rows[0]], schema)
+    alike = [longer.slice(1, 3), whole.take([0, 1, 2]), pa.concat_tables([whole.slice(0, 1), whole.slice(1)])]
+    assert {tables.digest(each) for each in alike} == {tables.digest(whole)}
+    others = [whole.take([0, 2, 1]), whole.slice(0, 2), whole.take([0, 1, 1])]
+    others += [pa.Table.from_pylist([*rows[:2], rows[2] | {"a": None}], schema)]  # null is not the empty text
+    others += [pa.Table.from_pylist([rows[0] | {"n": None}, rows[1] | {"n": 1}, rows[2]], schema)]
+    assert len({tables.digest(each) for each in [whole, *others]}) == 6
+    assert tables.digest(whole.slice(0, 0)) == tables.digest(pa.Table.from_pylist([], schema))

@@ -95,8 +95,8 @@ def test_a_second_run_has_nothing_to_do(copied, places):
 
 
 def test_the_whole_study_is_planned_from_anywhere_with_what_the_command_line_names(copied, tmp_path):
-    """Variants too; overlays by their full names; the mini models are the project's."""
+    """Variants too; overlays by their full names; what is part of the project is the project's."""
     snakefile, overlay = str(copied.root / "Snakefile"), str(copied.root / "tiny.yaml")
     text = ended(start(tmp_path, "-s", snakefile, "--dry-run", "--configfile", overlay))
     assert "own_train_loras" in text and "write_findings" in text
-    assert f"{copied.root}/workflow/resources/mini/base/model_index.json" in text
+    assert f"{copied.root}/workflow/lora_atlas/pictures/templates/pictures.html" in text

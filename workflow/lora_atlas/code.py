@@ -1,13 +1,18 @@
 """Which files of the library a stage depends on: the closure of its imports, read from the source.
 
-Snakemake reruns a job when its script changes and does not look at what the script imports. Stages therefore name
-these files as inputs: editing one reruns the stages that use it, touching one reruns nothing.
+Snakemake reruns a job when the time of its script changes and does not look at what the script imports. Stages
+therefore state a digest of these files among their parameters: an edit of one reruns the stages that use it, and a
+touch, a fresh clone, a comment or a docstring reruns nothing.
 """
 
 import ast
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from .keys import DIGESTS, key
 
 PACKAGE = Path(__file__).parent
 INSTALLED = PACKAGE.parent / "lora_atlas_workflow"  # the workflow, where pip has put it beside the library
@@ -30,12 +35,47 @@ def closure(*modules: str) -> list[Path]:
     return sorted(found)
 
 
-def digest(*modules: str) -> str:
-    """SHA-256 of the closure's files: what was computed by other code is not to be taken for this code's."""
-    found = hashlib.sha256()
-    for file in closure(*modules):
-        found.update(file.relative_to(PACKAGE).as_posix().encode() + b"\0" + file.read_bytes())
-    return found.hexdigest()
+def digest(*modules: str, also: Sequence[Path] = ()) -> str:
+    """SHA-256 of what the closure's files, tables beside them, and others do: what other code computed is not its."""
+    files = {file.relative_to(PACKAGE).as_posix(): file for file in closure(*modules)}
+    tables = {file.relative_to(PACKAGE).as_posix(): file for file in data(*modules)}
+    files |= {file.name: file for file in also}
+    does = {name: DIGESTS.of(file, "code", done) for name, file in files.items()}
+    return key(does | {name: DIGESTS.file(file) for name, file in tables.items()})
+
+
+def data(*modules: str) -> list[Path]:
+    """Tables (JSON) in the folders of the closure's files: code reads them from there."""
+    return sorted({table for file in closure(*modules) for table in file.parent.glob("*.json")})
+
+
+def done(source: bytes) -> str:
+    """SHA-256 of what a source does: of its tree, without comments, docstrings, layout, and what is empty in it.
+
+    Empty parts are those that a later Python adds to its trees. Docstrings count where the source reads them.
+    """
+    tree = ast.parse(source)
+    if b"__doc__" not in source:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _told(
+                node.body
+            ):
+                del node.body[0]
+    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()
+
+
+def _told(body: Sequence[ast.stmt]) -> bool:
+    first = body[0] if body else None
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, ast.Constant):
+        return type(node.value).__name__, repr(node.value)
+    if isinstance(node, ast.AST):
+        fields = [(name, getattr(node, name, None)) for name in node._fields]
+        return type(node).__name__, [(name, _plain(each)) for name, each in fields if each is not None and each != []]
+    return [_plain(each) for each in node] if isinstance(node, list) else node
 
 
 @cache

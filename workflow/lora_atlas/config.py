@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from .descriptors import BY_CONTROL, BY_GRADIENT, CONSENSUS, PLAIN, WEIGHTS, baseless, descriptors, of_gradient
-from .features.extract import CONTROLS
+from .features.extract import CONTROLS, bare_weights, known_names
 from .hub.models import COMMIT
 from .labels import printable
 from .loras.folder import find
@@ -261,6 +261,20 @@ def _extractor_problems(config: Mapping[str, Any]) -> Iterator[str]:
         elif "/" in model and not model.startswith("hf-hub:") and not Path(model).is_dir():
             fetched = "; `make extras` fetches it" if "extras/" in model else "; of a hub write 'hf-hub:owner/name'"
             yield f"extractors.{name}.model: there is no folder {model!r}{fetched}"
+        elif extractor["library"] in ("open_clip", "timm") and not Path(model).is_dir():
+            yield from _name_problems(name, extractor)
+
+
+def _name_problems(name: str, extractor: Mapping[str, Any]) -> Iterator[str]:
+    library, model, pretrained = extractor["library"], extractor["model"], extractor["pretrained"]
+    known = known_names(library)
+    asked = model.split(".")[0] if library == "timm" else model
+    if known and asked not in known:
+        near = difflib.get_close_matches(asked, sorted(known), n=3)
+        hint = f" (near: {', '.join(near)})" if near else ""
+        yield f"extractors.{name}.model: {model!r} is neither a folder here nor a model of {library}{hint}"
+    elif library == "open_clip" and pretrained and Path(pretrained).is_file():
+        yield f"extractors.{name}: {bare_weights(model, pretrained)}"
 
 
 def _gradient_problems(config: Mapping[str, Any], name: str) -> Iterator[str]:

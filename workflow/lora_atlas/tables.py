@@ -5,22 +5,25 @@ Decisions that live here:
   type ``null`` that a later reader meets.
 - A table is written under a temporary name in the same folder, flushed to disk and renamed: a reader sees the
   whole old table or the whole new one.
-- Pages carry checksums and readers verify them: Parquet otherwise decodes a flipped bit without a word.
+- Pages carry checksums and readers verify them: Parquet otherwise decodes a flipped bit without a word. They do not
+  cover the footer: the number of rows and a digest of the values stand in the metadata, and readers verify them too.
 - The same rows give the same bytes: no dates, no pandas metadata, one compression level.
 - Not-a-number and null are different things: a metric that is not defined is null.
 """
 
-import contextlib
+import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from .atomic import replacing as replacing
 
 VERSION = 1
 
@@ -451,7 +454,8 @@ def write(
     if not data.schema.equals(SCHEMAS[name]):
         raise TableError(f"{path}: columns are not those of table {name!r}: it {_odd(data.schema, name)}")
     _check_required(data, name, str(path))
-    header = {"lora_atlas": json.dumps({"table": name, "version": VERSION})}
+    told = {"table": name, "version": VERSION, "rows": len(data), "sha256": digest(data)}
+    header = {"lora_atlas": json.dumps(told)}
     header |= {k: json.dumps(v, sort_keys=True) for k, v in sorted(metadata.items()) if k != "lora_atlas"}
     with replacing(path) as temporary:
         pq.write_table(
@@ -465,7 +469,9 @@ def write(
 
 
 def read(path: str | Path, name: str) -> pa.Table:
-    """Read a table, checking page checksums, schema and version; raises TableError naming the file."""
+    """Read a table, checking page checksums, schema, version, number of rows and content; raises TableError naming the
+    file and the command that makes it again."""
+    again = f"make it again: snakemake --forcerun {path}"
     try:
         # One open file: of a path, Arrow opens it twice, and between the two it may be replaced. In this thread alone:
         # Arrow's pools outlive the call, and a process that forks or ends while one of their threads starts can end in
@@ -477,19 +483,57 @@ def read(path: str | Path, name: str) -> pa.Table:
     except FileNotFoundError as error:
         raise TableError(f"{path}: the table {name!r} is absent") from error
     except (ValueError, OSError, NotImplementedError) as error:  # Arrow's own, and metadata that is no JSON
-        raise TableError(f"{path}: damaged, or not a Parquet file ({error}); delete it and rerun its stage") from error
-    if header != {"table": name, "version": VERSION}:
-        header = header if isinstance(header, dict) else {}
+        raise TableError(f"{path}: damaged, or not a Parquet file ({error}); {again}") from error
+    header = header if isinstance(header, dict) else {}
+    if (header.get("table"), header.get("version")) != (name, VERSION):
         raise TableError(
             f"{path}: expected table {name!r} version {VERSION}, found {header.get('table')!r} version "
-            f"{header.get('version')}; delete it and rerun its stage"
+            f"{header.get('version')}; {again}"
         )
     if not found.schema.equals(SCHEMAS[name]):
         raise TableError(
             f"{path}: columns are not those of table {name!r}: it {_odd(found.schema, name)}; it is of another version "
-            "of this project: delete it and rerun its stage"
+            f"of this project: {again}"
         )
+    if "rows" in header and header["rows"] != len(found):
+        raise TableError(f"{path}: damaged: {len(found)} rows, and {header['rows']} were written; {again}")
+    if "sha256" in header and header["sha256"] != digest(found):
+        raise TableError(f"{path}: damaged: its values are not those that were written; {again}")
     return found
+
+
+def digest(data: pa.Table) -> str:
+    """SHA-256 of a table's values, column by column: the same however Arrow holds them, in pieces, slices or masks.
+
+    Page checksums do not cover the file's footer, where the number of rows stands.
+    """
+    found = hashlib.sha256()
+    for name in data.column_names:
+        found.update(name.encode() + b"\0")
+        for part in _bytes(data[name].combine_chunks()):
+            found.update(part)
+    return found.hexdigest()
+
+
+def _bytes(values: pa.Array | pa.ChunkedArray) -> Iterator[bytes]:
+    if isinstance(values, pa.ChunkedArray):  # what combine_chunks leaves of none
+        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+    yield f"{len(values)}".encode()
+    yield np.packbits(values.is_valid().to_numpy(zero_copy_only=False)).tobytes()
+    kind = values.type
+    if pa.types.is_struct(kind):
+        for place in range(kind.num_fields):
+            yield from _bytes(pc.struct_field(values, [place]))
+    elif pa.types.is_list(kind):
+        yield pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64).tobytes()
+        yield from _bytes(values.flatten())
+    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
+        yield pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64).tobytes()
+        for value in values.cast(pa.binary()):
+            yield value.as_py() or b""
+    else:
+        numbers = values.fill_null(0).to_numpy(zero_copy_only=False)
+        yield np.ascontiguousarray(numbers).tobytes()
 
 
 def _odd(found: pa.Schema, name: str) -> str:
@@ -509,24 +553,6 @@ def metadata(found: pa.Table) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed and renamed over it, on failure removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp made it private
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _exact(values: list[Any], kind: pa.DataType) -> list[Any]:
     """Refuse what Arrow would bend into the type: 1.5 into 1, "ab" into ["a", "b"]."""
     for value in values:
@@ -535,12 +561,6 @@ def _exact(values: list[Any], kind: pa.DataType) -> list[Any]:
         if pa.types.is_list(kind) and isinstance(value, str | bytes):
             raise TypeError(f"{value!r} is not a list")
     return values
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _check_required(data: pa.Table, name: str, where: str) -> None:

@@ -16,8 +16,7 @@ if BY_GRADIENT:
             pictures=rules_of("pictures"),
             plan=rules_of("plan"),
             loras=rules_of("loras"),
-            base=model_files(config["base"]["model"]),
-            code=code("attribution.study"),
+            base=receipts(config["base"]["model"]),
         output:
             products=f"{RESULTS}/attribution/products.safetensors",
             features=f"{RESULTS}/features/{BY_GRADIENT[0]}/training.parquet",
@@ -32,12 +31,15 @@ if BY_GRADIENT:
             mem_mb=config["resources"]["mem_mb"],
             runtime=runtime,
         params:
-            ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
-            base=config["base"],
-            attribution=ATTRIBUTION,
-            training=config["training"],
-            probe=config["weights"]["probe"],
-            device=config["resources"]["device"],
+            asked=asked(
+                "ask_gradients",
+                ["attribution.study"],
+                ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+                base=BASE,
+                attribution=ATTRIBUTION,
+                training=config["training"],
+                probe=config["weights"]["probe"],
+            ),
         script:
             "../scripts/ask_gradients.py"
 
@@ -48,7 +50,6 @@ if BY_GRADIENT:
             modules=f"{RESULTS}/weights/modules/all.safetensors",
             base=[f"{RESULTS}/weights/modules/base.safetensors"] * bool(BASED),
             plan=rules_of("plan"),
-            code=code("attribution.study"),
         output:
             attribution=f"{RESULTS}/tables/attribution.parquet",
             queries=f"{RESULTS}/tables/attribution_queries.parquet",
@@ -57,8 +58,12 @@ if BY_GRADIENT:
         conda:
             "../../envs/lora-atlas.yaml"
         params:
-            confidence=config["evaluation"]["confidence"],
-            seed=config["seed"],
+            asked=asked(
+                "attribution",
+                ["attribution.study"],
+                confidence=config["evaluation"]["confidence"],
+                seed=config["seed"],
+            ),
         script:
             "../scripts/attribution.py"
 
@@ -76,8 +81,7 @@ if BY_GRADIENT:
                 loras=rules_of("loras"),
                 generated=[file for files in WAYS_FILES.values() for file in files],
                 moments=[f"{RESULTS}/weights/modules/base.safetensors"] * (descriptors.KFAC in BASED),
-                base=model_files(config["base"]["model"]),
-                code=code("attribution.ways"),
+                base=receipts(config["base"]["model"]),
             output:
                 ways=f"{RESULTS}/attribution/ways.safetensors",
                 cost=f"{RESULTS}/cost/attribution/ways.parquet",
@@ -91,13 +95,16 @@ if BY_GRADIENT:
                 mem_mb=config["resources"]["mem_mb"],
                 runtime=runtime,
             params:
-                ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
-                settings=WAYS_FILES,
-                base=config["base"],
-                attribution=ATTRIBUTION,
-                ways=WAYS,
-                training=config["training"],
-                device=config["resources"]["device"],
+                asked=asked(
+                    "ask_ways",
+                    ["attribution.ways"],
+                    ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+                    settings=WAYS_GENERATED,
+                    base=BASE,
+                    attribution=ATTRIBUTION,
+                    ways=WAYS,
+                    training=config["training"],
+                ),
             script:
                 "../scripts/ask_ways.py"
 
@@ -107,7 +114,6 @@ if BY_GRADIENT:
                 ways=f"{RESULTS}/attribution/ways.safetensors",
                 modules=f"{RESULTS}/weights/modules/all.safetensors",
                 plan=rules_of("plan"),
-                code=code("attribution.ways"),
             output:
                 ways=f"{RESULTS}/tables/attribution_ways.parquet",
                 queries=f"{RESULTS}/tables/attribution_way_queries.parquet",
@@ -116,7 +122,11 @@ if BY_GRADIENT:
             conda:
                 "../../envs/lora-atlas.yaml"
             params:
-                confidence=config["evaluation"]["confidence"],
+                asked=asked(
+                    "attribution_ways",
+                    ["attribution.ways"],
+                    confidence=config["evaluation"]["confidence"],
+                ),
             script:
                 "../scripts/attribution_ways.py"
 
@@ -128,7 +138,6 @@ if not IS_VARIANT:
         input:
             known=known_loras,
             base=model_files(config["base"]["model"]),
-            code=code("attribution.find"),
         output:
             f"{RESULTS}/attribution/{QUERY}.parquet",
         log:
@@ -141,6 +150,7 @@ if not IS_VARIANT:
             mem_mb=config["resources"]["mem_mb"],
             runtime=runtime,
         params:
+            code=code("attribute", "attribution.find"),
             # A function: text with braces is then no pattern.
             query=lambda wildcards: config["query"],
             content=lambda wildcards: QUERIED,
@@ -161,7 +171,6 @@ if not IS_VARIANT:
         input:
             base=model_files(config["base"]["model"]),
             asked=lambda wildcards: asked_about(),
-            code=code("attribution.make"),
         output:
             f"{RESULTS}/one_step/{QUERY}.safetensors",
         log:
@@ -174,6 +183,7 @@ if not IS_VARIANT:
             mem_mb=config["resources"]["mem_mb"],
             runtime=runtime,
         params:
+            code=code("one_step", "attribution.make"),
             # A function: text with braces is then no pattern.
             query=lambda wildcards: config["query"],
             content=lambda wildcards: QUERIED,

@@ -21,7 +21,6 @@ rule draw_charts:
         products=[f"{RESULTS}/attribution/products.safetensors"] * bool(BY_GRADIENT),
         modules=[f"{RESULTS}/weights/modules/all.safetensors"] * bool(BY_GRADIENT),
         plan=rules_of("plan"),
-        code=code("atlas.charts", "atlas.evaluation", "attribution.study"),
     output:
         **{chart: expand("{r}/charts/{c}.{f}", r=RESULTS, c=chart, f=["png", "svg"]) for chart in CHARTS},
     log:
@@ -30,10 +29,14 @@ rule draw_charts:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        artists=list(ARTISTS),
-        charts=CHARTS,
-        told=TOLD,
-        descriptor=WEIGHT_DESCRIPTORS[0].name,
-        seed=config["seed"],
+        asked=asked(
+            "draw_charts",
+            ["atlas.charts", "atlas.evaluation", "attribution.study"],
+            artists=list(ARTISTS),
+            charts=CHARTS,
+            told=TOLD,
+            descriptor=WEIGHT_DESCRIPTORS[0].name,
+            seed=config["seed"],
+        ),
     script:
         "../scripts/draw_charts.py"

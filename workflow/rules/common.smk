@@ -1,5 +1,6 @@
 """Functions that the rules share. The configuration is checked here, before any job exists."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from lora_atlas import (
     code as library,
     config as configuration,
     descriptors,
+    keys,
     schema,
     sections,
     settings,
@@ -49,6 +51,8 @@ try:
     )
 except studies.StudyError as error:
     raise WorkflowError(str(error)) from None
+# 2.0 is 2, and mappings are in one order: names of files are made of settings.
+config = keys.normalised(config)
 
 
 def part(path):
@@ -57,7 +61,10 @@ def part(path):
 
 
 def listed_files(path):
-    """What a job reads of a file or a folder of people's own: names, sizes and times, so that a change is seen."""
+    """What a job reads of a file or a folder of people's own: names, sizes and times, so that a change is seen.
+
+    The last is the inode's, which no copy that keeps its date can set.
+    """
     if Path(path).is_file():
         files = [path]
     else:
@@ -68,7 +75,7 @@ def listed_files(path):
             below[:] = [name for name in below if os.path.realpath(Path(folder, name)) not in seen]
             files += [file for file in (Path(folder, name) for name in names) if file.is_file()]
         files.sort()
-    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in map(Path, files)]
+    return [[str(file), file.stat().st_size, file.stat().st_ctime_ns] for file in map(Path, files)]
 
 
 STUDY = config["study"]
@@ -82,6 +89,8 @@ SOURCE = picture_sources.source(PICTURES)
 LISTED, FETCHED = SOURCE.list_pictures is not None, SOURCE.fetch is not None
 # What must be there before an artist's pictures are collected.
 PICTURES_NEED = [config["pictures"]["manifest"], config["folder"]] if config["pictures"]["archive"] else []
+# Whether an artist's rows of the plan depend on nothing but the artist's own pictures.
+PLANNED_APART = config["plan"]["content"] == studies.FREE and not config["plan"]["mixtures"]
 NUMBERS = studies.lora_numbers(config["plan"])
 # Artists whose LoRAs one job trains together, and has generate together; a pack is called by the first of them.
 PACKS = studies.packs(list(ARTISTS), config["resources"]["artists_per_job"])
@@ -129,6 +138,13 @@ HOME = {stage: HOME.get(stage, RESULTS) for stage in overlays.STAGES}
 OWN = {stage for stage, home in HOME.items() if home == RESULTS}
 # How inner products are made, and which files may be opened for them.
 ENGINE = {key: config["weights"][key] for key in ("engine", "exact_limit", "sketch_numbers", "pickles", "base")}
+# The packages that everything is computed with.
+ENVIRONMENT = keys.DIGESTS.file(ROOT / "envs/requirements.lock")
+# Of the section pictures, what says where pictures are and how they come, and not what they are: digests of the source
+# say that, artist by artist.
+PLACED = dict.fromkeys(
+    ("artists", "artists_per_genre", "contact", "duplicates", "manifest", "private_network", "store"), None
+)
 QUERY = picture_sources.slug(Path(config["query"] or "unset").stem)
 QUERIED = [] if config["query"] is None else listed_files(config["query"])
 
@@ -140,10 +156,42 @@ wildcard_constraints:
     kernel="[a-z0-9_]+",
 
 
-def code(*modules):
-    """The library files that a stage's modules are made of."""
-    files = library.closure(*modules)
-    return [part(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path) for path in files]
+def code(adapter, *modules):
+    """A digest of what an adapter and its modules of the library do: an edit is seen, a touch or a comment is not."""
+    script = ROOT / "workflow/scripts" / f"{adapter}.py"
+    if not script.is_file():
+        raise WorkflowError(f"code({adapter!r}, …): there is no {script}; first the adapter is named, then its modules")
+    return library.digest(*modules, also=[script])
+
+
+def asked(adapter, modules, **settings):
+    """The param `asked` of a rule: what its jobs are asked, as one canonical text, for Snakemake and for keys alike.
+
+    Settings may be functions of wildcards. What a path leads to is said by content (`described`): where things are,
+    and which machine does the work, is no part of it, and adapters take that from the configuration.
+    """
+    known = {"job": adapter, "code": code(adapter, *modules), "environment": ENVIRONMENT}
+
+    def said(wildcards):
+        own = {name: value(wildcards) if callable(value) else value for name, value in settings.items()}
+        return keys.canonical({**known, "settings": own})
+
+    return said
+
+
+def only(section, *names):
+    """Those keys of a section that a stage uses."""
+    return {name: section[name] for name in names}
+
+
+def content(path):
+    """What a local file or folder holds; a name that is neither, such as a hub's, is itself."""
+    return {"sha256": keys.DIGESTS.content(path)} if path and Path(path).exists() else path
+
+
+def described(extractor):
+    """An extractor by the content of its model."""
+    return {**extractor, "model": content(extractor["model"]), "pretrained": content(extractor["pretrained"])}
 
 
 def pack_of(artist):
@@ -161,6 +209,11 @@ def model_files(model):
     folder = Path(model)
     if folder.is_dir():
         return sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    return receipts(model)
+
+
+def receipts(model):
+    """The receipts of a hub id, as inputs; a local folder is looked at by content (`described`) and has none."""
     return [receipt for receipt, asked in HUB_MODELS.items() if asked["repository"] == model.removeprefix("hf-hub:")]
 
 
@@ -181,6 +234,8 @@ def hub_models():
 
 
 HUB_MODELS = hub_models()
+# The base by its content, or by its hub id and commit.
+BASE = {**config["base"], "model": content(config["base"]["model"])}
 
 
 def introduced_to_list(wildcards):
@@ -199,6 +254,32 @@ def introduced(wildcards):
     if LISTED and not Path(manifest).exists() and not workflow.dryrun:
         raise WorkflowError(f"there is no {manifest} yet: run `snakemake manifest`, look at it, commit it, run again")
     return introduced_to_list(wildcards) if FETCHED else []
+
+
+def changed_outputs(folder):
+    """Outputs that no longer hold what their jobs made: files that somebody put in their place, at whatever time."""
+    found = []
+    for record in Path(folder, ".made").glob("*.json"):
+        try:
+            outputs = json.loads(record.read_text())["outputs"]
+            found += [
+                file for file, made in outputs.items() if os.path.isfile(file) and keys.DIGESTS.file(file) != made
+            ]
+        except (OSError, ValueError, KeyError, AttributeError):  # a record that is damaged says nothing
+            continue
+    return found
+
+
+def force_changed(wildcards):
+    """No files; but jobs whose outputs were changed are forced, and take them from what is kept where that is whole.
+
+    Snakemake knows files by their times and offers no hook for this: its graph is told while it is built. An input
+    function of the rule that every study begins with is called in time, and in a dry run as in any other.
+    """
+    if workflow.is_main_process and workflow.dag is not None:
+        for folder in (RESULTS, *(f"{RESULTS}/variants/{variant}" for variant in VARIANTS)):
+            workflow.dag.forcefiles.update(changed_outputs(folder))
+    return []
 
 
 def runtime(wildcards, attempt):

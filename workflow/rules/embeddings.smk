@@ -18,7 +18,6 @@ rule embed_weights:
     """Vectors of all LoRAs by the descriptors of their weights."""
     input:
         **PRODUCTS,
-        code=code("embeddings.describe", "weights.metric"),
     output:
         embeddings_of(WEIGHT_DESCRIPTORS),
     log:
@@ -26,10 +25,14 @@ rule embed_weights:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        descriptors=descriptors.stored(WEIGHT_DESCRIPTORS),
-        weights=config["weights"],
-        embedding=config["embedding"],
-        seed=config["seed"],
+        asked=asked(
+            "embed_weights",
+            ["embeddings.describe", "weights.metric"],
+            descriptors=descriptors.stored(WEIGHT_DESCRIPTORS),
+            weights=only(config["weights"], "kernels", "components", "blocks"),
+            embedding=config["embedding"],
+            seed=config["seed"],
+        ),
     script:
         "../scripts/embed_weights.py"
 
@@ -43,7 +46,6 @@ if CONTROL_DESCRIPTORS:
             loras=rules_of("loras"),
             plan=f"{HOME['plan']}/plan.parquet",
             pictures=rules_of("pictures") if "content" in config["weights"]["controls"] else [],
-            code=code("embeddings.describe", "weights.spectrum", "study"),
         output:
             embeddings_of(CONTROL_DESCRIPTORS),
         log:
@@ -51,9 +53,13 @@ if CONTROL_DESCRIPTORS:
         conda:
             "../../envs/lora-atlas.yaml"
         params:
-            controls=config["weights"]["controls"],
-            embedding=config["embedding"],
-            seed=config["seed"],
+            asked=asked(
+                "embed_controls",
+                ["embeddings.describe", "weights.spectrum", "study"],
+                controls=config["weights"]["controls"],
+                embedding=config["embedding"],
+                seed=config["seed"],
+            ),
         script:
             "../scripts/embed_controls.py"
 
@@ -65,7 +71,6 @@ if PICTURE_DESCRIPTORS:
         input:
             features=rules_of("features"),
             plan=f"{HOME['plan']}/plan.parquet",
-            code=code("embeddings.describe"),
         output:
             embeddings_of(PICTURE_DESCRIPTORS),
         log:
@@ -73,9 +78,13 @@ if PICTURE_DESCRIPTORS:
         conda:
             "../../envs/lora-atlas.yaml"
         params:
-            descriptors=descriptors.stored(PICTURE_DESCRIPTORS),
-            extractors=config["extractors"],
-            embedding=config["embedding"],
-            seed=config["seed"],
+            asked=asked(
+                "embed_pictures",
+                ["embeddings.describe"],
+                descriptors=descriptors.stored(PICTURE_DESCRIPTORS),
+                libraries={name: each["library"] for name, each in config["extractors"].items()},
+                embedding=config["embedding"],
+                seed=config["seed"],
+            ),
         script:
             "../scripts/embed_pictures.py"

@@ -11,8 +11,7 @@ rule extract_features:
     input:
         training=rules_of("pictures"),
         generated=rules_of("generated"),
-        model=lambda wildcards: model_files(config["extractors"][wildcards.extractor]["model"]),
-        code=code("features.extract"),
+        model=lambda wildcards: receipts(config["extractors"][wildcards.extractor]["model"]),
     output:
         features=expand(f"{RESULTS}/features/{{{{extractor}}}}/{{source}}.parquet", source=["training", *SETTINGS]),
         cost=f"{RESULTS}/cost/features/{{extractor}}.parquet",
@@ -28,10 +27,12 @@ rule extract_features:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,
     params:
-        extractor=lambda wildcards: config["extractors"][wildcards.extractor],
-        settings=SETTINGS,
-        device=config["resources"]["device"],
-        lock=config["lock"],
+        asked=asked(
+            "extract_features",
+            ["features.extract"],
+            extractor=lambda wildcards: described(config["extractors"][wildcards.extractor]),
+            settings=sorted(SETTINGS),
+        ),
     script:
         "../scripts/extract_features.py"
 
@@ -41,7 +42,6 @@ rule extract_controls:
     """Controls that describe training pictures by what is no style."""
     input:
         training=rules_of("pictures"),
-        code=code("features.extract"),
     output:
         features=[f"{RESULTS}/features/{{extractor}}/training.parquet"],
         cost=f"{RESULTS}/cost/features/{{extractor}}.parquet",
@@ -52,9 +52,11 @@ rule extract_controls:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        extractor=lambda wildcards: config["extractors"][wildcards.extractor],
-        settings=[],
-        device="cpu",
-        lock=None,
+        asked=asked(
+            "extract_features",
+            ["features.extract"],
+            extractor=lambda wildcards: described(config["extractors"][wildcards.extractor]),
+            settings=[],
+        ),
     script:
         "../scripts/extract_features.py"

@@ -34,7 +34,6 @@ rule write_findings:
             v=[variant for variant in VARIANTS if variant not in REPLICATES],
             t=["retrieval", "clustering"],
         ),
-        code=code("findings.page", "findings.about"),
     output:
         page=f"{RESULTS}/FINDINGS.md",
         claims=f"{RESULTS}/tables/claims.parquet",
@@ -44,14 +43,17 @@ rule write_findings:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        study=STUDY,
-        base=config["base"]["model"],
-        replicates=REPLICATES,
-        variants={name: changed for name, changed in overlays.differing(config).items() if name not in REPLICATES},
-        evaluation=config["evaluation"],
-        # Models are placed: seen from here, or by their full names.
-        about=about.sentences(config, Path()),
-        seed=config["seed"],
+        asked=asked(
+            "write_findings",
+            ["findings.page", "findings.about"],
+            study=STUDY,
+            replicates=REPLICATES,
+            variants={name: changed for name, changed in overlays.differing(config).items() if name not in REPLICATES},
+            evaluation=only(config["evaluation"], "bootstrap", "confidence"),
+            # Models are placed: seen from here, or by their full names.
+            about=about.sentences(config, Path()),
+            seed=config["seed"],
+        ),
     script:
         "../scripts/write_findings.py"
 
@@ -60,7 +62,6 @@ rule compare_studies:
     """What held in which study: the claims of all studies that are there, side by side."""
     input:
         claims=sorted(glob.glob("results/*/tables/claims.parquet")),
-        code=code("findings.across"),
     output:
         "results/ACROSS.md",
     log:
@@ -68,5 +69,7 @@ rule compare_studies:
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
+    params:
+        code=code("compare_studies", "findings.across"),
     script:
         "../scripts/compare_studies.py"

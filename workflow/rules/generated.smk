@@ -11,8 +11,7 @@ rule generate_pictures:
         loras=lambda wildcards: expand(
             "{h}/loras/{a}/{n}.safetensors", h=HOME["loras"], a=PACKS[wildcards.pack], n=NUMBERS
         ),
-        base=model_files(config["base"]["model"]),
-        code=code("diffusion.generate"),
+        base=receipts(config["base"]["model"]),
     output:
         generated=expand(f"{RESULTS}/generated/{{{{pack}}}}/{{setting}}.parquet", setting=SETTINGS),
         cost=f"{RESULTS}/cost/generate/{{pack}}.parquet",
@@ -26,11 +25,13 @@ rule generate_pictures:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,
     params:
-        base=config["base"],
-        resolution=config["training"]["resolution"],
-        generation=config["generation"],
-        settings=SETTINGS,
-        seed=config["seed"],
-        device=config["resources"]["device"],
+        asked=asked(
+            "generate_pictures",
+            ["diffusion.generate"],
+            base=BASE,
+            resolution=config["training"]["resolution"],
+            settings={each.name: dataclasses.asdict(each) for each in settings.settings(config["generation"])},
+            seed=config["seed"],
+        ),
     script:
         "../scripts/generate_pictures.py"

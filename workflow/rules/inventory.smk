@@ -15,8 +15,6 @@ forget_incomplete()
 
 rule inventory:
     """Read a folder of LoRA files: what each is of, what is wrong with it, which are copies."""
-    input:
-        code=code("collection.inventory"),
     output:
         table=f"{RESULTS}/tables/loras.parquet",
         cost=f"{RESULTS}/cost/inventory/files.parquet",
@@ -28,6 +26,7 @@ rule inventory:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,
     params:
+        code=code("inventory", "collection.inventory"),
         # A function: text with braces is then no pattern.
         folder=lambda wildcards: config["folder"],
         # Not as inputs: the names of people's files hold whatever a file system allows.
@@ -42,7 +41,6 @@ rule space_weights:
     """Inner products of the LoRAs of each base, and weights of its modules."""
     input:
         table=f"{RESULTS}/tables/loras.parquet",
-        code=code("weights.engine", "collection.spaces"),
     output:
         cost=SPACE_WEIGHTS,
     log:
@@ -54,6 +52,7 @@ rule space_weights:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,
     params:
+        code=code("space_weights", "weights.engine", "collection.spaces"),
         folder=SPACES,
         engine=ENGINE,
         cache=cache_folder(RESULTS),
@@ -68,7 +67,6 @@ rule space_neighbours:
     input:
         table=f"{RESULTS}/tables/loras.parquet",
         weights=SPACE_WEIGHTS,
-        code=code("collection.query", "collection.spaces", "embeddings.describe"),
     output:
         neighbours=f"{RESULTS}/tables/neighbours.parquet",
     log:
@@ -77,6 +75,7 @@ rule space_neighbours:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
+        code=code("space_neighbours", "collection.query", "collection.spaces", "embeddings.describe"),
         folder=SPACES,
         weights={key: config["weights"][key] for key in ("components", "blocks")},
     script:
@@ -88,7 +87,6 @@ rule space_maps:
     input:
         table=f"{RESULTS}/tables/loras.parquet",
         neighbours=f"{RESULTS}/tables/neighbours.parquet",
-        code=code("atlas.collection", "collection.spaces"),
     output:
         index=f"{SPACES}/index.html",
     log:
@@ -97,6 +95,7 @@ rule space_maps:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
+        code=code("space_maps", "atlas.collection", "collection.spaces"),
         folder=SPACES,
         seed=config["seed"],
     script:

@@ -11,8 +11,7 @@ rule train_loras:
     input:
         plans=lambda wildcards: expand("{h}/plan/{a}.parquet", h=HOME["plan"], a=PACKS[wildcards.pack]),
         pictures=lambda wildcards: expand("{h}/pictures/{a}.parquet", h=HOME["pictures"], a=painters(wildcards.pack)),
-        base=model_files(config["base"]["model"]),
-        code=code("diffusion.train"),
+        base=receipts(config["base"]["model"]),
     output:
         pack=temp(directory(f"{RESULTS}/packs/{{pack}}")),
         cost=f"{RESULTS}/cost/train/{{pack}}.parquet",
@@ -32,11 +31,15 @@ rule train_loras:
         gradient_checkpointing=int(config["resources"]["gradient_checkpointing"]),
         compile=int(config["resources"]["compile"]),
     params:
-        base=config["base"],
-        training=config["training"],
-        seed=config["seed"],
-        device=config["resources"]["device"],
-        state=f"{RESULTS}/state/{{pack}}",
+        asked=asked(
+            "train_loras",
+            ["diffusion.train"],
+            base=BASE,
+            numbers=NUMBERS,
+            mixtures=config["plan"]["mixtures"],
+            training=config["training"],
+            seed=config["seed"],
+        ),
     script:
         "../scripts/train_loras.py"
 
@@ -54,8 +57,10 @@ rule unpack_loras:
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
-    shell:
-        "cp {input}/{wildcards.artist}/* $(dirname {output.log})/ 2> {log}"
+    params:
+        asked=asked("unpack_loras", ["store"]),
+    script:
+        "../scripts/unpack_loras.py"
 
 
 # The same LoRAs under the names that kohya's scripts, ComfyUI and web UIs use.
@@ -63,7 +68,6 @@ rule export_kohya:
     """Write an artist's LoRAs under kohya's names."""
     input:
         loras=expand(f"{RESULTS}/loras/{{{{artist}}}}/{{number}}.safetensors", number=NUMBERS),
-        code=code("diffusion.kohya"),
     output:
         expand(f"{RESULTS}/kohya/{{{{artist}}}}/{{number}}.safetensors", number=NUMBERS),
     log:
@@ -71,5 +75,10 @@ rule export_kohya:
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
+    params:
+        asked=asked(
+            "export_kohya",
+            ["diffusion.kohya"],
+        ),
     script:
         "../scripts/export_kohya.py"

@@ -8,8 +8,6 @@ Makes: results/{study}/models/{model}.json, a receipt (commit, hashes) of what l
 
 rule fetch_model:
     """Fetch a model of the hub at its commit, and check it."""
-    input:
-        code=code("hub.models"),
     output:
         f"{RESULTS}/models/{{model}}.json",
     log:
@@ -20,6 +18,7 @@ rule fetch_model:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
+        code=code("fetch_model", "hub.models"),
         model=lambda wildcards: HUB_MODELS[f"{RESULTS}/models/{wildcards.model}.json"],
         lock=config["lock"],
     script:
@@ -31,13 +30,13 @@ rule estimate:
     """Say what the study will cost: downloads, bytes, hours."""
     input:
         rates=part("workflow/resources/rates.yaml"),
-        code=code("estimate"),
     log:
         f"{RESULTS}/logs/estimate.log",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
     params:
+        code=code("estimate", "estimate"),
         config=config,
         output=f"{RESULTS}/estimate.md",
     script:

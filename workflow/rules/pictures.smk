@@ -12,7 +12,6 @@ if LISTED:
         """Ask a source on a network what pictures it has."""
         input:
             contact=introduced_to_list,
-            code=code("pictures.sources"),
         output:
             update(config["pictures"]["manifest"]),
         log:
@@ -21,6 +20,7 @@ if LISTED:
         conda:
             "../../envs/lora-atlas.yaml"
         params:
+            code=code("list_pictures", "pictures.sources"),
             pictures=config["pictures"],
         script:
             "../scripts/list_pictures.py"
@@ -32,7 +32,6 @@ if config["pictures"]["archive"]:
         """Download ArtBench-10 and check it against the lock."""
         input:
             contact=introduced_to_list,
-            code=code("pictures.archive"),
         output:
             metadata=config["pictures"]["manifest"],
             images=directory(config["folder"]),
@@ -45,6 +44,7 @@ if config["pictures"]["archive"]:
         resources:
             contact=config["pictures"]["contact"] or "",
         params:
+            code=code("fetch_artbench", "pictures.archive"),
             pictures={key: config["pictures"][key] for key in ("archive", "store", "private_network")},
             lock=config["lock"],
         script:
@@ -57,8 +57,8 @@ rule collect_pictures:
     """Read, check and scale an artist's pictures."""
     input:
         needed=PICTURES_NEED,
+        changed=force_changed,
         contact=introduced,
-        code=code("pictures.sources", "pictures.synthetic", "pictures.decode", "tables"),
     output:
         f"{RESULTS}/pictures/{{artist}}.parquet",
     log:
@@ -72,12 +72,15 @@ rule collect_pictures:
         artists=json.dumps(config["pictures"]["artists"]),
         plan=json.dumps({side: max(config["plan"][side]) for side in ("gallery", "query")}),
     params:
-        genre=lambda wildcards: ARTISTS[wildcards.artist],
-        pictures=lambda wildcards: {**config["pictures"], "artists": None, "contact": None, "duplicates": None},
-        # A function: text with braces is then no pattern.
-        folder=lambda wildcards: config["folder"],
-        pictures_found=lambda wildcards: PICTURES_FOUND[wildcards.artist],
-        seed=config["seed"],
+        asked=asked(
+            "collect_pictures",
+            ["pictures.sources", "pictures.synthetic", "pictures.decode", "tables"],
+            genre=lambda wildcards: ARTISTS[wildcards.artist],
+            artist=lambda wildcards: wildcards.artist,
+            pictures={**config["pictures"], **PLACED},
+            pictures_found=lambda wildcards: PICTURES_FOUND[wildcards.artist],
+            seed=config["seed"],
+        ),
     script:
         "../scripts/collect_pictures.py"
 
@@ -86,7 +89,6 @@ rule find_duplicates:
     """Find pictures that are nearly the same, of one artist or of two."""
     input:
         pictures=rules_of("pictures"),
-        code=code("pictures.duplicates"),
     output:
         f"{RESULTS}/duplicates.parquet",
     log:
@@ -95,7 +97,11 @@ rule find_duplicates:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        threshold=config["pictures"]["duplicates"] if SOURCE.photographs else None,
+        asked=asked(
+            "find_duplicates",
+            ["pictures.duplicates"],
+            threshold=config["pictures"]["duplicates"] if SOURCE.photographs else None,
+        ),
     script:
         "../scripts/find_duplicates.py"
 
@@ -106,7 +112,6 @@ rule show_pictures:
         pictures=rules_of("pictures"),
         duplicates=f"{RESULTS}/duplicates.parquet",
         template=part("workflow/lora_atlas/pictures/templates/pictures.html"),
-        code=code("pictures.page"),
     output:
         f"{RESULTS}/pictures/index.html",
     log:
@@ -115,8 +120,13 @@ rule show_pictures:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        study=STUDY,
-        plan=config["plan"],
-        pictures={**config["pictures"], "artists": None, "contact": None},
+        asked=asked(
+            "show_pictures",
+            ["pictures.page"],
+            study=STUDY,
+            plan=config["plan"],
+            titles=content(config["pictures"]["manifest"]) if SOURCE.titled_by else None,
+            pictures={**config["pictures"], **PLACED},
+        ),
     script:
         "../scripts/show_pictures.py"

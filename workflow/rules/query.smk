@@ -9,7 +9,6 @@ rule query:
     """Ask which LoRAs a file, or a folder of them, is near: --config query=PATH."""
     input:
         known=known_loras,
-        code=code("collection.query"),
     output:
         f"{RESULTS}/query/{QUERY}.parquet",
     log:
@@ -18,6 +17,7 @@ rule query:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
+        code=code("query", "collection.query"),
         # A function: text with braces is then no pattern.
         query=lambda wildcards: config["query"],
         content=lambda wildcards: QUERIED,

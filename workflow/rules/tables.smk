@@ -15,7 +15,6 @@ rule clustering:
     """Do clusters of LoRAs agree with artists and genres?"""
     input:
         embeddings=rules_of("embeddings"),
-        code=code("metrics.clustering"),
     output:
         clustering=f"{RESULTS}/tables/clustering.parquet",
         differences=f"{RESULTS}/tables/clustering_differences.parquet",
@@ -24,10 +23,14 @@ rule clustering:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        descriptors=[each.name for each in DESCRIBED],
-        told=TOLD,
-        evaluation=config["evaluation"],
-        seed=config["seed"],
+        asked=asked(
+            "clustering",
+            ["metrics.clustering"],
+            descriptors=[each.name for each in DESCRIBED],
+            told=TOLD,
+            evaluation=only(config["evaluation"], "confidence", "restarts", "permutations"),
+            seed=config["seed"],
+        ),
     script:
         "../scripts/clustering.py"
 
@@ -36,7 +39,6 @@ rule retrieval:
     """Do the LoRAs nearest to a query have its artist? And how do descriptors differ?"""
     input:
         embeddings=rules_of("embeddings"),
-        code=code("metrics.retrieval", "metrics.margins", "metrics.drift", "metrics.crowd"),
     output:
         retrieval=f"{RESULTS}/tables/retrieval.parquet",
         queries=f"{RESULTS}/tables/queries.parquet",
@@ -49,10 +51,14 @@ rule retrieval:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        descriptors=[each.name for each in DESCRIBED],
-        told=TOLD,
-        evaluation=config["evaluation"],
-        seed=config["seed"],
+        asked=asked(
+            "retrieval",
+            ["metrics.retrieval", "metrics.margins", "metrics.drift", "metrics.crowd"],
+            descriptors=[each.name for each in DESCRIBED],
+            told=TOLD,
+            evaluation=only(config["evaluation"], "confidence", "permutations"),
+            seed=config["seed"],
+        ),
     script:
         "../scripts/retrieval.py"
 
@@ -63,7 +69,6 @@ rule structure:
     input:
         embeddings=embeddings_of(COMPARED),
         plan=rules_of("plan"),
-        code=code("metrics.structure", "views", "tables"),
     output:
         f"{RESULTS}/tables/structure.parquet",
     log:
@@ -71,10 +76,14 @@ rule structure:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        descriptors=[each.name for each in COMPARED],
-        view=VIEW,
-        evaluation=config["evaluation"],
-        seed=config["seed"],
+        asked=asked(
+            "structure",
+            ["metrics.structure", "views", "tables"],
+            descriptors=[each.name for each in COMPARED],
+            view=VIEW,
+            evaluation=only(config["evaluation"], "confidence", "permutations"),
+            seed=config["seed"],
+        ),
     script:
         "../scripts/structure.py"
 
@@ -85,7 +94,6 @@ rule grid:
     input:
         **PRODUCTS,
         features=rules_of("features"),
-        code=code("metrics.grid", "embeddings.describe", "weights.metric"),
     output:
         f"{RESULTS}/tables/grid.parquet",
     log:
@@ -93,13 +101,17 @@ rule grid:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        descriptors=descriptors.stored([each for each in COMPARED if not each.control]),
-        weights=config["weights"],
-        extractors=config["extractors"],
-        view=VIEW,
-        embedding=config["embedding"],
-        evaluation=config["evaluation"],
-        seed=config["seed"],
+        asked=asked(
+            "grid",
+            ["metrics.grid", "embeddings.describe", "weights.metric"],
+            descriptors=descriptors.stored([each for each in COMPARED if not each.control]),
+            weights=only(config["weights"], "kernels", "components", "blocks"),
+            libraries={name: each["library"] for name, each in config["extractors"].items()},
+            view=VIEW,
+            embedding=config["embedding"],
+            evaluation=only(config["evaluation"], "confidence"),
+            seed=config["seed"],
+        ),
     script:
         "../scripts/grid.py"
 
@@ -110,7 +122,6 @@ rule ablation:
     input:
         grams=f"{RESULTS}/weights/modules/all.safetensors",
         plan=rules_of("plan"),
-        code=code("metrics.ablation", "weights.modules"),
     output:
         f"{RESULTS}/tables/ablation.parquet",
     log:
@@ -118,10 +129,14 @@ rule ablation:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        view=VIEW,
-        embedding=config["embedding"],
-        evaluation=config["evaluation"],
-        seed=config["seed"],
+        asked=asked(
+            "ablation",
+            ["metrics.ablation", "weights.modules"],
+            view=VIEW,
+            embedding=config["embedding"],
+            evaluation=only(config["evaluation"], "confidence", "subsets"),
+            seed=config["seed"],
+        ),
     script:
         "../scripts/ablation.py"
 
@@ -133,7 +148,6 @@ rule module_weights:
         plan=PRODUCTS["plan"],
         base=PRODUCTS["base"],
         all=f"{RESULTS}/weights/modules/all.safetensors",
-        code=code("weights.weighting", "weights.modules", "weights.metric", "tables"),
     output:
         f"{RESULTS}/tables/module_weights.parquet",
     log:
@@ -141,8 +155,12 @@ rule module_weights:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        kernels=config["weights"]["kernels"],
-        weightings=config["weights"]["modules"],
+        asked=asked(
+            "module_weights",
+            ["weights.weighting", "weights.modules", "weights.metric", "tables"],
+            kernels=config["weights"]["kernels"],
+            weightings=config["weights"]["modules"],
+        ),
     script:
         "../scripts/module_weights.py"
 
@@ -157,7 +175,6 @@ if SETTINGS:
             queries=f"{RESULTS}/tables/queries.parquet",
             cost=f"{RESULTS}/tables/cost.parquet",
             plan=rules_of("plan"),
-            code=code("metrics.worth", "findings.cost"),
         output:
             worth=f"{RESULTS}/tables/worth.parquet",
             queries=f"{RESULTS}/tables/worth_queries.parquet",
@@ -167,11 +184,15 @@ if SETTINGS:
         conda:
             "../../envs/lora-atlas.yaml"
         params:
-            descriptors=[each.name for each in PAINTED],
-            told=TOLD,
-            embedding=config["embedding"],
-            evaluation=config["evaluation"],
-            seed=config["seed"],
+            asked=asked(
+                "worth",
+                ["metrics.worth", "findings.cost"],
+                descriptors=[each.name for each in PAINTED],
+                told=TOLD,
+                embedding=config["embedding"],
+                evaluation=only(config["evaluation"], "confidence", "bootstrap", "draws"),
+                seed=config["seed"],
+            ),
         script:
             "../scripts/worth.py"
 
@@ -180,7 +201,6 @@ rule cost:
     """Seconds of every costly job, in one table."""
     input:
         cost=cost_files,
-        code=code("tables"),
     output:
         f"{RESULTS}/tables/cost.parquet",
     log:
@@ -188,5 +208,10 @@ rule cost:
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
+    params:
+        asked=asked(
+            "cost",
+            ["tables"],
+        ),
     script:
         "../scripts/cost.py"

@@ -12,7 +12,6 @@ rule gram:
     """Inner products of all LoRAs by one kernel."""
     input:
         loras=rules_of("loras"),
-        code=code("weights.engine"),
     output:
         gram=f"{RESULTS}/weights/{{kernel}}.safetensors",
         cost=f"{RESULTS}/cost/gram/{{kernel}}.parquet",
@@ -23,11 +22,15 @@ rule gram:
     resources:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,
-    params:
-        ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
-        kernel="{kernel}",
-        engine=ENGINE,
         cache=cache_folder(RESULTS),
+    params:
+        asked=asked(
+            "gram",
+            ["weights.engine"],
+            ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+            kernel=lambda wildcards: wildcards.kernel,
+            engine=ENGINE,
+        ),
     script:
         "../scripts/gram.py"
 
@@ -39,8 +42,7 @@ if BASED:
     rule base_sensitivity:
         """How much each layer matters to the base."""
         input:
-            base=model_files(config["base"]["model"]),
-            code=code("diffusion.sensitivity"),
+            base=receipts(config["base"]["model"]),
         output:
             base=f"{RESULTS}/weights/modules/base.safetensors",
             cost=f"{RESULTS}/cost/base/sensitivity.parquet",
@@ -54,13 +56,15 @@ if BASED:
             mem_mb=config["resources"]["mem_mb"],
             runtime=runtime,
         params:
-            base=config["base"],
-            targets=config["training"]["targets"],
-            resolution=config["training"]["resolution"],
-            probe=config["weights"]["probe"],
-            moments=descriptors.KFAC in BASED,
-            device=config["resources"]["device"],
-            cache="results/bases",
+            asked=asked(
+                "base_sensitivity",
+                ["diffusion.sensitivity"],
+                base=BASE,
+                targets=config["training"]["targets"],
+                resolution=config["training"]["resolution"],
+                probe=config["weights"]["probe"],
+                moments=descriptors.KFAC in BASED,
+            ),
         script:
             "../scripts/base_sensitivity.py"
 
@@ -71,7 +75,6 @@ rule module_grams:
     input:
         loras=rules_of("loras"),
         base=[f"{RESULTS}/weights/modules/base.safetensors"] * (descriptors.KFAC in BASED),
-        code=code("weights.modules"),
     output:
         grams=f"{RESULTS}/weights/modules/all.safetensors",
         cost=f"{RESULTS}/cost/gram/modules.parquet",
@@ -83,7 +86,11 @@ rule module_grams:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,
     params:
-        ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
-        kernels=descriptors.module_kernels(KERNELS, descriptors.KFAC in BASED),
+        asked=asked(
+            "module_grams",
+            ["weights.modules"],
+            ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+            kernels=descriptors.module_kernels(KERNELS, descriptors.KFAC in BASED),
+        ),
     script:
         "../scripts/module_grams.py"

@@ -1,6 +1,6 @@
 """Rule ablation: which parts of the weights tell artists."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
@@ -9,7 +9,7 @@ with job(snakemake):
     from lora_atlas.views import View
     from lora_atlas.weights.modules import read_modules
 
-    p = snakemake.params
+    p = asked(snakemake)
     _, grams, parameters = read_modules(snakemake.input.grams)
     rows = ablation(
         grams,

@@ -1,6 +1,6 @@
 """Rule ask_gradients: products of every picture's gradient with every LoRA."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake) as cost:
     import pyarrow as pa
@@ -9,16 +9,16 @@ with job(snakemake) as cost:
     from lora_atlas.attribution.study import measure
     from lora_atlas.sections import Attribution, Base, Probe, Training
 
-    p, given, out = snakemake.params, snakemake.input, snakemake.output
+    p, given, out = asked(snakemake), snakemake.input, snakemake.output
     cost.count, cost.device = measure(
         tables.read(given.plan[0], "plan"),
         pa.concat_tables([tables.read(path, "pictures") for path in given.pictures]),
         dict(zip(p.ids, given.loras, strict=True)),
-        Base(**p.base),
+        Base(**snakemake.config["base"]),
         Attribution(**p.attribution),
         Training(**p.training),
         Probe(**p.probe),
-        device=p.device,
+        device=snakemake.config["resources"]["device"],
         output=out.products,
         features=out.features,
     )

@@ -1,6 +1,6 @@
 """Rule ask_ways: values of the LoRAs for pictures, asked in other ways too."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake) as cost:
     import pyarrow as pa
@@ -9,17 +9,19 @@ with job(snakemake) as cost:
     from lora_atlas.attribution.ways import measure
     from lora_atlas.sections import Attribution, Base, Training, Ways
 
-    p, given, out = snakemake.params, snakemake.input, snakemake.output
+    p, given, out = asked(snakemake), snakemake.input, snakemake.output
     cost.count, cost.device = measure(
         tables.read(given.plan[0], "plan"),
         pa.concat_tables([tables.read(path, "pictures") for path in given.pictures]),
         dict(zip(p.ids, given.loras, strict=True)),
-        Base(**p.base),
+        Base(**snakemake.config["base"]),
         Attribution(**p.attribution),
         Ways(**p.ways),
         Training(**p.training),
-        generated=p.settings,
+        generated={
+            name: [path for path in given.generated if path.endswith(f"/{name}.parquet")] for name in p.settings
+        },
         moments=given.moments[0] if given.moments else None,
-        device=p.device,
+        device=snakemake.config["resources"]["device"],
         output=out.ways,
     )

@@ -1,6 +1,6 @@
 """Rule attribution_ways: how well pictures find LoRAs, asked in other ways."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
@@ -11,4 +11,4 @@ with job(snakemake):
     rows = ask(given.ways, given.modules, tables.read(given.plan[0], "plan"))
     tables.write(out.queries, "attribution_way_queries", rows)
     queries = tables.read(out.queries, "attribution_way_queries")
-    tables.write(out.ways, "attribution_ways", summed(queries, confidence=snakemake.params.confidence))
+    tables.write(out.ways, "attribution_ways", summed(queries, confidence=asked(snakemake).confidence))

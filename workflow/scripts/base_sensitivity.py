@@ -1,19 +1,19 @@
 """Rule base_sensitivity: how much each layer of the frozen base matters, asked of the base alone."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake) as cost:
     from lora_atlas.diffusion.sensitivity import cached
     from lora_atlas.sections import Base, Probe
 
-    p = snakemake.params
+    p = asked(snakemake)
     cost.count, cost.device, cost.seconds = cached(
         snakemake.output.base,
-        p.cache,
-        Base(**p.base),
+        "results/bases",
+        Base(**snakemake.config["base"]),
         p.targets,
         Probe(**p.probe),
         resolution=p.resolution,
         moments=p.moments,
-        device=p.device,
+        device=snakemake.config["resources"]["device"],
     )

@@ -1,12 +1,12 @@
 """Rule clustering: does each descriptor fall into artists, and into genres?"""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.metrics.clustering import clusterings
 
-    p = snakemake.params
+    p = asked(snakemake)
     embeddings = {
         descriptor: tables.read(path, "embeddings")
         for descriptor, path in zip(p.descriptors, snakemake.input.embeddings, strict=True)

@@ -1,6 +1,6 @@
 """Rule draw_charts: the map of the weights, the comparison of descriptors, and what the evaluation found."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
@@ -10,7 +10,7 @@ with job(snakemake):
     from lora_atlas.descriptors import restored
     from lora_atlas.views import View
 
-    p, given = snakemake.params, snakemake.input
+    p, given = asked(snakemake), snakemake.input
     read = {
         name: tables.read(given[name], name) for name in ("retrieval", "clustering", "structure", "ablation", "drift")
     }

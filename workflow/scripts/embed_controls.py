@@ -1,6 +1,6 @@
 """Rule embed_controls: what LoRAs are without direction."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
@@ -9,7 +9,7 @@ with job(snakemake):
     from lora_atlas.study import subjects
     from lora_atlas.weights.spectrum import spectra
 
-    p = snakemake.params
+    p = asked(snakemake)
     _, values = spectra(snakemake.input.loras)
     embed_controls(
         values,

@@ -1,6 +1,6 @@
 """Rule embed_pictures: every descriptor that reads pictures."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
@@ -8,13 +8,13 @@ with job(snakemake):
     from lora_atlas.embeddings.describe import embed_pictures
     from lora_atlas.sections import Embedding, Extractor
 
-    p, given = snakemake.params, snakemake.input
+    p, given = asked(snakemake), snakemake.input
     asked = list(restored(p.descriptors).values())
     embed_pictures(
         {tuple(path.removesuffix(".parquet").split("/")[-2:]): path for path in given.features},
         tables.read(given.plan, "plan"),
         asked,
-        {name: Extractor(**each) for name, each in p.extractors.items()},
+        {name: Extractor(library, name) for name, library in p.libraries.items()},
         Embedding(**p.embedding),
         seed=p.seed,
         outputs=dict(zip([each.name for each in asked], snakemake.output, strict=True)),

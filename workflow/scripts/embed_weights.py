@@ -1,6 +1,6 @@
 """Rule embed_weights: every descriptor that reads the weights."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
@@ -9,7 +9,7 @@ with job(snakemake):
     from lora_atlas.sections import Embedding
     from lora_atlas.weights.metric import read_metric
 
-    p, given = snakemake.params, snakemake.input
+    p, given = asked(snakemake), snakemake.input
     asked = list(restored(p.descriptors).values())
     embed_weights(
         dict(zip(p.weights["kernels"], given.grams, strict=True)),

@@ -1,14 +1,23 @@
 """Rules extract_features and extract_controls: vectors of training and of generated pictures."""
 
-from job import job
+from pathlib import Path
 
-with job(snakemake) as cost:
+from job import asked, job
+
+with job(snakemake, parts=["settings"]) as cost:
     from lora_atlas.features.extract import extract
     from lora_atlas.sections import Extractor
 
-    p = snakemake.params
+    p, config = asked(snakemake), snakemake.config
     sources = {"training": list(snakemake.input.training)}
     for setting in p.settings:
         sources[setting] = [path for path in snakemake.input.generated if path.endswith(f"/{setting}.parquet")]
-    outputs = dict(zip(sources, snakemake.output.features, strict=True))
-    cost.count = extract(Extractor(**p.extractor), sources, device=p.device, outputs=outputs, lock=p.lock)
+    control = p.extractor["library"] == "control"
+    cost.count = extract(
+        Extractor(**config["extractors"][snakemake.wildcards.extractor]),
+        sources,
+        device="cpu" if control else config["resources"]["device"],
+        outputs={Path(path).stem: path for path in snakemake.output.features},
+        lock=config["lock"],
+        kept=cost.kept,
+    )

@@ -1,6 +1,6 @@
 """Rule grid: every descriptor under every setting that any descriptor is given."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
@@ -11,7 +11,7 @@ with job(snakemake):
     from lora_atlas.views import View
     from lora_atlas.weights.metric import read_metric
 
-    p, given = snakemake.params, snakemake.input
+    p, given = asked(snakemake), snakemake.input
     plan = tables.read(given.plan, "plan")
     products = inner_products(
         dict(zip(p.weights["kernels"], given.grams, strict=True)),
@@ -21,7 +21,7 @@ with job(snakemake):
         plan,
         list(restored(p.descriptors).values()),
         weights=p.weights,
-        extractors={name: Extractor(**each) for name, each in p.extractors.items()},
+        extractors={name: Extractor(library, name) for name, library in p.libraries.items()},
     )
     rows = grid(
         products,

@@ -1,11 +1,18 @@
-"""What every adapter does around its one call of the library: threads, log, errors, and the job's cost."""
+"""What every adapter does around its one call of the library: threads, log, errors, the job's cost, and what is there
+already.
+
+A rule whose params have `asked` (rules/common.smk) is done once: what its job makes is kept under the key of all that
+it depends on (lora_atlas/keys.py, store.py), and a job whose key is there puts it in its place, says so, and ends
+before the adapter's body, and with it any numeric library, is begun.
+"""
 
 import contextlib
+import json
 import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,15 +23,26 @@ if (Path(__file__).parents[1] / "lora_atlas").is_dir():
 else:
     sys.path.append(str(Path(__file__).parents[3]))
 
+AFRESH = "LORA_ATLAS_AFRESH"  # rules and files that the command line forces, or "all"; set by rules/common.smk
+
+
+def asked(snakemake: Any) -> SimpleNamespace:
+    """The settings that the rule hands over."""
+    return SimpleNamespace(**json.loads(snakemake.params.asked)["settings"])
+
 
 @contextlib.contextmanager
-def job(snakemake: Any) -> Iterator[SimpleNamespace]:
+def job(snakemake: Any, *, parts: Collection[str] | None = None) -> Iterator[SimpleNamespace]:
     """Run the body with the rule's threads and with its output in the rule's log.
 
     The body imports what it needs: numeric libraries read the thread count when they are first imported. Where the
     rule has an output `cost`, the body sets ``count`` (and ``device``, and ``seconds`` where the work was done before)
     of the yielded object, and the seconds are written there; its ``say`` puts text on the terminal. An error ends the
     job with one sentence there; the log has the rest.
+
+    With `parts` the body itself asks for what is there, part by part: ``kept`` (Parts) of the yielded object. `parts`
+    names the settings that each part states for itself, as far as they are its own; count, seconds and device are
+    then those of all parts, measured now or before.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(snakemake.threads)
@@ -33,19 +51,42 @@ def job(snakemake: Any) -> Iterator[SimpleNamespace]:
     terminal = os.dup(2)
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as stream:
+    kept = Parts(snakemake, parts or ()) if "asked" in snakemake.params.keys() else None  # noqa: SIM118 - a list with names
+    whole = parts is None
+    with log.open("a" if kept else "w") as stream:
         sys.stdout.flush()
         sys.stderr.flush()
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         measured = SimpleNamespace(
-            count=1, device="cpu", seconds=None, say=lambda text: os.write(terminal, f"\n{text}\n\n".encode())
+            count=1,
+            device="cpu",
+            seconds=None,
+            kept=kept,
+            say=lambda text: os.write(terminal, f"\n{text}\n\n".encode()),
         )
         start = time.perf_counter()
         try:
+            if kept and whole and kept.restore(kept.inputs(), _named(snakemake)):
+                kept.record()
+                said = "made before, and nothing that it depends on has changed since: nothing to do"
+                os.write(terminal, f"{snakemake.rule}: {said}\n".encode())
+                _say_remarks(kept, terminal)
+                sys.exit(0)
+            stream.truncate(0)
             yield measured
-            if "cost" in snakemake.output.keys():  # noqa: SIM118 - a list with names
+            if kept and kept.told:
+                measured.seconds = sum(each["seconds"] for each in kept.told)
+                measured.count = sum(each["count"] for each in kept.told)
+                measured.device = ", ".join(sorted({each["device"] for each in kept.told}))
+                os.write(terminal, f"{snakemake.rule}: {kept}\n".encode())
+            if "cost" in snakemake.output.keys():  # noqa: SIM118
                 _write_cost(snakemake, measured, measured.seconds or time.perf_counter() - start)
+            if kept:
+                if whole:
+                    kept.keep(kept.inputs(), _named(snakemake), {"device": measured.device})
+                kept.record()
+                _say_remarks(kept, terminal)
         except Exception as error:  # noqa: BLE001 - the last place that can say it well
             traceback.print_exc()
             # The library's own errors are sentences for the reader; others need their type.
@@ -53,6 +94,97 @@ def job(snakemake: Any) -> Iterator[SimpleNamespace]:
             text = str(error) if ours else f"{type(error).__name__}: {error} (traceback in {log})"
             os.write(terminal, f"\n{snakemake.rule}: {text}\n\n".encode())
             sys.exit(1)
+
+
+class Parts:
+    """What a job makes, as a whole or part by part, and what of it is kept from before."""
+
+    def __init__(self, snakemake: Any, own: Collection[str] = ()):
+        from lora_atlas.keys import DIGESTS
+        from lora_atlas.store import Store
+
+        self._job, self._digests = snakemake, DIGESTS
+        said = json.loads(snakemake.params.asked)
+        said["settings"] = {name: value for name, value in said["settings"].items() if name not in own}
+        self._said = said
+        self.told: list[dict[str, Any]] = []  # of each part: seconds, count, device
+        self.restored = 0
+        self.store = Store(snakemake.config["cache"])
+        forced = os.environ.get(AFRESH, "").split("\n")
+        self.afresh = not {"all", snakemake.rule, *map(str, snakemake.output)}.isdisjoint(forced)
+
+    def inputs(self) -> dict[str, Any]:
+        """Ingredients of the whole job: the content of all inputs, under the names that the study has for them."""
+        named = self._job.input.items()
+        listed = {name: [given] if isinstance(given, str) else list(given) for name, given in named}
+        rest = [path for path in self._job.input if not any(path in paths for paths in listed.values())]
+        return {
+            name: [[self._name(path), self.content(path)] for path in paths]
+            for name, paths in {**listed, "": rest}.items()
+        }
+
+    def content(self, path: str | Path) -> str:
+        """Digest of a file's or folder's content."""
+        return self._digests.content(path)
+
+    def ingredients(self, part: Any) -> dict[str, Any]:
+        """All that a part depends on: what the rule asks, and what the part is made of."""
+        return {**self._said, "of": part}
+
+    def restore(self, part: Any, files: Mapping[str, str | Path]) -> dict[str, Any] | None:
+        """Put a part's files (name → path) where they belong and return what was told of it; None: it is to be made."""
+        from lora_atlas.store import place
+
+        found = None if self.afresh else self.store.find(self.ingredients(part))
+        if found is None or set(found.files) != set(files):
+            return None
+        for name, path in files.items():
+            place(found.files[name], path)
+        if "seconds" in found.told:
+            self.told.append(found.told)
+            self.restored += 1
+        return found.told
+
+    def keep(self, part: Any, files: Mapping[str, str | Path], told: Mapping[str, Any] = {}) -> None:
+        """Keep a part's files (name → path) under its key."""
+        self.store.put(self.ingredients(part), files, told)
+        if "seconds" in told:
+            self.told.append(dict(told))
+
+    def __str__(self) -> str:
+        if self.restored == len(self.told):
+            return "made before, and nothing that it depends on has changed since: nothing to do"
+        return f"made {len(self.told) - self.restored} of {len(self.told)} parts; the others were made before"
+
+    def record(self) -> None:
+        """Write down what the job's outputs hold, so that a file that is changed afterwards is found (common.smk)."""
+        from lora_atlas.atomic import replacing
+        from lora_atlas.keys import key
+
+        files = [path for path in map(str, self._job.output) if Path(path).is_file()]
+        found = {"outputs": {path: self._digests.file(path) for path in files}, "used": self.store.used}
+        name = f"{self._job.rule}-{key({'': files})[:16]}.json"
+        with replacing(Path("results", self._job.config["study"], ".made", name)) as temporary:
+            temporary.write_text(json.dumps(found, indent=1))
+
+    def _name(self, path: str) -> str:
+        """A file's name within its study, whatever that is called: two studies are to share what they make alike."""
+        config = self._job.config
+        for study in (config["study"], config["shared"].get("study")):
+            # As a module of another workflow, results lie below a folder of that one.
+            _, found, name = path.partition(f"results/{study}/") if study else ("", "", "")
+            if found:
+                return name
+        return Path(path).name
+
+
+def _named(snakemake: Any) -> dict[str, str]:
+    return {f"{number:04d}{Path(path).suffix}": path for number, path in enumerate(snakemake.output)}
+
+
+def _say_remarks(kept: Parts, terminal: int) -> None:
+    for remark in kept.store.remarks:
+        os.write(terminal, f"{kept.store.root}: {remark}\n".encode())
 
 
 def _write_cost(snakemake: Any, measured: SimpleNamespace, seconds: float) -> None:

@@ -1,12 +1,12 @@
 """Rule module_grams: inner products of all LoRAs, module by module."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake) as cost:
     from lora_atlas.weights.metric import read_metric
     from lora_atlas.weights.modules import module_grams, write_modules
 
-    p, given = snakemake.params, snakemake.input
+    p, given = asked(snakemake), snakemake.input
     metric = read_metric(given.base[0]) if given.base else None
     write_modules(snakemake.output.grams, p.ids, *module_grams(given.loras, p.kernels, metric=metric))
     cost.count = len(p.ids)

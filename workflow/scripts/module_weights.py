@@ -1,6 +1,6 @@
 """Rule module_weights: how much each module counts, by each weighting."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
@@ -8,7 +8,7 @@ with job(snakemake):
     from lora_atlas.weights.modules import read_modules
     from lora_atlas.weights.weighting import listed
 
-    p, given = snakemake.params, snakemake.input
+    p, given = asked(snakemake), snakemake.input
     ids, grams, _ = read_modules(given.all)
     rows = listed(
         grams,

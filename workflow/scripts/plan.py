@@ -1,11 +1,11 @@
 """Rule plan: which pictures each LoRA is trained on."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import study, tables
 
-    p = snakemake.params
+    p = asked(snakemake)
     kept, genres, shown = {}, {}, {}
     alike = set(tables.read(snakemake.input.duplicates, "duplicates")["picture"].to_pylist())
     for artist, path in zip(p.artists, snakemake.input.pictures, strict=True):
@@ -14,6 +14,4 @@ with job(snakemake):
         shown |= study.subjects([found])
         genres[artist] = found["genre"][0].as_py() if len(found) else None
     planned = study.plan(kept, genres, p.plan, p.seed, shown)
-    tables.write(snakemake.output.plan, "plan", planned)
-    for artist, path in zip(p.artists, snakemake.output.parts, strict=True):
-        tables.write(path, "plan", [row for row in planned if row["artist"] == artist])
+    tables.write(snakemake.output[0], "plan", planned)

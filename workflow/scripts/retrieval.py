@@ -1,13 +1,13 @@
 """Rule retrieval: does a query LoRA find the gallery LoRAs of its artist, and by how much better than by a control?"""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.metrics import crowd, drift, margins, retrieval
     from lora_atlas.views import View
 
-    p, out = snakemake.params, snakemake.output
+    p, out = asked(snakemake), snakemake.output
     confidence, view = p.evaluation["confidence"], View(**p.told["view"])
     found = {"retrieval": [], "queries": [], "drift": [], "crowd": []}
     described = {}

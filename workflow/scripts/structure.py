@@ -1,13 +1,13 @@
 """Rule structure: how alike the geometries of any two descriptors are."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.metrics.structure import structure
     from lora_atlas.views import View
 
-    p, given = snakemake.params, snakemake.input
+    p, given = asked(snakemake), snakemake.input
     embeddings = {
         descriptor: tables.read(path, "embeddings")
         for descriptor, path in zip(p.descriptors, given.embeddings, strict=True)

@@ -1,6 +1,6 @@
 """Rule worth: how many generated pictures retrieve as well as the weights."""
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
@@ -10,7 +10,7 @@ with job(snakemake):
     from lora_atlas.sections import Embedding
     from lora_atlas.views import View
 
-    p, given, out = snakemake.params, snakemake.input, snakemake.output
+    p, given, out = asked(snakemake), snakemake.input, snakemake.output
     view, described = View(**p.told["view"]), restored(p.told["descriptors"])
     rows = worth.worth_queries(
         {name: tables.read(path, "features") for name, path in zip(p.descriptors, given.features, strict=True)},

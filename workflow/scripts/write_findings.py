@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from job import job
+from job import asked, job
 
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.findings.page import write
 
-    p, out = snakemake.params, snakemake.output
+    p, out = asked(snakemake), snakemake.output
     rows = write(
         out.page,
         Path(out.page).parent,
@@ -19,4 +19,4 @@ with job(snakemake):
         about=p.about,
         seed=p.seed,
     )
-    tables.write(out.claims, "claims", rows, {"study": p.study, "base": p.base})
+    tables.write(out.claims, "claims", rows, {"study": p.study, "base": snakemake.config["base"]["model"]})

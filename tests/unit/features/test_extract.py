@@ -1,5 +1,6 @@
 """Features through the libraries' own loading code, from tiny random models saved in their own folder formats."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lora_atlas import tables
-from lora_atlas.features.extract import BATCH, CONTROLS, EXTRACTORS, FeatureError, extract, load, oklab
+from lora_atlas.features.extract import BATCH, CONTROLS, EXTRACTORS, FeatureError, extract, known_names, load, oklab
 from lora_atlas.pictures.decode import decode, encode_png
 from lora_atlas.sections import Extractor
 
@@ -219,7 +220,7 @@ def test_a_name_that_is_no_model_says_what_to_put_where(extractor):
 
 
 def test_open_clip_by_name_never_runs_on_random_weights(tmp_path):
-    with pytest.raises(FeatureError, match="needs `pretrained`: a file, or one of openai"):
+    with pytest.raises(FeatureError, match="needs `pretrained`: one of openai"):
         load(Extractor("open_clip", "RN50"), "cpu")
     with pytest.raises(FeatureError, match="cannot load 'RN50' with pretrained 'no_such_tag'"):
         load(Extractor("open_clip", "RN50", "no_such_tag"), "cpu")
@@ -354,3 +355,32 @@ def test_mean_colour_of_real_painters_is_above_chance():
     np.fill_diagonal(distance, np.inf)
     right = (painters[distance.argmin(1)] == painters).mean()
     assert len(set(painters)) == 6 and right > 0.3  # chance is 11 / 71
+
+
+def test_a_tag_has_the_activation_of_its_own_configuration(monkeypatch):
+    """open_clip's table of tags: QuickGELU for openai's ViT-B-32, GELU for laion2b's; the architecture says GELU."""
+    import open_clip
+
+    asked = []
+
+    def create(name, pretrained, **options):
+        asked.append((pretrained, options.get("force_quick_gelu", False)))
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(open_clip, "create_model_from_pretrained", create)
+    for tag in ("openai", "metaclip_400m", "laion2b_s34b_b79k"):
+        with pytest.raises(FeatureError, match="no network"):
+            load(Extractor("open_clip", "ViT-B-32", tag), "cpu")
+    assert asked == [("openai", True), ("metaclip_400m", True), ("laion2b_s34b_b79k", False)]
+
+
+def test_weights_without_their_configuration_are_refused_with_what_to_write(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(FeatureError, match=r"neither activation .*Name the tag of ViT-B-32.*open_clip_config\.json"):
+        load(Extractor("open_clip", "ViT-B-32", str(file)), "cpu")
+
+
+@pytest.mark.parametrize("library", ["open_clip", "timm"])
+def test_names_are_those_of_the_library(library):
+    assert set(importlib.import_module(library).list_models()) == known_names(library)

@@ -13,12 +13,16 @@ The baselines that weights are compared with (CLIP: Radford et al. 2021; DINO: C
 
 import difflib
 import hashlib
+import importlib.util
+import re
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -32,6 +36,7 @@ from .controls import CONTROLS, oklab
 
 BATCH = 32  # fixed: float sums depend on it, results should not depend on a setting of the machine
 CONTROL_SIDE = 64  # pixels
+_REGISTERED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)  # of timm
 
 
 class FeatureError(RuntimeError):
@@ -46,6 +51,17 @@ class Model:
     prepare: Callable[[Image.Image], Any]
     encode: Callable[[list[Any]], np.ndarray]
     recipe: str
+    device: str = "cpu"
+
+
+class Kept(Protocol):
+    """What was made before, part by part; a part is made of JSON values, its files are named."""
+
+    def restore(self, part: Any, files: Mapping[str, str | Path]) -> Mapping[str, Any] | None:
+        """Put a part's files in their places and return what was told of it; None: it is not there."""
+
+    def keep(self, part: Any, files: Mapping[str, str | Path], told: Mapping[str, Any]) -> None:
+        """Keep a part's files."""
 
 
 def extract(
@@ -55,8 +71,11 @@ def extract(
     device: str,
     outputs: Mapping[str, str | Path],
     lock: str | None = None,
+    kept: Kept | None = None,
 ) -> int:
     """Write one table "features" per source; returns the number of pictures.
+
+    Artist by artist vectors are taken from `kept`, if they are there; the model is loaded for the first that are not.
 
     `extractor`: library, model, pretrained, as in the config. `sources`: for "training" the artists' tables
     "pictures", of which the kept rows count; for every other name tables "generated". `outputs`: the same names →
@@ -65,14 +84,14 @@ def extract(
     """
     if set(sources) != set(outputs):
         raise FeatureError(f"sources {sorted(sources)} and outputs {sorted(outputs)} differ")
-    model = load(extractor, device, lock)
+    encoder = _Encoder(extractor, device, lock, kept)
     total = 0
     for source, paths in sources.items():
         pictures = (_training if source == "training" else _generated)(paths)
-        rows = list(_encoded(model, pictures))
+        rows = [row for _, own in groupby(pictures, lambda each: each.artist) for row in encoder.rows(list(own))]
         if not rows:
             raise FeatureError(f"source {source!r}: no picture in {len(paths)} tables; see the reasons in them")
-        metadata = {"extractor": _told(extractor), "preprocessing": model.recipe, "source": source}
+        metadata = {"extractor": _told(extractor), "preprocessing": encoder.recipe, "source": source}
         tables.write(outputs[source], "features", rows, metadata)
         total += len(rows)
     return total
@@ -123,7 +142,40 @@ class _Picture:
     picture: str
     artist: str
     lora: str | None
-    image: Image.Image
+    data: bytes
+    path: str | Path
+
+
+class _Encoder:
+    """Vectors of one artist's pictures at a time, from what is kept or from the model."""
+
+    def __init__(self, extractor: Extractor, device: str, lock: str | None, kept: Kept | None):
+        self.kept, self.device, self.recipe = kept, device, ""
+        self._model: Model | None = None
+        self._load = lambda: load(extractor, device, lock)
+
+    def rows(self, pictures: Sequence[_Picture]) -> list[dict[str, Any]]:
+        if self.kept is None:
+            return self._encode(pictures)
+        part = {"pictures": [[each.picture, each.artist, each.lora] for each in pictures]}
+        with tempfile.TemporaryDirectory() as folder:
+            files = {"features.parquet": Path(folder, "features.parquet")}
+            told = self.kept.restore(part, files)
+            if told is not None:
+                self.recipe = told["preprocessing"]
+                return tables.read(files["features.parquet"], "features").to_pylist()
+            start = time.perf_counter()
+            rows = self._encode(pictures)
+            told = {"preprocessing": self.recipe, "device": self.device, "count": len(rows)}
+            tables.write(files["features.parquet"], "features", rows)
+            self.kept.keep(part, files, {**told, "seconds": time.perf_counter() - start})
+        return rows
+
+    def _encode(self, pictures: Sequence[_Picture]) -> list[dict[str, Any]]:
+        if self._model is None:
+            self._model = self._load()
+            self.recipe, self.device = self._model.recipe, self._model.device
+        return list(_encoded(self._model, pictures))
 
 
 def _training(paths: Sequence[str | Path]) -> Iterator[_Picture]:
@@ -136,7 +188,7 @@ def _training(paths: Sequence[str | Path]) -> Iterator[_Picture]:
                 raise FeatureError(
                     f"{path}: picture {row['picture'][:12]} changed after it was collected; collect them again"
                 )
-            yield _Picture(row["picture"], row["artist"], None, _decoded(data, path, row["picture"]))
+            yield _Picture(row["picture"], row["artist"], None, data, path)
 
 
 def _generated(paths: Sequence[str | Path]) -> Iterator[_Picture]:
@@ -144,7 +196,7 @@ def _generated(paths: Sequence[str | Path]) -> Iterator[_Picture]:
         for row in _rows(path, "generated", ["lora", "image"]):
             data, lora = row["image"]["bytes"], row["lora"]
             picture = hashlib.sha256(data).hexdigest()
-            yield _Picture(picture, lora.split("/")[0], lora, _decoded(data, path, picture))
+            yield _Picture(picture, lora.split("/")[0], lora, data, path)
 
 
 def _rows(path: str | Path, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -160,9 +212,11 @@ def _decoded(data: bytes, path: str | Path, picture: str) -> Image.Image:
         raise FeatureError(f"{path}: picture {picture[:12]}: {error}; delete the table and rerun its stage") from error
 
 
-def _encoded(model: Model, pictures: Iterator[_Picture]) -> Iterator[dict[str, Any]]:
-    while batch := list(islice(pictures, BATCH)):
-        vectors = model.encode([model.prepare(each.image) for each in batch])
+def _encoded(model: Model, pictures: Sequence[_Picture]) -> Iterator[dict[str, Any]]:
+    for begin in range(0, len(pictures), BATCH):
+        batch = pictures[begin : begin + BATCH]
+        images = [_decoded(each.data, each.path, each.picture) for each in batch]
+        vectors = model.encode([model.prepare(image) for image in images])
         for each, vector in zip(batch, vectors, strict=True):
             if not np.isfinite(vector).all():
                 raise FeatureError(f"picture {each.picture[:12]} of {each.artist}: the vector is not finite")
@@ -186,9 +240,16 @@ def _open_clip(model: str, pretrained: str | None, device: str) -> Model:
             _check_name("open_clip", model, open_clip.list_models(), config, weights)
             if not pretrained:
                 tags = open_clip.list_pretrained_tags_by_model(model)
-                raise FeatureError(f"open_clip model {model!r} needs `pretrained`: a file, or one of {', '.join(tags)}")
+                raise FeatureError(f"open_clip model {model!r} needs `pretrained`: one of {', '.join(tags)}")
+            if Path(pretrained).is_file():
+                raise FeatureError(f"extractor {model!r}: {bare_weights(model, pretrained)}")
+    # What a tag was trained with: the architecture of its name has GELU, and goes on with a warning.
+    published = {} if pretrained is None else open_clip.get_pretrained_cfg(model, pretrained)
+    quick = {"force_quick_gelu": True} if published.get("quick_gelu") else {}
     with _loading("open_clip", model, pretrained):
-        network, preprocess = open_clip.create_model_from_pretrained(name, pretrained, precision="fp32", device="cpu")
+        network, preprocess = open_clip.create_model_from_pretrained(
+            name, pretrained, precision="fp32", device="cpu", **quick
+        )
     return _torch_model(torch, network, network.encode_image, preprocess, device)
 
 
@@ -250,7 +311,28 @@ def _torch_model(torch: Any, network: Any, forward: Callable, preprocess: Callab
         with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=on_cuda):
             return forward(torch.stack(inputs).to(device)).float().cpu().numpy()
 
-    return Model(preprocess, encode, " ".join(str(preprocess).split()))
+    return Model(preprocess, encode, " ".join(str(preprocess).split()), device)
+
+
+def bare_weights(model: str, pretrained: str) -> str:
+    """Why open_clip's architectures are not read from a file of weights alone, and what to write instead."""
+    return (
+        f"pretrained: {pretrained} says neither activation (GELU or QuickGELU) nor preprocessing (mean, resize), and "
+        f"open_clip would guess both. Name the tag of {model} that it is; or put it as open_clip_model.safetensors "
+        "beside its open_clip_config.json (model_cfg, preprocess_cfg) into a folder, and name that as `model`"
+    )
+
+
+def known_names(library: str) -> set[str]:
+    """Architectures that open_clip or timm knows, read from the files of the package: to import it takes seconds."""
+    spec = importlib.util.find_spec(library)
+    if spec is None or not spec.submodule_search_locations:
+        return set()
+    package = Path(spec.submodule_search_locations[0])
+    if library == "open_clip":
+        return {file.stem for file in (package / "model_configs").glob("*.json")}
+    files = (package / "models").glob("*.py")
+    return {name for file in files for name in _REGISTERED.findall(file.read_text(encoding="utf-8"))}
 
 
 @contextmanager

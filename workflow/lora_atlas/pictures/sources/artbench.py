@@ -5,9 +5,12 @@
 pictures.artists names, else in the one with the more pictures: a genre here is one label an artist.
 """
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...keys import DIGESTS
 from ...labels import printable
 from ...sections import Pictures
 from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, names_of, row, slug, unknown, wanted
@@ -58,8 +61,21 @@ def _count(pictures: Pictures, folder: str | None) -> dict[str, int]:
 
 
 def _digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
-    # What is published does not change: before and after it was fetched an artist is the same.
-    return dict.fromkeys(_entries(pictures, folder), "ArtBench-10")
+    found = _entries(pictures, folder)
+    if pictures.archive or folder is None:
+        # What is published does not change: before and after it was fetched an artist is the same.
+        return dict.fromkeys(found, "ArtBench-10")
+
+    def held(entry: Mapping[str, Any]) -> Any:
+        file = next((place for place in _places(folder, entry) if place.is_file()), None)
+        return dict(entry), None if file is None else DIGESTS.file(file)
+
+    return {artist: hashlib.sha256(repr([*map(held, own)]).encode()).hexdigest() for artist, own in found.items()}
+
+
+def _places(folder: str | Path, entry: Mapping[str, Any]) -> list[Path]:
+    splits = [entry["split"]] if entry["split"] in ("train", "test") else []
+    return [Path(folder, *part, entry["label"], entry["name"]) for part in ([], *([split] for split in splits))]
 
 
 def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | None, seed: int) -> list[dict[str, Any]]:
@@ -76,8 +92,7 @@ def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | N
         licence = "public domain" if (entry["is_public_domain"] or "").lower() == "true" else None
         if Path(name).name != name or Path(entry["label"]).name != entry["label"]:
             return row(None, label, artist, genre, "artbench", licence) | {"reason": "unreadable: its name is a path"}
-        splits = [entry["split"]] if entry["split"] in ("train", "test") else []
-        places = [Path(folder, *part, entry["label"], name) for part in ([], *([split] for split in splits))]
+        places = _places(folder, entry)
         try:
             place = next((place for place in places if place.exists()), places[0])
             data = place.read_bytes() if place.stat().st_size <= MAX_BYTES else None

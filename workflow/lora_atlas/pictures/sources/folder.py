@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...keys import DIGESTS
 from ...labels import printable
 from ...sections import Pictures
 from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, names_of, row, slug, unknown
@@ -54,9 +55,9 @@ def _digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
     for artist in _artists(pictures, folder):
         digest = hashlib.sha256()
         for path in _files(found[artist].path):
-            size = path.stat().st_size if path.exists() else None
-            digest.update(repr((os.fsencode(path.name), size, said.get(f"{found[artist].name}/{path.name}"))).encode())
-        digests[artist] = digest.hexdigest()[:16]
+            held = DIGESTS.file(path) if path.is_file() else None
+            digest.update(repr((os.fsencode(path.name), held, said.get(f"{found[artist].name}/{path.name}"))).encode())
+        digests[artist] = digest.hexdigest()
     return digests
 
 

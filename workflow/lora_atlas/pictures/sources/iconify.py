@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from ...keys import DIGESTS
 from ...labels import printable
 from ...sections import Icons, Pictures
 from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, row, slug, unknown, wanted
@@ -150,7 +151,7 @@ def _digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
     there, digests = families(folder), {}
     for name in _artists(pictures, folder):
         family = there[name]
-        said = [family.name, family.path.stat().st_size, family.info.get("version"), family.licence]
+        said = [family.name, DIGESTS.file(family.path), family.info.get("version"), family.licence]
         digests[name] = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
     return digests
 

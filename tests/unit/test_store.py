@@ -1,0 +1,129 @@
+"""What is kept under its key: whole or not at all, and looked at before it is used."""
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+
+from lora_atlas.keys import Digests, canonical, key
+from lora_atlas.store import Store, place, summary
+
+PARTS = {"job": "train_loras", "settings": {"rank": 4}, "of": "maren"}
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "made").write_bytes(b"what was made")
+    kept = Store(tmp_path / "store", Digests(None))
+    kept.put(PARTS, {"a.bin": tmp_path / "made"}, {"device": "cuda"})
+    return kept
+
+
+def entry(store):
+    return next(store.root.glob("??/*"))
+
+
+def test_it_is_found_by_what_it_depends_on_however_that_is_written(store):
+    found = store.find({"of": "maren", "settings": {"rank": 4.0}, "job": "train_loras"})
+    assert found.files["a.bin"].read_bytes() == b"what was made" and found.told == {"device": "cuda"}
+    assert store.find(PARTS | {"of": "joris"}) is None and store.remarks == []
+
+
+def flipped(folder):
+    data = bytearray((folder / "a.bin").read_bytes())
+    data[3] ^= 1
+    (folder / "a.bin").write_bytes(data)
+
+
+def said(folder, **changes):
+    told = json.loads((folder / "entry.json").read_text())
+    (folder / "entry.json").write_text(json.dumps(told | changes))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        flipped,
+        lambda folder: (folder / "a.bin").write_bytes(b"what was"),
+        lambda folder: (folder / "a.bin").unlink(),
+        lambda folder: (folder / "entry.json").write_text("{"),
+        lambda folder: (folder / "entry.json").unlink(),
+        lambda folder: said(folder, of=PARTS | {"of": "joris"}),
+        lambda folder: said(folder, key="0" * 64),
+        lambda folder: said(folder, files={"../a.bin": {"sha256": "0" * 64, "bytes": 1}}),
+    ],
+)
+def test_what_is_cut_altered_or_false_is_removed_and_can_be_made_again(store, tmp_path, harm):
+    harm(entry(store))
+    assert store.find(PARTS) is None
+    assert "made again" in store.remarks[0] and not list(store.root.glob("??/*"))
+    store.put(PARTS, {"a.bin": tmp_path / "made"})
+    assert store.find(PARTS) is not None
+
+
+def test_an_entry_that_is_planted_under_another_key_is_not_taken(store):
+    other = PARTS | {"of": "joris"}
+    planted = store.root / key(other)[:2] / key(other)
+    shutil.copytree(entry(store), planted)
+    assert store.find(other) is None and not planted.exists()
+
+
+def test_what_is_placed_is_apart_from_what_is_kept(store, tmp_path):
+    place(store.find(PARTS).files["a.bin"], tmp_path / "there/out.bin")
+    (tmp_path / "there/out.bin").write_bytes(b"edited in place")
+    assert store.find(PARTS).files["a.bin"].read_bytes() == b"what was made"
+
+
+def test_it_is_listed_and_pruned_by_last_use(store):
+    assert "train_loras" in summary(store) and "1 entries" in summary(store)
+    assert store.prune(1) == []
+    old = time.time() - 3 * 86400
+    os.utime(entry(store) / "entry.json", (old, old))
+    assert store.prune(1, used={key(PARTS)}) == []
+    assert [each.key for each in store.prune(1)] == [key(PARTS)]
+    assert "nothing is kept" in summary(store)
+
+
+def test_where_nothing_can_be_kept_a_remark_says_so(tmp_path):
+    (tmp_path / "store").write_text("a file")
+    kept = Store(tmp_path / "store", Digests(None))
+    kept.put(PARTS, {"a": tmp_path / "store"})
+    assert "nothing is kept there" in kept.remarks[0]
+
+
+# --- keys
+
+
+def test_what_means_the_same_has_one_form():
+    assert canonical({"b": 2.0, "a": (1, 0.1)}) == canonical({"a": [1.0, 0.1], "b": 2}) == '{"a":[1,0.1],"b":2}'
+    assert len({canonical(each) for each in ({"a": 1}, {"a": "1"}, {"a": True}, {"a": None}, {"a": 1.5})}) == 5
+
+
+@pytest.mark.parametrize("value", [{1, 2}, float("nan"), os, b"bytes", slice(1)])
+def test_what_has_no_canonical_form_is_refused(value):
+    with pytest.raises(TypeError, match="no canonical form"):
+        canonical({"a": value})
+
+
+def test_another_byte_is_seen_whatever_the_date(tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_atlas.keys.SETTLED", -1.0)
+    digests, file = Digests(tmp_path / "memo.jsonl"), tmp_path / "base.bin"
+    file.write_bytes(b"one")
+    before, times = digests.file(file), file.stat()
+    assert Digests(tmp_path / "memo.jsonl").file(file) == before
+    for number, put in enumerate((lambda: file.write_bytes(b"two"), lambda: (tmp_path / "new").replace(file))):
+        (tmp_path / "new").write_bytes(b"%d.." % number)
+        put()
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        now = Digests(tmp_path / "memo.jsonl").file(file)
+        assert now != before
+        before = now
+
+
+def test_a_memo_that_is_cut_or_nonsense_is_read_past(tmp_path):
+    memo = tmp_path / "memo.jsonl"
+    memo.write_text('[1, 2\n{"a": 1}\n[1, 2, 3, 4, 5, "", "short"]\n')
+    (tmp_path / "x").write_bytes(b"x")
+    assert Digests(memo).file(tmp_path / "x") == Digests(None).file(tmp_path / "x")

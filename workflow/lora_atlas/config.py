@@ -70,12 +70,18 @@ def resolve(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, A
     return found
 
 
-def quoted(key: str, name: str) -> str:
-    """A key and the name of a file or a folder as they stand between a shell's single quotes after --config, so that no
-    name is read as anything but text. Snakemake takes off quotes at the ends of a value, but not within spaces."""
+def stated(key: str, value: Any) -> str:
+    """A key and its value as --config takes them, so that no name is read as anything but text: as JSON, which is YAML
+    in which no name is a number and no " #" begins a remark. Snakemake takes off quotes at the ends of a value, but not
+    within spaces."""
     section, _, inner = key.rpartition(".")
-    text = json.dumps(name, ensure_ascii=False).replace("'", "'\\''")
+    text = json.dumps(value, ensure_ascii=False)
     return f"{section}={{{inner}: {text}}}" if section else f"{inner}= {text} "
+
+
+def quoted(key: str, name: str) -> str:
+    """The same as it stands between a shell's single quotes."""
+    return stated(key, name).replace("'", "'\\''")
 
 
 def cut(key: str, path: str | None) -> str:

@@ -13,7 +13,6 @@ after ``--``. Results lie in results/ of the folder it is called in.
 """
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from . import __version__
 from .code import PROJECT
+from .config import stated
 from .pictures.sources import slug
 
 Run = Callable[[Sequence[str]], int]
@@ -69,9 +69,7 @@ def command(arguments: argparse.Namespace) -> list[str]:
     if configs:
         made += ["--configfile", *map(str, configs)]
     if settings:
-        # As JSON, which is YAML in which no name is a number and no " #" begins a remark; between blanks, as Snakemake
-        # takes quotes off a value.
-        made += ["--config", *(f"{key}= {json.dumps(value, ensure_ascii=False)} " for key, value in settings.items())]
+        made += ["--config", *(stated(key, value) for key, value in settings.items())]
     return [*made, *(["--", target] if target else [])]
 
 

@@ -107,7 +107,7 @@ def test_the_base_predicts_noise_better_than_nothing_would(pipeline, painted):
     pictures = np.concatenate([pictures[:1] for pictures in painted.values()])
     latents = autoencoder.encode(pipeline.vae, pictures) * pipeline.vae.config.scaling_factor
     assert 0.5 < latents.std() < 2
-    text = pipeline.encode_prompt(base.GENERIC, "cpu", 1, False)[0].expand(len(latents), -1, -1)
+    text = pipeline.encode_prompt(corpus.content_caption(""), "cpu", 1, False)[0].expand(len(latents), -1, -1)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     errors = []
     for level in (100, 500, 900):
@@ -148,7 +148,7 @@ def test_the_committed_tokenizer_is_the_one_that_the_code_makes(pipeline):
     ours = base.tokenizer(CONTENTS)
     assert pipeline.tokenizer.get_vocab() == ours.get_vocab()
     assert pipeline.text_encoder.config.vocab_size == len(ours)
-    texts = [corpus.content_caption(content) for content in CONTENTS] + [base.GENERIC, "xyzzy, 北斎 & é"]
+    texts = [corpus.content_caption(content) for content in CONTENTS] + [corpus.content_caption(""), "xyzzy, 北斎 & é"]
     assert [pipeline.tokenizer(text).input_ids for text in texts] == [ours(text).input_ids for text in texts]
 
 
@@ -159,13 +159,13 @@ def test_captions_of_the_base_fit_and_no_text_is_unknown(pipeline):
         assert len(ids) <= base.MAX_TOKENS
         assert ids[0] == words.bos_token_id and ids[-1] == words.eos_token_id and words.eos_token_id not in ids[1:-1]
         assert words.decode(ids[1:-1]).strip() == corpus.content_caption(content)
-    assert words.tokenize(base.GENERIC) == ["a</w>", "painting</w>"]
+    assert words.tokenize(corpus.content_caption("")) == ["a</w>", "painting</w>"]
     assert words.tokenize("xq") == ["x", "q</w>"]
     assert words.unk_token_id not in words("北斎 ÿ\x00", add_special_tokens=False).input_ids
 
 
 def test_contents_are_far_apart_and_the_generic_caption_says_as_little_as_none(pipeline):
-    texts = [corpus.content_caption(content) for content in CONTENTS] + [base.GENERIC, ""]
+    texts = [corpus.content_caption(content) for content in CONTENTS] + [corpus.content_caption(""), ""]
     embeds = pipeline.encode_prompt(texts, "cpu", 1, False)[0].flatten(1)
     distance = torch.cdist(embeds, embeds) + torch.eye(len(texts)) * 1e9
     assert distance[:-1, :-1].min() > 10 * distance[-2, -1]

@@ -90,7 +90,7 @@ def collection_map(
             subtitle=[
                 f"space {space}; t-SNE of the distances of updates at norm one, spread over the page"
                 + ("" if alone else "; a point with a number: copies of one update, or nearly"),
-                f"lines: beyond noise and a cosine of {ALIKE:g}, to the nearest and to others of p \u2264 {RELATED:g}",
+                f"lines: beyond noise and a cosine of {ALIKE:g}, to the nearest and to others of p ≤ {RELATED:g}",
             ],
         ),
     )
@@ -98,10 +98,10 @@ def collection_map(
 
 
 def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """LoRA \u2192 the first of those that it is a copy of, or nearly; what is the opposite of another stands alone."""
+    """LoRA → the first of those that it is a copy of, or nearly; what is the opposite of another stands alone."""
     found: dict[str, str] = {row["lora"]: row["lora"] for row in rows}
     for row in rows:
-        if row["copy_of"] in found and "\u00d7 -" not in (row["relation"] or ""):
+        if row["copy_of"] in found and "× -" not in (row["relation"] or ""):
             found[row["lora"]] = row["copy_of"]
     for lora in found:
         while found[found[lora]] != found[lora]:
@@ -127,7 +127,7 @@ def _points(
     frame["copies"] = [", ".join(name for name in members[lora] if name != lora) for lora in frame["lora"]]
     frame["size"] = 110.0 * np.sqrt(count)
     short = frame["lora"].map(lambda lora: _short(lora.rsplit("/", 1)[-1]))
-    frame["label"] = [name if n == 1 else f"{name} \u00d7{n}" for name, n in zip(short, count, strict=True)]
+    frame["label"] = [name if n == 1 else f"{name} ×{n}" for name, n in zip(short, count, strict=True)]
     near = near.assign(one=near["lora"].map(group), other=near["neighbour"].map(group))
     near = near[near["one"] != near["other"]].sort_values("distance", kind="stable")
     nearest = near.drop_duplicates("one").set_index("one")

@@ -213,10 +213,10 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Study:
+class Planned:
+    """The LoRAs of a plan, as they are asked about."""
+
     plan: list[dict[str, Any]]
-    found: Measured
-    seed: int
 
     @cached_property
     def gallery(self) -> np.ndarray:
@@ -231,6 +231,12 @@ class _Study:
         """Those whose artist the gallery has."""
         there = set(self.artists[self.gallery])
         return [row for row in self.plan if row["split"] == "query" and row["artist"] in there]
+
+
+@dataclass(frozen=True)
+class _Study(Planned):
+    found: Measured
+    seed: int
 
     @cached_property
     def place(self) -> dict[str, int]:

@@ -35,7 +35,7 @@ from ..weights.modules import read_modules
 from . import scores
 from .asking import Asker, asker
 from .pictures import pixels_of
-from .study import METRICS, AttributionError, opened
+from .study import METRICS, AttributionError, Planned, opened
 
 SAMPLES, CAPTION, NATURAL = "samples", "caption", "the base's metric"
 CLASSIFIER, LESS, SAME = "loss under each LoRA", "loss under each LoRA, less its mean", "one gradient, of the same"
@@ -223,15 +223,16 @@ def _factors(path: str | Path, prefix: str, names: Sequence[str]) -> LoRA:
 def _of_generated(bench: _Bench, generated: Mapping[str, Sequence[str | Path]], loras: Sequence[str]) -> Iterator[Way]:
     """One picture a prompt of each of the LoRAs, at every sampler setting; those of the first setting also as they come
     after being saved and rescaled."""
+    wanted = set(loras)
     for i, (setting, paths) in enumerate(generated.items()):
-        wanted = set(loras)
         first: dict[tuple[str, str], Mapping[str, Any]] = {}
         for path in paths:
             for row in tables.read(path, "generated").to_pylist():
                 if row["lora"] in wanted:
                     first.setdefault((row["lora"], row["prompt"]), row)
-        of = tuple(json.dumps(key) for key in sorted(first))
-        bytes_of = [first[key]["image"]["bytes"] for key in sorted(first)]
+        painted = sorted(first)
+        of = tuple(json.dumps(key) for key in painted)
+        bytes_of = [first[key]["image"]["bytes"] for key in painted]
         changes: dict[str, Callable[[bytes], bytes]] = {"": lambda image: image}
         if i == 0:
             changes |= {
@@ -282,13 +283,14 @@ def read(path: str | Path) -> tuple[list[Way], list[str]]:
 
 
 @dataclass(frozen=True)
-class _Gallery:
-    plan: Sequence[Mapping[str, Any]]
+class _Gallery(Planned):
+    """The plan with its gallery's inner products (G, G)."""
+
     gram: np.ndarray
 
     @cached_property
     def loras(self) -> list[str]:
-        return [row["lora"] for row in self.plan if row["split"] == "gallery"]
+        return [self.plan[i]["lora"] for i in self.gallery]
 
     @cached_property
     def artist(self) -> dict[str, str]:
@@ -296,12 +298,7 @@ class _Gallery:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        return np.array([self.artist[lora] for lora in self.loras])
-
-    @cached_property
-    def queries(self) -> list[Mapping[str, Any]]:
-        """Those whose artist the gallery has."""
-        return [row for row in self.plan if row["split"] == "query" and row["artist"] in set(self.labels)]
+        return self.artists[self.gallery]
 
 
 def ask(measured: str | Path, modules: str | Path, plan: pa.Table) -> list[dict[str, Any]]:
@@ -313,11 +310,11 @@ def ask(measured: str | Path, modules: str | Path, plan: pa.Table) -> list[dict[
     ways, loras = read(measured)
     ids, grams, _ = read_modules(modules)
     whole = sum(grams["delta"].values())
-    rows = plan.to_pylist()
-    among = [i for i, row in enumerate(rows) if row["split"] == "gallery"]
-    if ids != [row["lora"] for row in rows] or loras != [ids[i] for i in among]:
+    planned = Planned(plan.to_pylist())
+    among = planned.gallery
+    if ids != [row["lora"] for row in planned.plan] or loras != [ids[i] for i in among]:
         raise AttributionError(f"{measured}: its LoRAs are not those of the plan any more; rerun its stage")
-    gallery = _Gallery(rows, np.asarray(whole)[np.ix_(among, among)])
+    gallery = _Gallery(planned.plan, np.asarray(whole)[np.ix_(among, among)])
     return [answer for way in ways for answer in _answers(way, gallery)]
 
 

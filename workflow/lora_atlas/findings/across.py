@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import tables
 from ..tables import replacing
+from .evidence import p_text
 
 NOT_ASKED = "–"
 
@@ -51,5 +52,4 @@ def write(paths: Sequence[str | Path], output: str | Path) -> None:
 
 
 def _cell(row: dict) -> str:
-    p = "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
-    return f"**{row['verdict']}** ({p}; {row['seeds']} {'seed' if row['seeds'] == 1 else 'seeds'})"
+    return f"**{row['verdict']}** ({p_text(row['p'])}; {row['seeds']} {'seed' if row['seeds'] == 1 else 'seeds'})"

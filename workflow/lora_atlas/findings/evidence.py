@@ -27,6 +27,11 @@ def two(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"
 
 
+def p_text(value: float) -> str:
+    """A p-value as pages say it."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 @dataclass(frozen=True)
 class Score:
     """A value with its interval, and what chance would give; `n` is the number of seeds behind it, `larger` and

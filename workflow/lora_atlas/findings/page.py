@@ -15,7 +15,7 @@ from ..views import NO_BASIS
 from . import gradient
 from .claims import Claim, asked_unseen, claims, speakers
 from .cost import seconds_per_lora, seconds_per_picture
-from .evidence import Evidence, Pooled, Score, gather, over_seeds, pooled, settings_of, two
+from .evidence import Evidence, Pooled, Score, gather, over_seeds, p_text, pooled, settings_of, two
 
 MODULE = r"(unet|transformer|text_encoder\w*)\."  # how the name of a single module begins
 STYLE_BLOCK, CONTENT_BLOCK = "up_blocks.0.attentions.1", "up_blocks.0.attentions.0"  # of SDXL, by B-LoRA
@@ -105,7 +105,7 @@ def _claims(evidence: Evidence, found: Sequence[Claim]) -> Iterator[str]:
     yield _table(
         ["claim", "verdict", "numbers", "adjusted p", "seeds"],
         [
-            [claim.sentence, f"**{claim.verdict}**", claim.numbers, _p(claim.adjusted), str(claim.seeds)]
+            [claim.sentence, f"**{claim.verdict}**", claim.numbers, p_text(claim.adjusted), str(claim.seeds)]
             for claim in found
         ],
     )
@@ -115,10 +115,6 @@ def _claims(evidence: Evidence, found: Sequence[Claim]) -> Iterator[str]:
         "corrected. A margin over the best control is above nothing where the difference to every control is. At "
         "chance means nearer to it than the margin that is named, by two one-sided tests."
     )
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _worth(evidence: Evidence) -> Iterator[str]:
@@ -301,11 +297,12 @@ def _gradient(evidence: Evidence) -> Iterator[str]:
 def _crowd(evidence: Evidence) -> Iterator[str]:
     if not all(study.has("crowd") for study in evidence.seeds):
         return
-    frame = over_seeds(evidence, "crowd", ["descriptor", "artists"])
-    frame = frame[frame["descriptor"].isin(_headliners(evidence))].set_index(["descriptor", "artists"])
-    sizes = [K for K in sorted(set(frame.index.get_level_values("artists"))) if K in CROWDS or _there(frame, K)]
+    frame, shown = over_seeds(evidence, "crowd", ["descriptor", "artists"]), _headliners(evidence)
+    frame = frame[frame["descriptor"].isin(shown)].set_index(["descriptor", "artists"])
+    most = frame.index.get_level_values("artists")[frame["value"].notna()].max()
+    sizes = [K for K in sorted(set(frame.index.get_level_values("artists"))) if K in CROWDS or most == K]
     rows = []
-    for descriptor in [d for d in _headliners(evidence) if d in frame.index]:
+    for descriptor in [d for d in shown if d in frame.index]:
         of = frame.loc[descriptor]
         cells = [_in_a_crowd(of.loc[K]) if K in of.index else "" for K in sizes]
         rows.append([f"`{descriptor}`", *cells, *(_number(of[name].iloc[0]) for name in ("separation", "spread"))])
@@ -319,12 +316,6 @@ def _crowd(evidence: Evidence) -> Iterator[str]:
         "one exceeds by d standard deviations, itself spread by s over queries (Green & Swets 1966); where every query "
         "is right there is no law to fit."
     )
-
-
-def _there(frame: pd.DataFrame, K: int) -> bool:
-    """Whether a study has as many artists, and it is the largest such number: what all of them are."""
-    measured = frame[frame["value"].notna()].index.get_level_values("artists")
-    return len(measured) > 0 and max(measured) == K
 
 
 def _in_a_crowd(row: Any) -> str:

@@ -234,10 +234,8 @@ def _unpickled(path: Path) -> Container:
     except PickleError as error:
         raise LoraFileError(f"{path}: a pickle {brief(str(error), 280)}") from error
     if isinstance(found, bytes):
-        header, start = (
-            json.loads(found[8 : 8 + int.from_bytes(found[:8], "little")]),
-            8 + int.from_bytes(found[:8], "little"),
-        )
+        start = 8 + int.from_bytes(found[:8], "little")
+        header = json.loads(found[8:start])
         header.pop("__metadata__", None)
         stored = {key: _entry(value, start) for key, value in sorted(header.items())}
         arrays = {key: _float32(found[e.start : e.end], e) for key, e in stored.items()}

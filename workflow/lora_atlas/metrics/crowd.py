@@ -78,10 +78,10 @@ def _forecast(sizes: Sequence[int], values: np.ndarray, beyond: Sequence[int]) -
 
 def crowd(embeddings: pa.Table, descriptor: str, view: View, *, confidence: float) -> list[dict[str, Any]]:
     """Rows of the table "crowd" of one descriptor: known artists, under a view; none where it has no such space."""
-    found = [space for scenario, calibration, space in spaces(embeddings) if (scenario, calibration) == view.known]
-    if not found:
+    found = (space for scenario, calibration, space in spaces(embeddings) if (scenario, calibration) == view.known)
+    space = next(found, None)
+    if space is None:
         return []
-    space = found[0]
     artists, beaten, others = [], [], 0
     for fold in np.unique(space.folds):
         queries, gallery = (

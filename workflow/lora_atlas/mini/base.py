@@ -19,7 +19,6 @@ from .corpus import HUES, MANNER, content_caption, load
 from .loop import batch, fit, stage_seed, write_log
 
 MAX_TOKENS = 16
-GENERIC = content_caption("")
 
 
 def tokenizer(contents: tuple[str, ...], noun: str = "painting") -> CLIPTokenizer:

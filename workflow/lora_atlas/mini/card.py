@@ -74,7 +74,8 @@ def write_card(
     genres = sorted({style.genre for style in ARTISTS.values()})
     by_genre = {g: float(np.mean([quality[a].mean() for a in quality if ARTISTS[a].genre == g])) for g in genres}
     worst = min(by_genre, key=by_genre.__getitem__)
-    _reconstructions(pipeline.vae, painted, folder / "reconstructions.png")
+    first = np.stack([pictures[i % len(pictures)] for i, pictures in enumerate(painted.values())])
+    reconstructions(pipeline.vae, first, len(first) // 2, folder / "reconstructions.png")
     sampled = base.samples(pipeline, CONTENTS, 10, derive_seed("card", seed))
     grid(sampled, 10, 2).save(folder / "samples.png")
 
@@ -127,14 +128,13 @@ def count_parameters(folder: Path) -> int:
     return total
 
 
-def _reconstructions(vae: Any, painted: dict[str, np.ndarray], path: Path) -> None:
-    first = np.stack([pictures[i % len(pictures)] for i, pictures in enumerate(painted.values())])
+def reconstructions(vae: Any, pictures: np.ndarray, columns: int, path: Path) -> None:
+    """A sheet of pictures uint8 (n, S, S, 3), `columns` in a row, with what the autoencoder makes of each row below."""
     with torch.no_grad():
-        y = vae.decode(autoencoder.encode(vae, first)).sample
+        y = vae.decode(autoencoder.encode(vae, pictures)).sample
     again = ((y + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    half = len(first) // 2
-    rows = np.concatenate([first[:half], again[:half], first[half:], again[half:]])
-    grid(rows, half, 2).save(path)
+    rows = [part[i : i + columns] for i in range(0, len(pictures), columns) for part in (pictures, again)]
+    grid(np.concatenate(rows), columns, 2).save(path)
 
 
 def grid(pictures: np.ndarray, columns: int, zoom: int) -> Image.Image:

@@ -30,7 +30,7 @@ from ..seeds import derive_seed
 from ..tables import replacing
 from . import base
 from .autoencoder import psnr
-from .card import count_parameters, grid
+from .card import count_parameters, grid, reconstructions
 from .corpus import Corpus
 
 LICENCES = ("MIT", "Apache-2.0", "CC0-1.0", "ISC", "CC-BY-4.0", "CC-BY-3.0")
@@ -194,11 +194,7 @@ def write_card(
     theirs = families(str(source))
     studied_authors = {theirs[name].author for name in avoid if name in theirs}
     first = corpus.pictures[:: max(1, len(corpus.pictures) // 24)][:24]
-    with torch.no_grad():
-        x = torch.from_numpy(first).permute(0, 3, 1, 2).float() / 127.5 - 1
-        y = pipeline.vae.decode(pipeline.vae.encode(x).latents).sample
-    again = ((y + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    grid(np.concatenate([first[:12], again[:12], first[12:], again[12:]]), 12, 2).save(folder / "reconstructions.png")
+    reconstructions(pipeline.vae, first, 12, folder / "reconstructions.png")
     rows = [Used(**each) for each in json.loads(Path(used).read_text())]
     losses = json.loads(Path(log).read_text())
     text = CARD.format(

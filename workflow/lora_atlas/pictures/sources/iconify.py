@@ -180,7 +180,7 @@ def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | N
         if not icons.flags and (name in flags or FLAG.search(name)):
             return blank | {"reason": "a flag; pictures.icons.flags: true keeps them"}
         try:
-            png = render(str(drawings[name].get("body", "")), _box(drawings[name], data), icons)
+            png = _drawn(drawings[name], data, icons)
         except ValueError as error:
             return blank | {"reason": str(error)}
         return row(png, label, artist, genre, "iconify", family.licence) | {"subject": subject(name)}
@@ -213,7 +213,12 @@ def rendered(path: Path, names: Iterable[str], icons: Icons) -> Iterator[tuple[s
     data = _read_family(path)
     for name in names:
         with contextlib.suppress(ValueError):
-            yield name, render(str(data["icons"][name].get("body", "")), _box(data["icons"][name], data), icons)
+            yield name, _drawn(data["icons"][name], data, icons)
+
+
+def _drawn(drawing: Mapping[str, Any], family: Mapping[str, Any], icons: Icons) -> bytes:
+    """A drawing of a family as PNG; raises ValueError as `render` does."""
+    return render(str(drawing.get("body", "")), _box(drawing, family), icons)
 
 
 def _box(drawing: Mapping[str, Any], family: Mapping[str, Any]) -> tuple[float, float, float, float]:

@@ -66,6 +66,12 @@ onstart:
         )
 
 
+onerror:
+    if not IS_VARIANT:
+        kept = "What is done is kept, and training goes on from its last checkpoint: run the same command again."
+        print(f"\n{kept}\n", file=sys.stderr)
+
+
 if TRAINED:
 
     if not IS_VARIANT:

@@ -23,7 +23,8 @@ if (Path(__file__).parents[1] / "lora_atlas").is_dir():
 else:
     sys.path.append(str(Path(__file__).parents[3]))
 
-AFRESH = "LORA_ATLAS_AFRESH"  # rules and files that the command line forces, or "all"; set by rules/common.smk
+AFRESH = "LORA_ATLAS_AFRESH"  # rules and files that the command line forces, or "all"; set by the Snakefile
+LORAS = "LORA_ATLAS_LORAS"  # study → number of its LoRAs, as JSON; set by rules/common.smk
 
 
 def asked(snakemake: Any) -> SimpleNamespace:
@@ -66,6 +67,7 @@ def job(snakemake: Any, *, parts: Collection[str] | None = None) -> Iterator[Sim
             say=lambda text: os.write(terminal, f"\n{text}\n\n".encode()),
         )
         start = time.perf_counter()
+        _tell_progress(snakemake, terminal)
         try:
             if kept and whole and kept.restore(kept.inputs(), _named(snakemake)):
                 kept.record()
@@ -91,8 +93,8 @@ def job(snakemake: Any, *, parts: Collection[str] | None = None) -> Iterator[Sim
             traceback.print_exc()
             # The library's own errors are sentences for the reader; others need their type.
             ours = type(error).__module__.startswith("lora_atlas")
-            text = str(error) if ours else f"{type(error).__name__}: {error} (traceback in {log})"
-            os.write(terminal, f"\n{snakemake.rule}: {text}\n\n".encode())
+            text = str(error) if ours else f"{type(error).__name__}: {error}"
+            os.write(terminal, f"\n{snakemake.rule}: {text}\nlog: {log}\n\n".encode())
             sys.exit(1)
 
 
@@ -176,6 +178,27 @@ class Parts:
             if found:
                 return name
         return Path(path).name
+
+
+def _tell_progress(snakemake: Any, terminal: int) -> None:
+    """A line now and then; on a terminal, where it scrolls away, more often than into a log that is kept."""
+    from lora_atlas import progress
+
+    named = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
+
+    def say(text: str) -> None:
+        os.write(terminal, f"{named}: {text}{_of_study(snakemake)}; log: {snakemake.log[0]}\n".encode())
+
+    progress.to(say, 15 if os.isatty(terminal) else 60)
+
+
+def _of_study(snakemake: Any) -> str:
+    """How many LoRAs of the study are there, where they are trained."""
+    total = json.loads(os.environ.get(LORAS, "{}")).get(snakemake.config["study"])
+    if not snakemake.rule.endswith("train_loras") or total is None:
+        return ""
+    there = sum(1 for _ in Path("results", snakemake.config["study"], "loras").glob("*/*.safetensors"))
+    return f"; {there} of {total} LoRAs of {snakemake.config['study']} are there"
 
 
 def _named(snakemake: Any) -> dict[str, str]:

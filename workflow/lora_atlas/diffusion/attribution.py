@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .. import progress
 from ..loras.factors import expanded
 from ..loras.files import LoraFile
 from ..seeds import derive_seed
@@ -99,17 +100,20 @@ def differentiate(question: Question, latents: torch.Tensor, names: Sequence[str
     layers = [_Layer(name, denoiser.module.get_submodule(name), consume) for name in names]
     losses = np.zeros(len(latents))
     hooks = [layer.module.register_forward_hook(layer.seen) for layer in layers]
+    asking = progress.task(f"gradients of {len(latents)} pictures", len(latents) * count, unit="samples")
     try:
-        for pictures, which in _batches(len(latents), count, question.batch):
-            here = [(each, _places(pictures, each)) for each in np.unique(pictures).tolist()]
-            for layer in layers:
-                layer.pictures = here
-            t = objective.times(asked.u[which]).to(device)
-            epsilon, x = asked.epsilon[which].to(device), latents[pictures].to(device)
-            error = error_of(denoiser, objective, x, epsilon, t, question.text.first(len(which)))
-            loss = error.square().mean(dim=tuple(range(1, error.ndim))) * objective.weight(t) / count
-            loss.sum().backward()
-            np.add.at(losses, pictures, loss.detach().double().cpu().numpy())
+        with asking as advance:
+            for pictures, which in _batches(len(latents), count, question.batch):
+                here = [(each, _places(pictures, each)) for each in np.unique(pictures).tolist()]
+                for layer in layers:
+                    layer.pictures = here
+                t = objective.times(asked.u[which]).to(device)
+                epsilon, x = asked.epsilon[which].to(device), latents[pictures].to(device)
+                error = error_of(denoiser, objective, x, epsilon, t, question.text.first(len(which)))
+                loss = error.square().mean(dim=tuple(range(1, error.ndim))) * objective.weight(t) / count
+                loss.sum().backward()
+                np.add.at(losses, pictures, loss.detach().double().cpu().numpy())
+                advance(len(which))
     finally:
         for hook in hooks:
             hook.remove()

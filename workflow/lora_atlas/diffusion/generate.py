@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.progress import Progress
 
-from .. import tables
+from .. import progress, tables
 from ..loras.factors import Update
 from ..loras.files import read_lora
 from ..sections import Base
@@ -56,8 +55,7 @@ def generate(
     names = list(loras)
     shape = denoiser.latent_shape(resolution)
     count = 0
-    with Progress(transient=True) as progress:
-        bar = progress.add_task("generating", total=len(names) * sum(setting.count for setting in wanted))
+    with progress.task("generated", len(names) * sum(setting.count for setting in wanted), 0, "pictures") as advance:
         rows: dict[str, list[dict[str, Any]]] = {setting.name: [] for setting in wanted}
         for first in range(0, len(names), K):
             group = names[first : first + K]
@@ -82,7 +80,7 @@ def generate(
                         for (prompt, number), image in zip(asked, of_lora, strict=True)
                     ]
                     count += len(flat)
-                    progress.advance(bar, len(flat))
+                    advance(len(flat))
             stacked.unstack(denoiser.module, layers)
     for name, path in outputs.items():
         order = {lora: i for i, lora in enumerate(names)}

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 
+from .. import progress
 from ..sections import Training
 from . import stacked, state
 from .denoisers import Conditioning, Denoiser
@@ -125,8 +125,8 @@ def run(
 
     step = _Step(material, layers, flat, b)
     clock = time.perf_counter()
-    with Progress(transient=True) as progress:
-        task = progress.add_task("training", total=training.steps, completed=at.step)
+    together = f"{K} LoRAs together" if K > 1 else adapters[0].lora
+    with progress.task(together, training.steps, at.step, "steps") as advance:
         while at.step < training.steps:
             draws = {
                 k: draw(a.stream, a.order, at.step, a.pictures, b, material.denoiser.channels)
@@ -143,7 +143,7 @@ def run(
             optimizer.step()
             _watch(at, error, loss, norm)
             at.step += 1
-            progress.advance(task)
+            advance(1)
             last = at.step == training.steps
             if at.step % LOG_EVERY == 0 or last:
                 clock = _log(at, adapters, step, clock, training)

@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .. import progress
 from ..code import digest
 from ..sections import Base, Probe
 from ..seeds import derive_seed
@@ -103,12 +104,14 @@ def measure(pipeline: Any, targets: Sequence[str], probe: Probe, *, resolution: 
     layers = {name: _Layer(module.get_submodule(name), moments) for name in names}
     hooks = [layer.module.register_forward_hook(layer.seen) for layer in layers.values()]
     try:
-        for start in range(0, count, each):
-            part = slice(start, min(start + each, count))
-            t, epsilon, x = times[part], noise[part], latents[part]
-            index = torch.arange(part.start, part.stop, device=device) % len(probe.prompts)
-            error = error_of(denoiser, objective, x, epsilon, t, text.take(index))
-            error.square().sum().backward()
+        with progress.task("sensitivity of the base", count, unit="samples") as advance:
+            for start in range(0, count, each):
+                part = slice(start, min(start + each, count))
+                t, epsilon, x = times[part], noise[part], latents[part]
+                index = torch.arange(part.start, part.stop, device=device) % len(probe.prompts)
+                error = error_of(denoiser, objective, x, epsilon, t, text.take(index))
+                error.square().sum().backward()
+                advance(part.stop - part.start)
     finally:
         for hook in hooks:
             hook.remove()

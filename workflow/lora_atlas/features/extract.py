@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
-from .. import tables
+from .. import progress, tables
 from ..hub import models as hub
 from ..hub.lock import sha256_of
 from ..pictures.decode import PictureError, crop_square, decode, to_array
@@ -88,7 +89,12 @@ def extract(
     total = 0
     for source, paths in sources.items():
         pictures = (_training if source == "training" else _generated)(paths)
-        rows = [row for _, own in groupby(pictures, lambda each: each.artist) for row in encoder.rows(list(own))]
+        rows = []
+        with progress.task(f"{extractor.library} on {source}", sum(map(_count, paths)), unit="pictures") as advance:
+            for _, group in groupby(pictures, lambda each: each.artist):
+                own = list(group)
+                rows += encoder.rows(own)
+                advance(len(own))
         if not rows:
             raise FeatureError(f"source {source!r}: no picture in {len(paths)} tables; see the reasons in them")
         metadata = {"extractor": _told(extractor), "preprocessing": encoder.recipe, "source": source}
@@ -176,6 +182,14 @@ class _Encoder:
             self._model = self._load()
             self.recipe, self.device = self._model.recipe, self._model.device
         return list(_encoded(self._model, pictures))
+
+
+def _count(path: str | Path) -> int:
+    """Rows of a table, refused pictures among them; 0 where they cannot be told: reading it says why."""
+    try:
+        return pq.read_metadata(path).num_rows
+    except (OSError, ValueError):
+        return 0
 
 
 def _training(paths: Sequence[str | Path]) -> Iterator[_Picture]:

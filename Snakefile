@@ -32,6 +32,8 @@ source on a network, `snakemake models` fetches models of the hub, and `snakemak
 LoRAs a file is near, `snakemake attribute --config query=PICTURES` which LoRAs pictures speak for.
 """
 
+import socket
+import subprocess
 from pathlib import Path
 
 from snakemake.utils import min_version
@@ -62,8 +64,11 @@ onstart:
     if shutil.which("sbatch"):
         os.environ.update(
             LORA_ATLAS_SLURM_NOTES=str(Path(".snakemake/lora_atlas_slurm").resolve()),
+            LORA_ATLAS_DRIVER=f"{socket.gethostname()}:{os.getpid()}",
             PATH=os.pathsep.join([f"{ROOT}/profiles/slurm/bin", *os.get_exec_path()]),
         )
+        if not IS_VARIANT and not workflow.remote_exec:
+            subprocess.run([sys.executable, f"{ROOT}/profiles/slurm/bin/slurm.py", "left"])
 
 
 onerror:

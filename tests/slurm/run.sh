@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# A tiny study on a real SLURM of one machine, which this script sets up, uses and takes down again.
+# A tiny study on a real SLURM of two nodes on one machine, which this script sets up, uses and takes down again.
 #
 # Needs root and Debian's packages:  apt-get install slurm-wlm munge
 # Checks that profiles/slurm submits what is heavy, keeps seconds-long steps local, asks for a GPU in training and
-# generation alone, ends in the tables, and that a second run has nothing to do.
+# generation alone, ends in the tables, and that a second run has nothing to do. Then a node dies in the middle of
+# training, and after that the driver: the LoRAs have the bytes of an undisturbed run.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
@@ -46,12 +47,12 @@ finish() {
   if [ $status != 0 ]; then
     echo "--- what SLURM said"
     tail -n 30 "$work"/slurm/*.log 2>/dev/null || true
-    tail -n 30 "$work/run.log" 2>/dev/null || true
+    tail -n 30 "$work"/*.log 2>/dev/null || true
     find "$work/atlas/.snakemake/slurm_logs" "$work/atlas/results/tiny/logs" -name '*.log' -exec tail -n 20 {} + 2>/dev/null || true
   fi
   # The daemons write into the folder until they have ended: it is removed after that, and the test's verdict is not
   # theirs to change.
-  for daemon in slurmd slurmctld munged; do
+  for daemon in slurmd-one slurmd-two slurmctld munged; do
     ended "$work/slurm/$daemon.pid"
   done
   for _ in $(seq 20); do
@@ -64,18 +65,19 @@ finish() {
 trap finish EXIT
 
 # --- munge and SLURM; all but the configuration lies under $work
-mkdir -p "$work/slurm/state" "$work/slurm/spool"
+mkdir -p "$work/slurm/state" "$work/slurm/spool/one" "$work/slurm/spool/two"
 chmod 755 "$work" "$work/slurm"
 head -c 1024 /dev/urandom > "$work/slurm/munge.key"
 chmod 400 "$work/slurm/munge.key"
 PATH=$PATH:/usr/sbin
 munged --force --key-file="$work/slurm/munge.key" --socket="$work/slurm/munge.socket" --pid-file="$work/slurm/munged.pid" \
   --log-file="$work/slurm/munged.log" --seed-file="$work/slurm/munge.seed"
-# One pretended GPU, so that asking for one is really scheduled. The device file is only ever counted.
+# A pretended GPU each, so that asking for one is really scheduled. The device file is only ever counted.
 mkdir -p /etc/slurm
 cat > /etc/slurm/gres.conf <<EOF
-NodeName=$host Name=gpu File=/dev/null
+NodeName=one,two Name=gpu File=/dev/null
 EOF
+memory=$(free -m | awk '/^Mem/{print int($2 * 0.45)}')
 cat > "$conf" <<EOF
 ClusterName=atlas-test
 SlurmctldHost=$host(127.0.0.1)
@@ -84,13 +86,15 @@ AuthInfo=socket=$work/slurm/munge.socket
 CredType=cred/munge
 SlurmUser=root
 StateSaveLocation=$work/slurm/state
-SlurmdSpoolDir=$work/slurm/spool
+SlurmdSpoolDir=$work/slurm/spool/%n
 SlurmctldPidFile=$work/slurm/slurmctld.pid
-SlurmdPidFile=$work/slurm/slurmd.pid
+SlurmdPidFile=$work/slurm/slurmd-%n.pid
 SlurmctldLogFile=$work/slurm/slurmctld.log
-SlurmdLogFile=$work/slurm/slurmd.log
+SlurmdLogFile=$work/slurm/slurmd-%n.log
 SlurmctldPort=16817
-SlurmdPort=16818
+# A node that does not answer for so many seconds is down, and what ran there has failed.
+SlurmdTimeout=10
+KillWait=2
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -101,17 +105,20 @@ SchedulerParameters=sched_interval=5,bf_interval=5
 ReturnToService=2
 GresTypes=gpu
 MinJobAge=3600
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(free -m | awk '/^Mem/{print int($2 * 0.9)}') Gres=gpu:1 State=UNKNOWN
-PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
+NodeName=one NodeHostname=$host NodeAddr=127.0.0.1 Port=16818 CPUs=$(nproc) RealMemory=$memory Gres=gpu:1 State=UNKNOWN
+NodeName=two NodeHostname=$host NodeAddr=127.0.0.1 Port=16819 CPUs=$(nproc) RealMemory=$memory Gres=gpu:1 State=UNKNOWN
+PartitionName=main Nodes=one,two Default=YES MaxTime=INFINITE State=UP
 EOF
 slurmctld
-slurmd
+slurmd -N one
+slurmd -N two
+idle() { [ "$(sinfo -h -N -o %t 2>/dev/null | sort -u)" = idle ]; }
 for _ in $(seq 60); do
-  [ "$(sinfo -h -o %t 2>/dev/null)" = idle ] && break
+  idle && break
   sleep 1
 done
-sinfo
-[ "$(sinfo -h -o %t)" = idle ]
+sinfo -N
+idle
 
 # --- the study, from a copy, by the profile as it is
 mkdir "$work/atlas"
@@ -162,5 +169,68 @@ if [ "$submitted" != "$expected" ]; then
   exit 1
 fi
 ls results/tiny/tables/clustering.parquet results/tiny/tables/retrieval.parquet results/tiny/charts/comparison.png
+"${run[@]}" 2>&1 | grep "Nothing to be done"
+
+# --- a node that dies, and a driver that dies, in the middle of training
+cat > weather.yaml <<EOF
+study: weather
+pictures: {artists: [maren], per_artist: 10}
+plan: {gallery: [4, 3], query: [3]}
+training: {steps: 400, rank: 2, alpha: 2, batch: 2, warmup: 1}
+resources: {checkpoint_every: 10}
+cache: cache-of-weather
+EOF
+files=(results/weather/loras/maren/{00,01,02}.safetensors)
+"$snakemake" --workflow-profile profiles/default --cores 2 --configfile weather.yaml loras > "$work/calm.log" 2>&1
+mkdir "$work/calm"
+cp "${files[@]}" "$work/calm"
+rm -rf results/weather cache-of-weather
+run=("$snakemake" --workflow-profile profiles/slurm --configfile weather.yaml --slurm-status-command squeue
+  --retries 1 --slurm-init-seconds-before-status-checks 5 --slurm-no-account loras)
+state=results/weather/state/maren/pack-00.pt
+
+# Waits until training has been saved anew; $1: how often it is to be looked for, once a second.
+saved() {
+  touch "$work/since"
+  for _ in $(seq "$1"); do
+    [ "$state" -nt "$work/since" ] && return 0
+    sleep 1
+  done
+  echo "tests/slurm: no checkpoint of training within $1 s" >&2
+  return 1
+}
+training() { squeue -h -t running -o "%i %N %k" | awk '/train_loras/{print $'"$1"'}'; }
+
+"${run[@]}" > "$work/node.log" 2>&1 &
+driver=$!
+saved 180
+job=$(training 1)
+node=$(training 2)
+echo "tests/slurm: node $node dies, where job $job trains"
+kill -9 "$(cat "$work/slurm/slurmd-$node.pid")"
+for process in $(pgrep -f "slurmstepd: \[$job\."); do
+  pkill -9 -P "$process" || true
+  kill -9 "$process" || true
+done
+pkill -9 -f "train_loras.py" || true
+for _ in $(seq 120); do
+  [ "$(squeue -h -t all -j "$job" -o %T)" = NODE_FAIL ] && break
+  sleep 1
+done
+[ "$(squeue -h -t all -j "$job" -o %T)" = NODE_FAIL ]
+saved 400
+[ "$(training 2)" != "$node" ]
+echo "tests/slurm: it goes on elsewhere; now the driver dies"
+kill -9 "$driver"
+wait "$driver" || true
+[ -n "$(training 1)" ]
+slurmd -N "$node"
+"${run[@]}" --unlock > "$work/unlock.log" 2>&1
+"${run[@]}" > "$work/run.log" 2>&1
+grep "jobs that an earlier run left are cancelled" "$work/run.log"
+for file in "${files[@]}"; do
+  cmp "$file" "$work/calm/$(basename "$file")"
+done
+grep "going on from step" results/weather/logs/train/maren.log
 "${run[@]}" 2>&1 | grep "Nothing to be done"
 echo "tests/slurm: 1 passed, 0 failed"

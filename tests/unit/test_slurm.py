@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,28 +21,29 @@ def slurm(tmp_path):
     for name, script in {
         "sbatch": 'echo "77"',
         "sacct": 'test -f "$ROWS" || { echo "no slurmdbd" >&2; exit 1; }; cat "$ROWS"',
-        "squeue": 'cat "$ROWS"',
+        "squeue": 'test -f "$QUEUE" && exec cat "$QUEUE"; cat "$ROWS"',
         "scancel": 'echo "$@" >> "$CANCELLED"',
     }.items():
         (real / name).write_text(f"#!/bin/sh\n{script}\n")
         (real / name).chmod(0o755)
     cancelled = tmp_path / "cancelled"
 
-    def ask(command: str, rows: str | None = "", patience: float = 0) -> tuple[int, list[str], str]:
+    def ask(command: str, rows: str | None = "", patience: float = 0, driver: str = "") -> tuple[int, list[str], str]:
         (tmp_path / "rows").unlink(missing_ok=True)
         if rows is not None:
             (tmp_path / "rows").write_text(rows)
         environment = {
             "PATH": f"{BIN}:{real}:{Path(sys.executable).parent}:/usr/bin:/bin",
             "ROWS": str(tmp_path / "rows"),
+            "QUEUE": str(tmp_path / "queue"),
             "CANCELLED": str(cancelled),
+            "LORA_ATLAS_DRIVER": driver,
             "LORA_ATLAS_SLURM_NOTES": str(tmp_path / "notes"),
             "LORA_ATLAS_SLURM_PATIENCE": str(patience),
         }
         words = ["--job-name", "run", "--parsable"] if command == "sbatch" else ["-X", "--name", "run"]
-        done = subprocess.run(
-            [BIN / command, *words], env=environment, capture_output=True, text=True, check=False, timeout=60
-        )
+        called = [sys.executable, BIN / "slurm.py", "left"] if command == "left" else [BIN / command, *words]
+        done = subprocess.run(called, env=environment, capture_output=True, text=True, check=False, timeout=60)
         gone = cancelled.read_text().strip() if cancelled.exists() else ""
         return done.returncode, done.stdout.split(), gone
 
@@ -96,6 +99,43 @@ def test_without_accounting_every_job_is_given_up_in_the_end(slurm):
     assert slurm("sacct", None) == (0, ["77|CANCELLED"], "77")
 
 
+def test_what_accounting_does_not_say_the_queue_is_asked(slurm, tmp_path):
+    slurm("sbatch")
+    (tmp_path / "queue").write_text("77|RUNNING\n")
+    for accounting in (None, "", "76|RUNNING\n"):  # down; behind; of other jobs
+        status, rows, gone = slurm("sacct", accounting)
+        assert status == 0 and "77|RUNNING" in rows and gone == ""
+    assert "77|COMPLETED" in slurm("sacct", "77|COMPLETED\n")[1]  # accounting wins where it says something
+
+
+def test_jobs_that_a_killed_driver_left_are_cancelled_and_forgotten(slurm, tmp_path):
+    slurm("sbatch", driver=f"{socket.gethostname()}:{dead()}")
+    (tmp_path / "queue").write_text("77\n")
+    threading.Timer(1.5, (tmp_path / "queue").write_text, [""]).start()  # it ends a moment after it was cancelled
+    assert slurm("left") == (0, [], "77")
+    assert not list((tmp_path / "notes").glob("*.json"))
+
+
+def test_jobs_of_a_driver_that_lives_are_left_alone(slurm, tmp_path):
+    slurm("sbatch", driver=f"{socket.gethostname()}:{os.getpid()}")
+    (tmp_path / "queue").write_text("77\n")
+    assert slurm("left") == (0, [], "")
+    assert list((tmp_path / "notes").glob("*.json"))
+
+
+def test_a_job_of_a_killed_driver_that_ended_is_not_cancelled(slurm, tmp_path):
+    slurm("sbatch", driver="elsewhere:1")
+    slurm("sacct", "77|COMPLETED\n")
+    assert slurm("left") == (0, [], "")
+
+
+def dead() -> int:
+    """The number of a process that is no more."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
 def test_tasks_of_an_array_are_of_their_job(slurm):
     slurm("sbatch")
     assert slurm("sacct", "77_1|RUNNING\n77_2|CANCELLED by 5\n")[1] == ["77_1|RUNNING", "77_2|CANCELLED"]
@@ -113,5 +153,5 @@ def test_a_query_that_is_not_of_a_run_is_the_real_one(slurm, tmp_path):
 
 def test_notes_are_kept_by_run(slurm, tmp_path):
     slurm("sbatch")
-    assert set(json.loads((tmp_path / "notes/run.json").read_text())) == {"77"}
+    assert set(json.loads((tmp_path / "notes/run.json").read_text())["jobs"]) == {"77"}
     assert {Path(name).stem for name in os.listdir(tmp_path / "notes")} == {"run"}

@@ -315,9 +315,9 @@ adapter and its own forward pass is the truth. This page is made from `workflow/
 
 Beside its updates a file may hold learnt tokens and whole layers (classifier heads, norms, `modules_to_save`): they are
 left out, and a remark says so. α stands in a tensor of its module, in adapter_config.json, or in the header; where
-tensors and configuration say two scales, the tensors' is used, and a remark says so. sd-scripts trains three LoRAs of a
-fused layer with `split_qkv` and saves them as one of three times the rank beside the α of one: such a file is read, here
-as by every loader, at a third of the strength that it was trained at in those layers."""
+tensors and configuration say two scales, the tensors' is used, and a remark says so. With `split_qkv` sd-scripts trains
+three LoRAs of a fused layer and saves them as one of three times the rank beside the α of one: such a file is read,
+here as by every loader, at a third of the strength that it was trained at in those layers."""
 
 
 def formats_page() -> str:

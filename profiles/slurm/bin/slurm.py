@@ -8,7 +8,10 @@ hands them everything, writes down which jobs were submitted, and answers for th
 - a state is its first word;
 - a job that is in no state in which it can go on, or that is not listed, for longer than LORA_ATLAS_SLURM_PATIENCE
   (45 seconds) is cancelled, so that it cannot run beside its own retry, and reported as CANCELLED;
-- where no state can be had for that long after the first failure, every job is treated so.
+- what accounting does not say, or cannot since it is down, the queue is asked (SLURM's controller answers for it);
+- where no state can be had for that long after the first failure, every job is treated so;
+- jobs that an earlier run of the same folder left, because its driver was killed, are cancelled before the next run
+  submits the same (`python3 slurm.py left`): else both would write the same files.
 
 Standard library only: it runs in whatever Python is there.
 """
@@ -18,6 +21,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -59,9 +63,12 @@ def states(tool: str, arguments: list[str]) -> int:
     begin = time.time()
     while True:
         done = subprocess.run([real(tool), *arguments], capture_output=True, text=True, check=False)
-        rows = [line.split("|") for line in done.stdout.splitlines() if "|" in line] if done.returncode == 0 else []
-        with Notes(option(arguments, "--name", "-n")) as notes:
-            answer, waits = judged({row[0].strip(): row[1].strip() for row in rows}, notes, done.returncode == 0)
+        found, answered, run = rows_of(done), done.returncode == 0, option(arguments, "--name", "-n")
+        with Notes(run) as notes:
+            if tool == "sacct" and any(not note.get("ended") and job not in found for job, note in notes.jobs.items()):
+                queue = [real("squeue"), "--noheader", "--states=all", "--format=%i|%T", f"--name={run}"]
+                found = {**rows_of(subprocess.run(queue, capture_output=True, text=True, check=False)), **found}
+            answer, waits = judged(found, notes, answered)
         # Rather here for a moment than at the plugin's next query, minutes from now.
         if waits is None or waits > begin + MOST - time.time():
             break
@@ -71,6 +78,50 @@ def states(tool: str, arguments: list[str]) -> int:
         return done.returncode
     sys.stdout.write("".join(f"{job}|{state}\n" for job, state in answer.items()))
     return 0
+
+
+def rows_of(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
+    """Job → state, of rows "id|state"; none of a command that failed."""
+    rows = [line.split("|") for line in done.stdout.splitlines() if "|" in line] if done.returncode == 0 else []
+    return {row[0].strip(): row[1].strip() for row in rows}
+
+
+def left() -> int:
+    """Cancel the jobs of earlier runs of this folder whose drivers are gone, wait for their end, and forget them."""
+    jobs: list[str] = []
+    for file in sorted(notes_folder().glob("*.json")):
+        with Notes(file.stem) as notes:
+            if not alive(notes.driver):
+                jobs += [job for job, note in notes.jobs.items() if not note.get("ended")]
+                notes.file.unlink(missing_ok=True)
+                notes.forgotten = True
+    if not jobs:
+        return 0
+    queue = [real("squeue"), "--noheader", "--format=%i", f"--jobs={','.join(jobs)}"]
+    # One that is no longer in the queue has ended; of ids that SLURM has forgotten, squeue says nothing but an error.
+    there = subprocess.run(queue, capture_output=True, text=True, check=False).stdout.split()
+    if there:
+        print(f"SLURM jobs that an earlier run left are cancelled: {', '.join(there)}", file=sys.stderr)
+        subprocess.run([real("scancel"), *there], capture_output=True, check=False)
+        until = time.time() + MOST
+        while time.time() < until and subprocess.run(queue, capture_output=True, text=True, check=False).stdout.split():
+            time.sleep(1)
+    return 0
+
+
+def alive(driver: str | None) -> bool:
+    """Whether the driver "host:process" runs. On another host nobody can tell, and Snakemake's lock of the folder says
+    that it does not."""
+    host, _, process = (driver or "").rpartition(":")
+    if host != socket.gethostname() or process == os.environ.get("LORA_ATLAS_DRIVER", "").rpartition(":")[2]:
+        return False
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def judged(found: dict[str, str], notes: "Notes", answered: bool) -> tuple[dict[str, str], float | None]:
@@ -108,26 +159,34 @@ def judged(found: dict[str, str], notes: "Notes", answered: bool) -> tuple[dict[
     return answer, min(waits, default=None)
 
 
+def notes_folder() -> Path:
+    return Path(os.environ.get("LORA_ATLAS_SLURM_NOTES", ".snakemake/lora_atlas_slurm"))
+
+
 class Notes:
-    """What is known of a run's jobs, in a file of the working directory: id → submitted, stuck (times), ended."""
+    """What is known of a run, in a file of the working directory: its driver, "host:process", and its jobs: id →
+    submitted, stuck (times), ended."""
 
     def __init__(self, run: str | None):
-        folder = Path(os.environ.get("LORA_ATLAS_SLURM_NOTES", ".snakemake/lora_atlas_slurm"))
-        self.file = folder / f"{run or 'unnamed'}.json"
+        self.file = notes_folder() / f"{run or 'unnamed'}.json"
+        self.driver = os.environ.get("LORA_ATLAS_DRIVER")
         self.jobs: dict[str, dict] = {}
+        self.forgotten = False
 
     def __enter__(self) -> "Notes":
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.lock = self.file.with_suffix(".lock").open("w")
         fcntl.flock(self.lock, fcntl.LOCK_EX)  # jobs are submitted while others are asked about
-        with contextlib.suppress(OSError, ValueError):
-            self.jobs = json.loads(self.file.read_text())
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            said = json.loads(self.file.read_text())
+            self.driver, self.jobs = said["driver"], said["jobs"]
         return self
 
     def __exit__(self, *error: object) -> None:
-        beside = self.file.with_suffix(f".{os.getpid()}.part")
-        beside.write_text(json.dumps(self.jobs))
-        beside.replace(self.file)
+        if not self.forgotten:
+            beside = self.file.with_suffix(f".{os.getpid()}.part")
+            beside.write_text(json.dumps({"driver": self.driver, "jobs": self.jobs}))
+            beside.replace(self.file)
         self.lock.close()
 
 
@@ -143,6 +202,8 @@ def option(arguments: list[str], *names: str) -> str | None:
 
 if __name__ == "__main__":
     command, given = sys.argv[1], sys.argv[2:]
+    if command == "left":
+        sys.exit(left())
     if command == "sbatch":
         sys.exit(submit(given))
     if option(given, "--name", "-n") is None:  # nothing that the plugin asks of a run

@@ -1,3 +1,4 @@
+# make install        the environment in .venv, pinned by hash: some 6.4 GB
 # make demo           the embedded study, from nothing
 # make test           everything that should hold; make test-fast: what needs no Snakemake and no training
 # make lint           style of code and rules, and types; make format mends style
@@ -17,11 +18,13 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 export OMP_WAIT_POLICY = PASSIVE
 
 
-.PHONY: demo help findings test test-fast lint format docs modules readme slurm-test extras lock clean clean-results
+.PHONY: install demo help findings test test-fast lint format docs modules readme slurm-test extras lock clean clean-results
 
 demo: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason
 	@PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo
+
+install: .venv/installed
 
 findings: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason --configfile workflow/studies/findings.yaml
@@ -55,7 +58,7 @@ format: .venv/installed
 readme: demo
 	mkdir -p docs
 	cp $(addprefix results/demo/charts/,weight_map.png comparison.png worth.png) docs/
-	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo --readme README.md
+	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo --readme README.md --page docs/descriptors.md
 
 # What families and names of LoRA files are told by; a test holds it against diffusers.
 modules: .venv/installed

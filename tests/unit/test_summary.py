@@ -5,7 +5,7 @@ import pytest
 from lora_atlas import tables
 from lora_atlas.descriptors import ACROSS, GENERATED, LEARNT, WEIGHTS, Descriptor, kinds, restored, stored
 from lora_atlas.findings.cost import seconds_per_lora, seconds_per_picture
-from lora_atlas.summary import lines, main, markdown, marked
+from lora_atlas.summary import Line, lines, main, markdown, marked, shortened
 from lora_atlas.views import View
 
 
@@ -167,14 +167,26 @@ def test_what_was_not_measured_has_no_seconds():
 def test_readme_is_rewritten_between_its_marks(study, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- results: written by `make readme` -->\nold\n<!-- /results -->\nafter\n")
-    main([str(study), "--readme", str(readme)])
-    text = readme.read_text()
+    page = tmp_path / "descriptors.md"
+    page.write_text(readme.read_text())
+    main([str(study), "--readme", str(readme), "--page", str(page)])
+    assert markdown(shortened(lines(*read(study)))) in readme.read_text()
+    text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert markdown(lines(*read(study))) in text
     assert "old" not in text
     with pytest.raises(ValueError, match="lacks the marks"):
         marked("nothing", "table")
+
+
+def test_of_each_kind_the_best_two_are_shown_first_and_the_plain_weights():
+    found = [
+        Line(name, kind, (1.0 - i / 10, 0.0, 1.0), 1.0, 1.0, 0.1, None)
+        for kind, names in {"weights": "abc", "control": "xy"}.items()
+        for i, name in enumerate([*names, "delta"] if kind == "weights" else names)
+    ]
+    assert [line.descriptor for line in shortened(found)] == ["a", "b", "delta", "x", "y"]
 
 
 def test_it_prints_and_says_what_is_missing(study, tmp_path, capsys):

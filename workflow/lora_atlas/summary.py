@@ -1,6 +1,7 @@
 """The result of a study in a few lines: how well each description of a LoRA tells artists, and what it costs.
 
-``python -m lora_atlas.summary results/demo`` prints it; ``--readme README.md`` puts it between that file's marks.
+``python -m lora_atlas.summary results/demo`` prints it; ``--page FILE`` puts it between that file's marks, and
+``--readme FILE`` what one looks at first.
 """
 
 import argparse
@@ -84,6 +85,12 @@ def markdown(found: list[Line]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def shortened(found: list[Line], plain: str = "delta") -> list[Line]:
+    """Of each kind the best two, and the plain weights: what one looks at first."""
+    place = {line.descriptor: sum(other.kind == line.kind for other in found[:i]) for i, line in enumerate(found)}
+    return [line for line in found if place[line.descriptor] < 2 or line.descriptor == plain]
+
+
 def marked(text: str, table: str) -> str:
     """The text with the table between its marks; ValueError where there are no marks."""
     start, end = "<!-- results: written by `make readme` -->", "<!-- /results -->"
@@ -97,34 +104,37 @@ def marked(text: str, table: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="lora_atlas.summary", description=__doc__.splitlines()[0])
     parser.add_argument("study", type=Path, help="the study's folder, such as results/demo")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="write the table into FILE instead of printing it")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the table into FILE instead of printing it")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="write its most telling lines into FILE")
     asked = parser.parse_args(arguments)
     try:
         parts = [tables.read(asked.study / "tables" / f"{t}.parquet", t) for t in ("retrieval", "clustering", "cost")]
     except tables.TableError as error:
         sys.exit(f"{error}\nrun `snakemake tables` first")
     found = lines(*parts)
-    if asked.readme:
-        asked.readme.write_text(marked(asked.readme.read_text(), markdown(found)))
+    for file, shown in ((asked.page, found), (asked.readme, shortened(found))):
+        if file:
+            file.write_text(marked(file.read_text(), markdown(shown)))
+    if asked.page or asked.readme:
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(
+    printed = Table(
         title="Telling artists apart: a query LoRA among the gallery's", title_justify="left", box=SIMPLE_HEAD
     )
     for number, name in enumerate(HEADER[:1] + HEADER[2:]):
-        shown.add_column(name, justify="right" if number else "left", no_wrap=True)
+        printed.add_column(name, justify="right" if number else "left", no_wrap=True)
     for kind in KINDS:
         part = [line for line in found if line.kind == kind]
         if part:
-            shown.add_row(f"[bold]{kind}[/bold]")
+            printed.add_row(f"[bold]{kind}[/bold]")
         for name, _, *scores in _columns(part):
-            shown.add_row("  " + name, *scores)
-        shown.add_section()
+            printed.add_row("  " + name, *scores)
+        printed.add_section()
     console = Console()
-    console.print(shown)
+    console.print(printed)
     console.print(f"Chance: mAP {found[0].chance:.2f}, ARI 0.  Tables: {asked.study / 'tables'}", soft_wrap=True)
     for chart in sorted((asked.study / "charts").glob("*.png")):
         console.print(f"Chart: {chart}", soft_wrap=True)

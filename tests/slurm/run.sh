@@ -181,12 +181,12 @@ resources: {checkpoint_every: 10}
 cache: cache-of-weather
 EOF
 files=(results/weather/loras/maren/{00,01,02}.safetensors)
-"$snakemake" --workflow-profile profiles/default --cores 2 --configfile weather.yaml loras > "$work/calm.log" 2>&1
+"$snakemake" --workflow-profile profiles/default --cores 2 --configfile weather.yaml -- loras > "$work/calm.log" 2>&1
 mkdir "$work/calm"
 cp "${files[@]}" "$work/calm"
 rm -rf results/weather cache-of-weather
 run=("$snakemake" --workflow-profile profiles/slurm --configfile weather.yaml --slurm-status-command squeue
-  --retries 1 --slurm-init-seconds-before-status-checks 5 --slurm-no-account loras)
+  --retries 1 --slurm-init-seconds-before-status-checks 5 --slurm-no-account)
 state=results/weather/state/maren/pack-00.pt
 
 # Waits until training has been saved anew; $1: how often it is to be looked for, once a second.
@@ -201,7 +201,7 @@ saved() {
 }
 training() { squeue -h -t running -o "%i %N %k" | awk '/train_loras/{print $'"$1"'}'; }
 
-"${run[@]}" > "$work/node.log" 2>&1 &
+"${run[@]}" -- loras > "$work/node.log" 2>&1 &
 driver=$!
 saved 180
 job=$(training 1)
@@ -226,11 +226,11 @@ wait "$driver" || true
 [ -n "$(training 1)" ]
 slurmd -N "$node"
 "${run[@]}" --unlock > "$work/unlock.log" 2>&1
-"${run[@]}" > "$work/run.log" 2>&1
+"${run[@]}" -- loras > "$work/run.log" 2>&1
 grep "jobs that an earlier run left are cancelled" "$work/run.log"
 for file in "${files[@]}"; do
   cmp "$file" "$work/calm/$(basename "$file")"
 done
 grep "going on from step" results/weather/logs/train/maren.log
-"${run[@]}" 2>&1 | grep "Nothing to be done"
+"${run[@]}" -- loras 2>&1 | grep "Nothing to be done"
 echo "tests/slurm: 1 passed, 0 failed"

@@ -218,8 +218,29 @@ def _schema_problems(config: Mapping[str, Any], schema: Mapping[str, Any]) -> It
                 yield f"{said}such a name is written, with both spaces, --config '{quoted(place, '[a] {b}: c')}'"
             else:
                 yield f"{said}such a name is written with ./ before it, as ./2024_11"
+        elif error.validator == "type":
+            yield f"{place or 'config'}: {_mistyped(error.instance, error.validator_value)}"
         else:
             yield f"{place}: {error.message}"
+
+
+_KINDS = {
+    "array": "a list", "object": "a mapping of keys", "string": "text", "integer": "a whole number",
+    "number": "a number", "boolean": "true or false", "null": "null",
+}  # fmt: skip
+
+
+def _mistyped(value: Any, wanted: str | Sequence[str]) -> str:
+    """What a value of another type is to be, in words of YAML and not of its schema."""
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    said = json.dumps(value, ensure_ascii=False, default=str)
+    said = said if len(said) <= 60 else f"{said[:57]}…"
+    hint = ""
+    if "array" in wanted and not isinstance(value, Mapping):
+        hint = f"; a single one is written [{value}]"
+    elif "string" in wanted and isinstance(value, bool | int | float):
+        hint = f"; in quotes it is text: '{value}'"
+    return f"expected {' or '.join(_KINDS[kind] for kind in wanted)}, found {said}{hint}"
 
 
 def _near(name: str, known: Sequence[Any]) -> str:

@@ -174,17 +174,16 @@ ls results/tiny/tables/clustering.parquet results/tiny/tables/retrieval.parquet 
 # --- a node that dies, and a driver that dies, in the middle of training
 cat > weather.yaml <<EOF
 study: weather
-pictures: {artists: [maren], per_artist: 10}
+pictures: {artists: [maren, joris], per_artist: 10}
 plan: {gallery: [4, 3], query: [3]}
-training: {steps: 400, rank: 2, alpha: 2, batch: 2, warmup: 1}
-resources: {checkpoint_every: 10}
+training: {steps: 200, rank: 2, alpha: 2, batch: 2, warmup: 1}
+resources: {checkpoint_every: 5, artists_per_job: 2}
 cache: cache-of-weather
 EOF
-files=(results/weather/loras/maren/{00,01,02}.safetensors)
+files=(results/weather/loras/{maren,joris}/{00,01,02}.safetensors)
 "$snakemake" --workflow-profile profiles/default --cores 2 --configfile weather.yaml -- loras > "$work/calm.log" 2>&1
-mkdir "$work/calm"
-cp "${files[@]}" "$work/calm"
-rm -rf results/weather cache-of-weather
+mv results/weather "$work/calm"
+rm -rf cache-of-weather
 run=("$snakemake" --workflow-profile profiles/slurm --configfile weather.yaml --slurm-status-command squeue
   --retries 1 --slurm-init-seconds-before-status-checks 5 --slurm-no-account)
 state=results/weather/state/maren/pack-00.pt
@@ -229,7 +228,7 @@ slurmd -N "$node"
 "${run[@]}" -- loras > "$work/run.log" 2>&1
 grep "jobs that an earlier run left are cancelled" "$work/run.log"
 for file in "${files[@]}"; do
-  cmp "$file" "$work/calm/$(basename "$file")"
+  cmp "$file" "$work/calm/${file#results/weather/}"
 done
 grep "going on from step" results/weather/logs/train/maren.log
 "${run[@]}" -- loras 2>&1 | grep "Nothing to be done"

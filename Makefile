@@ -1,6 +1,7 @@
 # make install        the environment in .venv, pinned by hash: some 6.4 GB
 # make demo           the embedded study, from nothing
 # make test           everything that should hold; make test-fast: what needs no Snakemake and no training
+# make test-reruns    all changes of docs/reruns.md, a quarter of an hour, and its table
 # make lint           style of code and rules, and types; make format mends style
 # make findings       the study with other seeds and settings, two hours on two cores, into FINDINGS.md
 # make readme         README's pictures and numbers, from the study's tables
@@ -18,7 +19,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 export OMP_WAIT_POLICY = PASSIVE
 
 
-.PHONY: install demo help findings test test-fast lint format docs modules readme slurm-test extras lock clean clean-results
+.PHONY: install demo help findings test test-fast test-reruns lint format docs modules readme slurm-test extras lock clean clean-results
 
 demo: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason
@@ -41,6 +42,9 @@ test: .venv/installed
 # What needs no Snakemake and no training: seconds to a few minutes, while you write.
 test-fast: .venv/installed
 	$(BIN)/python -m pytest -q -m "not slow"
+
+test-reruns: .venv/installed
+	LORA_ATLAS_CHANGES=all $(BIN)/python -m pytest -q tests/workflow/test_reruns.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -62,3 +62,11 @@ def test_nothing_is_said_of_the_last_and_nothing_without_anybody_to_say_it_to(sa
 )
 def test_times_are_said_as_people_ask_for_them(seconds, text):
     assert progress.duration(seconds) == text
+
+
+def test_jobs_are_told_how_many_loras_each_study_will_have(monkeypatch):
+    monkeypatch.delenv(progress.LORAS, raising=False)
+    assert progress.expected("demo") is None
+    progress.expect("demo", 72)
+    progress.expect("demo/variants/seed1", 36)
+    assert (progress.expected("demo"), progress.expected("demo/variants/seed1")) == (72, 36)

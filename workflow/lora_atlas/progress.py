@@ -5,10 +5,13 @@ A stage says what it does with ``task``; where the words go, and how often, is s
 """
 
 import contextlib
+import json
+import os
 import time
 from collections.abc import Callable, Iterator
 
 Say = Callable[[str], object]
+LORAS = "LORA_ATLAS_LORAS"  # study → number of its LoRAs, as JSON: jobs inherit it
 
 _say: Say | None = None
 _every = 60.0
@@ -19,6 +22,16 @@ def to(say: Say | None, every: float = 60.0) -> None:
     """Lines go to `say`, one in `every` seconds at most; None: nowhere."""
     global _say, _every
     _say, _every = say, every
+
+
+def expect(study: str, loras: int) -> None:
+    """Let jobs know how many LoRAs a study will have."""
+    os.environ[LORAS] = json.dumps({**json.loads(os.environ.get(LORAS, "{}")), study: loras})
+
+
+def expected(study: str) -> int | None:
+    """How many LoRAs a study will have, where that was said."""
+    return json.loads(os.environ.get(LORAS, "{}")).get(study)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from lora_atlas import (
     config as configuration,
     descriptors,
     keys,
+    progress,
     schema,
     sections,
     settings,
@@ -92,10 +93,7 @@ PICTURES_NEED = [config["pictures"]["manifest"], config["folder"]] if config["pi
 # Whether an artist's rows of the plan depend on nothing but the artist's own pictures.
 PLANNED_APART = config["plan"]["content"] == studies.FREE and not config["plan"]["mixtures"]
 NUMBERS = studies.lora_numbers(config["plan"])
-# Jobs say how far the study is (scripts/job.py).
-os.environ["LORA_ATLAS_LORAS"] = json.dumps(
-    {**json.loads(os.environ.get("LORA_ATLAS_LORAS", "{}")), STUDY: len(ARTISTS) * len(NUMBERS)}
-)
+progress.expect(STUDY, len(ARTISTS) * len(NUMBERS))
 # Artists whose LoRAs one job trains together, and has generate together; a pack is called by the first of them.
 PACKS = studies.packs(list(ARTISTS), config["resources"]["artists_per_job"])
 MODELS = [name for name, extractor in config["extractors"].items() if descriptors.looks(extractor)]

@@ -24,7 +24,6 @@ else:
     sys.path.append(str(Path(__file__).parents[3]))
 
 AFRESH = "LORA_ATLAS_AFRESH"  # rules and files that the command line forces, or "all"; set by the Snakefile
-LORAS = "LORA_ATLAS_LORAS"  # study → number of its LoRAs, as JSON; set by rules/common.smk
 
 
 def asked(snakemake: Any) -> SimpleNamespace:
@@ -194,7 +193,9 @@ def _tell_progress(snakemake: Any, terminal: int) -> None:
 
 def _of_study(snakemake: Any) -> str:
     """How many LoRAs of the study are there, where they are trained."""
-    total = json.loads(os.environ.get(LORAS, "{}")).get(snakemake.config["study"])
+    from lora_atlas import progress
+
+    total = progress.expected(snakemake.config["study"])
     if not snakemake.rule.endswith("train_loras") or total is None:
         return ""
     there = sum(1 for _ in Path("results", snakemake.config["study"], "loras").glob("*/*.safetensors"))

@@ -19,6 +19,7 @@ from ..loras.files import LoraFile
 from ..loras.formats import Spec
 from ..loras.kinds import NAMED
 
+CONVERTED = 2**18  # numbers that are converted together: what a core keeps near
 _EXPONENT = 0x7C00  # of float16: infinite or NaN where all its bits are set
 
 
@@ -36,6 +37,26 @@ class Stack:
 
     def __len__(self) -> int:
         return len(self.ranks)
+
+    def halves(self) -> tuple["Stack", "Stack"]:
+        """The first and the second half of its updates."""
+        n = (len(self) + 1) // 2
+        at = sum(self.ranks[:n])
+        cut = (None, None) if self.rows is None else (self.rows[:n], self.rows[n:])
+        return (
+            Stack(self.A[:at], self.B[:n], self.ranks[:n], cut[0]),
+            Stack(self.A[at:], self.B[n:], self.ranks[n:], cut[1]),
+        )
+
+    def dense(self, rows: slice, out: np.ndarray) -> np.ndarray:
+        """Those rows of the updates themselves, into `out` (n, rows, in)."""
+        if self.rows is not None:
+            B = self.rows.reshape(len(self), -1, self.ranks[0])[:, rows]
+            return np.matmul(B, self.A.reshape(len(self), self.ranks[0], -1), out=out)
+        stops = np.cumsum(self.ranks)
+        for found, B, stop, r in zip(out, self.B, stops, self.ranks, strict=True):
+            np.matmul(B[rows], self.A[stop - r : stop], out=found)
+        return out
 
     def updates(self, module: str) -> list[Update]:
         """The same as updates that share its memory."""
@@ -123,7 +144,16 @@ def _read_all(places: Sequence[Place], A: np.ndarray, B: np.ndarray, own: Buffer
         for (file, spec, descriptor), a, b in zip(places, A, B, strict=True):
             _read(file, spec, descriptor, a, b)
         return
-    m, cut, count = len(places), A[0].size, A[0].size + B[0].size
+    cut, count = A[0].size, A[0].size + B[0].size
+    step = max(CONVERTED // count, 1)
+    for start in range(0, len(places), step):
+        part = slice(start, start + step)
+        _convert(places[part], cut, count, A[part], B[part], own)
+
+
+def _convert(places: Sequence[Place], cut: int, count: int, A: np.ndarray, B: np.ndarray, own: Buffer) -> None:
+    """The same of a few modules, `count` numbers each, of which A is the first `cut`."""
+    m = len(places)
     bits = own.array("bits", (m, count), np.int16)
     rows = bits.view(np.uint8)
     for (file, spec, descriptor), row in zip(places, rows, strict=True):

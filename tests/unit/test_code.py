@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_atlas.code import PACKAGE, closure, data, digest, done
+from lora_atlas.code import PACKAGE, _Sources, closure, data, digest, done
 from lora_atlas.weights.gram import KERNELS
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +139,31 @@ def test_the_digest_names_the_files_and_the_adapter(tmp_path):
     (tmp_path / "two.py").write_text("x = 1\n")
     one, two = (digest("tables", also=[tmp_path / name]) for name in ("one.py", "two.py"))
     assert len({one, two, digest("tables"), digest("seeds")}) == 4 and digest("tables") == digest("tables")
+
+
+def test_what_is_remembered_of_sources_is_what_they_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".snakemake").mkdir()
+    monkeypatch.setattr("sys.dont_write_bytecode", True)  # so that nothing is kept beside the code
+    source = tmp_path / "one.py"
+    source.write_text("from ..atomic import replacing\n\n\ndef f():\n    from .. import tables, seeds\n")
+    first = _Sources()
+    found = first.of(source)
+    assert found.imports == [(2, "atomic", ["replacing"]), (2, None, ["tables", "seeds"])]
+    assert found.done == done(source.read_bytes())
+    first.keep()
+    (memo,) = (tmp_path / ".snakemake").iterdir()
+    again = _Sources()
+    monkeypatch.setattr("ast.parse", None)  # nothing is parsed twice
+    assert again.of(source) == found
+    monkeypatch.undo()
+    source.write_text("x = 1\n")
+    for each in (again, _Sources()):  # another content is another source, within a process too
+        assert each.of(source).imports == [] and each.of(source).done == done(b"x = 1\n")
+    for damaged in (b"", b"[]", b'{"rules": 1}', memo.read_bytes().replace(b'"rules": "', b'"rules": "0')):
+        memo.write_bytes(damaged)
+        monkeypatch.chdir(tmp_path)
+        assert _Sources().of(source).done == done(b"x = 1\n")
 
 
 def test_tables_beside_code_are_in_its_digest():

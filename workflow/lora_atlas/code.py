@@ -6,18 +6,108 @@ touch, a fresh clone, a comment or a docstring reruns nothing.
 """
 
 import ast
+import contextlib
 import hashlib
+import importlib.util
+import json
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .atomic import replacing
 from .keys import DIGESTS, key
 
 PACKAGE = Path(__file__).parent
 INSTALLED = PACKAGE.parent / "lora_atlas_workflow"  # the workflow, where pip has put it beside the library
 # The folder of the Snakefile, its schemas, studies and models.
 PROJECT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parents[1]
+
+
+KNOWN = 2_000  # sources that are remembered at most
+Import = tuple[int, str | None, list[str]]  # dots, module and names of a `from … import …` with dots
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is known of a source by its bytes alone."""
+
+    done: str
+    imports: list[Import]
+
+
+class _Sources:
+    """What sources do and import, remembered beside what Python compiled of them: parsing them all takes seconds, and
+    every start of Snakemake asks. Kept by the bytes of a source, and of this file, whose rules these are.
+
+    Where Python writes nothing there (it was told not to, or the project is somebody else's), Snakemake's own folder of
+    the working directory has it.
+    """
+
+    def __init__(self) -> None:
+        name = f"sources.{sys.implementation.cache_tag}.json"
+        beside = Path(importlib.util.cache_from_source(__file__)).with_name(name)
+        self.memos = [*([] if sys.dont_write_bytecode else [beside]), Path(".snakemake", f"lora_atlas_{name}")]
+        self.rules = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+        self._known: dict[str, _Source] | None = None
+        self._found: dict[Path, tuple[tuple[int, ...], _Source]] = {}
+        self._new = 0
+
+    def of(self, file: Path) -> _Source:
+        stat = file.stat()
+        sign = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        found = self._found.get(file)
+        if found is None or found[0] != sign:
+            found = self._found[file] = (sign, self._of_bytes(file.read_bytes()))
+        return found[1]
+
+    def _of_bytes(self, source: bytes) -> _Source:
+        known = self._remembered()
+        name = hashlib.sha256(source).hexdigest()
+        if name not in known:
+            imports: list[Import] = []
+            known[name] = _Source(_done(source, imports), imports)
+            self._new += 1
+        return known[name]
+
+    def _remembered(self) -> dict[str, _Source]:
+        if self._known is None:
+            self._known = {}
+            for memo in self.memos:
+                with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+                    self._known |= self._read(memo)
+        return self._known
+
+    def _read(self, memo: Path) -> dict[str, _Source]:
+        said = json.loads(memo.read_bytes())
+        if said["rules"] != self.rules:
+            return {}
+        return {
+            name: _Source(str(done), [(int(level), module, list(names)) for level, module, names in imports])
+            for name, (done, imports) in said["sources"].items()
+        }
+
+    def keep(self) -> None:
+        """Write down what is new; where nothing can be written, it is found again by the next process."""
+        if not self._new:
+            return
+        known = self._remembered()
+        if len(known) > KNOWN:  # what this process did not ask for is then mostly of files as they were
+            used = {id(source) for _, source in self._found.values()}
+            known = {name: source for name, source in known.items() if id(source) in used}
+        said = {name: (source.done, source.imports) for name, source in known.items()}
+        for memo in self.memos:
+            if memo.parent.is_dir():
+                with contextlib.suppress(OSError):
+                    with replacing(memo) as temporary:
+                        temporary.write_text(json.dumps({"rules": self.rules, "sources": said}))
+                    break
+        self._new = 0
+
+
+_SOURCES = _Sources()
 
 
 def closure(*modules: str) -> list[Path]:
@@ -37,16 +127,22 @@ def closure(*modules: str) -> list[Path]:
 
 def digest(*modules: str, also: Sequence[Path] = ()) -> str:
     """SHA-256 of what the closure's files, tables beside them, and others do: what other code computed is not its."""
-    files = {file.relative_to(PACKAGE).as_posix(): file for file in closure(*modules)}
-    tables = {file.relative_to(PACKAGE).as_posix(): file for file in data(*modules)}
+    within = closure(*modules)
+    files = {file.relative_to(PACKAGE).as_posix(): file for file in within}
+    tables = {file.relative_to(PACKAGE).as_posix(): file for file in _tables(within)}
     files |= {file.name: file for file in also}
-    does = {name: DIGESTS.of(file, "code", done) for name, file in files.items()}
+    does = {name: _SOURCES.of(file).done for name, file in files.items()}
+    _SOURCES.keep()
     return key(does | {name: DIGESTS.file(file) for name, file in tables.items()})
 
 
 def data(*modules: str) -> list[Path]:
     """Tables (JSON) in the folders of the closure's files: code reads them from there."""
-    return sorted({table for file in closure(*modules) for table in file.parent.glob("*.json")})
+    return _tables(closure(*modules))
+
+
+def _tables(files: Sequence[Path]) -> list[Path]:
+    return sorted({table for folder in {file.parent for file in files} for table in folder.glob("*.json")})
 
 
 def done(source: bytes) -> str:
@@ -54,6 +150,11 @@ def done(source: bytes) -> str:
 
     Empty parts are those that a later Python adds to its trees. Docstrings count where the source reads them.
     """
+    return _done(source, [])
+
+
+def _done(source: bytes, imports: list[Import]) -> str:
+    """The same; what is imported from the package is added to `imports`, so that a tree is walked once."""
     tree = ast.parse(source)
     if b"__doc__" not in source:
         for node in ast.walk(tree):
@@ -61,7 +162,7 @@ def done(source: bytes) -> str:
                 node.body
             ):
                 del node.body[0]
-    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()
+    return hashlib.sha256(repr(_plain(tree, imports)).encode()).hexdigest()
 
 
 def _told(body: Sequence[ast.stmt]) -> bool:
@@ -69,30 +170,32 @@ def _told(body: Sequence[ast.stmt]) -> bool:
     return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
 
 
-def _plain(node: Any) -> Any:
+def _plain(node: Any, imports: list[Import]) -> Any:
+    if isinstance(node, list):
+        return [_plain(each, imports) for each in node]
+    if not isinstance(node, ast.AST):
+        return node
     if isinstance(node, ast.Constant):
-        return type(node.value).__name__, repr(node.value)
-    if isinstance(node, ast.AST):
-        fields = [(name, getattr(node, name, None)) for name in node._fields]
-        return type(node).__name__, [(name, _plain(each)) for name, each in fields if each is not None and each != []]
-    return [_plain(each) for each in node] if isinstance(node, list) else node
+        return "Constant", type(node.value).__name__, repr(node.value)
+    if isinstance(node, ast.ImportFrom) and node.level:
+        imports.append((node.level, node.module, [alias.name for alias in node.names]))
+    values = [(name, getattr(node, name, None)) for name in node._fields]
+    return type(node).__name__, [(name, _plain(each, imports)) for name, each in values if each not in (None, [])]
 
 
 @cache
 def _imports(file: Path) -> tuple[Path, ...]:
     package = file.parent.relative_to(PACKAGE).parts
     files = [init for depth in range(len(package) + 1) if (init := PACKAGE.joinpath(*package[:depth], "__init__.py"))]
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1] + tuple(
-                (node.module or "").split(".") if node.module else ()
-            )
-            for alias in node.names:
-                inner = _try(base + (alias.name,))
-                files.append(inner or _file(base))
+    for level, module, names in _SOURCES.of(file).imports:
+        base = package[: len(package) - level + 1] + tuple(module.split(".") if module else ())
+        for name in names:
+            inner = _try((*base, name))
+            files.append(inner or _file(base))
     return tuple(files)
 
 
+@cache
 def _try(parts: tuple[str, ...]) -> Path | None:
     module = PACKAGE.joinpath(*parts)
     return next((f for f in (module.with_suffix(".py"), module / "__init__.py") if f.is_file()), None)

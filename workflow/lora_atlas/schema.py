@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .code import PROJECT
 from .descriptors import BY_GRADIENT, SCALES, WEIGHTINGS
 from .diffusion.targets import TARGETS
 from .embeddings.components import CALIBRATIONS
 from .embeddings.describe import WEIGHT_CONTROLS
 from .features.extract import EXTRACTORS
+from .keys import read_yaml
 from .loras.names import BLOCKS, COMPONENTS
 from .metrics.ranking import DISTANCES
 from .pictures.sources import SOURCES
@@ -45,7 +44,7 @@ REGISTRIES: dict[str, list[str]] = {
 
 def read(path: str | Path = SCHEMA) -> dict[str, Any]:
     """The schema with every registry's names in place. Raises KeyError for a registry that does not exist."""
-    return _filled(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    return _filled(read_yaml(Path(path).read_text(encoding="utf-8")))
 
 
 def _filled(schema: Any) -> Any:

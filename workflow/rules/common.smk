@@ -1,13 +1,13 @@
 """Functions that the rules share. The configuration is checked here, before any job exists."""
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -46,7 +46,7 @@ if workflow.is_main_process:
 try:
     config = configuration.check(
         # A module may be given the keys alone that differ.
-        configuration.filled(config, yaml.safe_load((ROOT / "config.yaml").read_text())),
+        configuration.filled(config, keys.read_yaml((ROOT / "config.yaml").read_text())),
         schema.read(),
         ROOT,
     )
@@ -159,11 +159,19 @@ wildcard_constraints:
 
 
 def code(adapter, *modules):
-    """A digest of what an adapter and its modules of the library do: an edit is seen, a touch or a comment is not."""
+    """A digest of what an adapter and its modules of the library do: an edit is seen, a touch or a comment is not.
+
+    A function, as params may be: what it looks at is many files, and most rules have no job in a run.
+    """
     script = ROOT / "workflow/scripts" / f"{adapter}.py"
     if not script.is_file():
         raise WorkflowError(f"code({adapter!r}, …): there is no {script}; first the adapter is named, then its modules")
-    return library.digest(*modules, also=[script])
+
+    @functools.cache
+    def does():
+        return library.digest(*modules, also=[script])
+
+    return lambda wildcards: does()
 
 
 def asked(adapter, modules, **settings):
@@ -172,9 +180,10 @@ def asked(adapter, modules, **settings):
     Settings may be functions of wildcards. What a path leads to is said by content (`described`): where things are,
     and which machine does the work, is no part of it, and adapters take that from the configuration.
     """
-    known = {"job": adapter, "code": code(adapter, *modules), "environment": ENVIRONMENT}
+    does = code(adapter, *modules)
 
     def said(wildcards):
+        known = {"job": adapter, "code": does(wildcards), "environment": ENVIRONMENT}
         own = {name: value(wildcards) if callable(value) else value for name, value in settings.items()}
         return keys.canonical({**known, "settings": own})
 

@@ -73,7 +73,7 @@ def test_modules_of_a_component_and_block_add_up_to_their_matrix(files):
             np.testing.assert_allclose(np.sum(parts, axis=0), K, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("limits", [{"TILE_BYTES": 1}, {"TILE_RANK": 5}, {"OPEN_FILES": 0}], ids=str)
+@pytest.mark.parametrize("limits", [{"TILE_BYTES": 1}, {"LARGEST": 25}, {"OPEN_FILES": 0}], ids=str)
 def test_tiles_change_no_matrix(files, monkeypatch, limits):
     expected, _ = module_grams(files, ALL)
     for name, value in limits.items():

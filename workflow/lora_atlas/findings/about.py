@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..descriptors import looks
+from ..keys import read_yaml
 from ..pictures import sources
 from ..sections import Pictures
 
@@ -38,7 +37,7 @@ def _learnt(model: str, root: Path) -> str:
     folder = root / model
     told = folder.parent / "about.yaml"
     if folder.is_dir() and told.is_file():
-        known = yaml.safe_load(told.read_text(encoding="utf-8")) or {}
+        known = read_yaml(told.read_text(encoding="utf-8")) or {}
         if isinstance(known, dict) and folder.name in known:
             return str(known[folder.name])
     return f"what its authors say of {model.removeprefix('hf-hub:')}; nothing beside it says it here"

@@ -14,6 +14,7 @@ rows of both belong to the same rank-one terms, and ``pieces``, plain updates of
 serve the Gram and the sketch engine alike. Convolutions are matrices too: in = channels × height × width.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -158,11 +159,27 @@ def inner(left: Factored, right: Factored) -> float:
 
 
 def expanded(update: Factored) -> Update:
-    """The update as one plain pair of factors, of its full rank."""
+    """The update as one plain pair of factors, of its full rank: rank-one terms are pairs, the first's outermost."""
     if isinstance(update, Update):
         return update
-    pieces = list(update.pieces())
-    return Update(update.module, np.concatenate([p.A for p in pieces]), np.concatenate([p.B for p in pieces], axis=1))
+    out, width = update.shape
+    B, A = np.empty((out, update.rank), np.float32), np.empty((update.rank, width), np.float32)
+    expand(update, B, A.T)
+    return Update(update.module, A, B)
+
+
+def expand(update: Factored, B: np.ndarray, At: np.ndarray) -> None:
+    """The same into B (out, r) and Aᵀ (in, r)."""
+    if isinstance(update, Update):
+        B[:], At[:] = update.B, update.A.T
+        return
+    first, second = update.first, update.second
+    ranks = (first.rank, second.rank)
+    for found, one, other in ((B, first.B, second.B), (At, first.A.T, second.A.T)):
+        if isinstance(update, KroneckerUpdate):
+            found[:] = (one[:, None, :, None] * other[None, :, None, :]).reshape(found.shape)
+        else:
+            found[:] = (one[:, :, None] * other[:, None, :]).reshape(len(one), math.prod(ranks))
 
 
 def finite(update: Factored) -> bool:

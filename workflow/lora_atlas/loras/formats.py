@@ -298,6 +298,7 @@ def _shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
     return kind.shape(own)
 
 
+@lru_cache(maxsize=2**14)
 def _elsewhere(key: str) -> bool:
     """Whether a key is of no module: of all of them, or of kohya's OFT, whose parts are called as LyCORIS' are, and
     which turns biases too."""
@@ -305,12 +306,12 @@ def _elsewhere(key: str) -> bool:
 
 
 def _put_named(container: Container, found: _Found, key: str, places: Mapping[str, Place | None]) -> None:
-    for part, pattern in _SHARED.items():
-        if pattern.fullmatch(key):
-            found.shared[part] = key
-            return
+    elsewhere = _elsewhere(key)
+    if elsewhere and (shared := next((part for part, pattern in _SHARED.items() if pattern.fullmatch(key)), None)):
+        found.shared[shared] = key
+        return
     name, part, naming = _split(key, container)
-    where = places[name] if name and not _elsewhere(key) else None
+    where = places[name] if name and not elsewhere else None
     if where is None:
         reason = next((why for pattern, why in FOREIGN if pattern.fullmatch(key)), None)
         if reason is None and not part and _WHOLE.fullmatch(key) and not _ADAPTER.search(key):
@@ -326,6 +327,15 @@ def _put_named(container: Container, found: _Found, key: str, places: Mapping[st
 
 def _split(key: str, container: Container) -> tuple[str, str, str | None]:
     """Module's name, part, and the convention where the part shows it; an empty name where there is no known part."""
+    split = _split_key(key)
+    if not split[0] and key.endswith(".weight") and f"{key.removesuffix('.weight')}.on_input" in container.entries:
+        return key.removesuffix(".weight"), "ia3_weight", None  # LyCORIS' IA³
+    return split
+
+
+@lru_cache(maxsize=2**14)
+def _split_key(key: str) -> tuple[str, str, str | None]:
+    """The same by the key alone."""
     if match := _PROCESSOR.fullmatch(key):
         to = match["to"]
         leaf = f"{to}_proj" if match["hold"] == "self_attn" else "to_out.0" if to == "out" else f"to_{to}"
@@ -338,8 +348,6 @@ def _split(key: str, container: Container) -> tuple[str, str, str | None]:
             return match["module"], part, None
     if match := _MODULATION.fullmatch(key):
         return f"{match['module']}.modulation", "diff", None
-    if key.endswith(".weight") and f"{key.removesuffix('.weight')}.on_input" in container.entries:  # LyCORIS' IA³
-        return key.removesuffix(".weight"), "ia3_weight", None
     return "", "", None
 
 

@@ -154,7 +154,7 @@ def _looked_up(named: Named, entry: Entry, arch: Architecture, variant: Variant 
         return Place(modules, naming, swapped=swapped)
     rows = None
     if shape is not None:
-        rows = arch.rows(entry, named.parsed[1], shape, variant) if variant else None
+        rows = arch.rows(entry.parsed(named.parsed[1]), shape, variant) if variant else None
         rows = rows or _divided(len(modules), shape, grouped=entry.order == "%")
     return Place(modules, naming, rows or ())
 

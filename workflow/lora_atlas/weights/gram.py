@@ -4,9 +4,10 @@ For two updates of one module,
 
     ⟨ΔW₁, ΔW₂⟩ = tr(A₁ᵀB₁ᵀ B₂A₂) = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ),
 
-products of size r × r, and N LoRAs at once are two matrix products of stacked factors. Modules are streamed and LoRAs
-tiled: memory holds one module of a tile of LoRAs, never a ΔW and never a matrix of N × parameters. A module that a LoRA
-lacks is a zero update; LoRAs of several ranks and kinds (LoHa, LoKr) are stacked side by side.
+products of size r × r, and N LoRAs at once are two matrix products of stacked factors; where ranks are so high that the
+updates themselves are less work, a few rows of them at a time. Modules are streamed and LoRAs tiled: memory holds one
+module of a tile of LoRAs, never a whole ΔW and never a matrix of N × parameters. A module that a LoRA lacks is a zero
+update; LoRAs of several ranks and kinds (LoHa, LoKr) are stacked side by side.
 
 Sums over modules are in float64. Products are in float64 where that costs next to nothing, else in float32: the error
 of an inner product is then some 10⁻⁷ of the norms, a thousandth of what rounding to float16 did to the file.
@@ -22,6 +23,8 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..loras.container import LoraFileError, digest
-from ..loras.factors import Factored, Update, expanded, inner
+from ..loras.factors import Factored, KroneckerUpdate, Update, expanded, inner
 from ..loras.files import LoraFile, open_lora
 from ..loras.kinds import NAMED
 from ..loras.names import block, component
@@ -42,8 +45,10 @@ Group = Stack | Sequence[Factored]
 Read = Callable[[Sequence[int], str, str], Group]  # a module of a tile of files, for one side
 ReadModule = Callable[[Sequence[int], str], Group]  # the same of one module
 
-TILE_BYTES = 160 * 2**20  # of stacked float32 factors of one module
-TILE_RANK = 4096  # of all LoRAs of a tile together; their products are matrices of that size
+TILE_BYTES = 256 * 2**20  # of stacked float32 factors of one module
+LARGEST = 4096**2  # numbers of a matrix of products of factors
+ROWS = 2**22  # numbers of rows of updates that are formed together
+DENSE = 0.8  # of the multiplications of factored products below which those of updates are worth their memory
 DOUBLE = 2**27  # multiplications up to which a product is in float64
 SMALL = 2**18  # numbers of raw factors up to which they are copied to float64
 EXPAND = 2**22  # numbers up to which a LoHa or LoKr is stacked as a plain pair
@@ -66,15 +71,17 @@ def delta(left: Group, right: Group | None = None) -> np.ndarray:
     left = _listed(left)
     right = left if right is None else _listed(right)
     K = np.zeros((len(left), len(right)))
-    plain_left, odd_left = _plain(left)
-    plain_right, odd_right = (plain_left, odd_left) if same else _plain(right)
-    if plain_left and plain_right:
-        K[np.ix_(list(plain_left), list(plain_right))] = _products(
-            of_updates(list(plain_left.values())), None if same else of_updates(list(plain_right.values()))
-        )
+    groups, odd = _sorted(left)
+    groups_right, odd_right = (groups, odd) if same else _sorted(right)
+    for n, mine in enumerate(groups):
+        for its in groups_right[n:] if same else groups_right:
+            found = _between(mine, None if its is mine else its)
+            K[np.ix_(mine.places, its.places)] = found
+            if same and its is not mine:
+                K[np.ix_(its.places, mine.places)] = found.T
     for i in range(len(left)):
-        for j in odd_right if i not in odd_left else range(len(right)):
-            if same and j < i and i in odd_left and j in odd_left:
+        for j in odd_right if i not in odd else range(len(right)):
+            if same and j < i and i in odd and j in odd:
                 K[i, j] = K[j, i]
             else:
                 K[i, j] = inner(left[i], right[j])
@@ -85,19 +92,67 @@ def _listed(group: Group) -> Sequence[Factored]:
     return group.updates("") if isinstance(group, Stack) else group
 
 
-def _plain(updates: Sequence[Factored]) -> tuple[dict[int, Update], set[int]]:
-    """Those that are plain, or small enough to be made so, by position; and the positions of the others."""
-    small = {i: u for i, u in enumerate(updates) if isinstance(u, Update) or u.rank * sum(u.shape) <= EXPAND}
-    return {i: expanded(u) for i, u in small.items()}, set(range(len(updates))) - set(small)
+@dataclass(frozen=True)
+class _Alike:
+    """Updates that are handled together, and where they stand; `cut`: the shapes of both factors of Kronecker products,
+    which all have, or None."""
+
+    updates: Sequence[Factored]
+    places: Sequence[int]
+    cut: tuple[tuple[int, int], ...] | None
+
+    @cached_property
+    def stack(self) -> Stack:
+        return of_updates([expanded(update) for update in self.updates])
+
+    def part(self, name: str) -> list[Update]:
+        return [getattr(update, name) for update in self.updates]
+
+
+def _between(left: _Alike, right: _Alike | None) -> np.ndarray:
+    """Inner products of two groups, or of one with itself."""
+    other = left if right is None else right
+    if left.cut is not None and left.cut == other.cut:
+        # ⟨C⊗D, E⊗F⟩ = ⟨C, E⟩⟨D, F⟩ (Van Loan 2000, §2).
+        first, second = (
+            delta(left.part(name), None if right is None else right.part(name)) for name in ("first", "second")
+        )
+        return first * second
+    return _products(left.stack, None if right is None else right.stack)
+
+
+def _sorted(updates: Sequence[Factored]) -> tuple[list[_Alike], set[int]]:
+    """Updates that are plain, or small enough to be made so, in groups; and the positions of the others."""
+    places: dict[tuple[tuple[int, int], ...] | None, list[int]] = {}
+    odd: set[int] = set()
+    for i, update in enumerate(updates):
+        if not isinstance(update, Update) and update.rank * sum(update.shape) > EXPAND:
+            odd.add(i)
+            continue
+        cut = (update.first.shape, update.second.shape) if isinstance(update, KroneckerUpdate) else None
+        places.setdefault(cut, []).append(i)
+    return [_Alike([updates[i] for i in where], where, cut) for cut, where in places.items()], odd
 
 
 def _products(left: Stack, right: Stack | None) -> np.ndarray:
-    """Inner products (n, m) float64 of stacked updates; of one stack with itself where `right` is None."""
-    ranks = (left.ranks, (right or left).ranks)
-    work = sum(ranks[0]) * sum(ranks[1]) * (left.A.shape[1] + len(left.B[0]))
-    kind: np.dtype = np.dtype(np.float64 if work <= DOUBLE else np.float32)
+    """Inner products (n, m) float64 of stacked updates; of one stack with itself where `right` is None.
+
+    By products of the factors, R² (in + out) multiplications for ranks that sum to R, or by the updates themselves, a
+    few rows of all of them at a time, R · in · out + n² · in · out: what is less work.
+    """
+    other = left if right is None else right
+    ranks = (left.ranks, other.ranks)
+    (total, its), out, width = map(sum, ranks), len(left.B[0]), left.A.shape[1]
+    half = 0.5 if right is None else 1.0  # a matrix by its own transpose is half the work
+    work = half * total * its * (out + width)
+    dense = (total + (0 if right is None else its) + half * len(left) * len(other)) * out * width
+    if work > DOUBLE and dense < DENSE * work:
+        return _by_rows(left, right)
+    if total * its > LARGEST and max(len(left), len(other)) > 1:
+        return _in_parts(left, right)
+    kind: np.dtype = np.dtype(np.float64 if total * its * (out + width) <= DOUBLE else np.float32)
     A, B = left.A.astype(kind, copy=False), np.concatenate(left.B, axis=1, dtype=kind)
-    if right is None:  # a matrix by its own transpose is half the work
+    if right is None:
         products = A @ A.T
         products *= B.T @ B
     else:
@@ -111,6 +166,33 @@ def _products(left: Stack, right: Stack | None) -> np.ndarray:
             starts = np.cumsum([0, *sizes])[:-1]
             products = np.add.reduceat(products, starts, axis=axis, dtype=np.float64)
     return products
+
+
+def _in_parts(left: Stack, right: Stack | None) -> np.ndarray:
+    """The same, half by half of the larger side, where the products of all factors would be too large a matrix."""
+    if right is None:
+        first, second = left.halves()
+        corner = _products(first, second)
+        return np.block([[_products(first, None), corner], [corner.T, _products(second, None)]])
+    if len(left) < len(right):
+        return _products(right, left).T
+    return np.concatenate([_products(part, right) for part in left.halves()])
+
+
+def _by_rows(left: Stack, right: Stack | None) -> np.ndarray:
+    """The same from the rows of the updates, in float32, their sums in float64."""
+    out, width = len(left.B[0]), left.A.shape[1]
+    count = len(left) + (0 if right is None else len(right))
+    step = max(ROWS // (count * width), 1)
+    kept = Buffer()
+    K = np.zeros((len(left), len(left if right is None else right)))
+    for start in range(0, out, step):
+        rows = slice(start, min(start + step, out))
+        X = left.dense(rows, kept.array("left", (len(left), rows.stop - start, width), np.float32))
+        Y = X if right is None else right.dense(rows, kept.array("right", (len(right), *X.shape[1:]), np.float32))
+        X, Y = X.reshape(len(X), -1), Y.reshape(len(Y), -1)
+        K += X @ (X if right is None else Y).T
+    return K
 
 
 def _flat(side: str) -> Callable[..., np.ndarray]:
@@ -299,27 +381,27 @@ def add_products(
                     total[np.ix_(other, tile)] += K.T
 
 
-def _weight(file: LoraFile, module: str) -> tuple[int, int]:
-    """Bytes and rank that a module of a file takes in a tile."""
+def _bytes(file: LoraFile, module: str) -> int:
+    """Bytes that a module of a file takes in a tile."""
     spec = file.layout.specs[module]
     rank = spec.rank**2 if NAMED[spec.kind].squared else spec.rank
-    return 4 * rank * sum(spec.shape), rank
+    return 4 * rank * sum(spec.shape)
 
 
 def tiles(files: Sequence[LoraFile], module: str, among: np.ndarray | None = None) -> Iterator[list[int]]:
     """Those of the files that have a module, as many at a time as are worth reading at once; `among` (N,): of these
     alone."""
     tile: list[int] = []
-    room, rank = TILE_BYTES, TILE_RANK
+    room = TILE_BYTES
     for i, file in enumerate(files):
         if module not in file.layout.specs or not (among is None or among[i]):
             continue
-        size, its = _weight(file, module)
-        if tile and (size > room or its > rank):
+        size = _bytes(file, module)
+        if tile and size > room:
             yield tile
-            tile, room, rank = [], TILE_BYTES, TILE_RANK
+            tile, room = [], TILE_BYTES
         tile.append(i)
-        room, rank = room - size, rank - its
+        room -= size
     if tile:
         yield tile
 

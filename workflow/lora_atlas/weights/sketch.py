@@ -20,7 +20,7 @@ costs one. Exact Gram matrices cost N² instead.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,18 @@ from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix
 
 from ..loras.container import LoraFileError, open_container, opened
-from ..loras.factors import Factored
+from ..loras.factors import Factored, KroneckerUpdate, expand, expanded, inner
 from ..loras.files import LoraFile
 from ..loras.names import block, component
 from ..tables import replacing
-from .gram import delta
-from .stack import Buffer, is_plain, thin
+from .gram import EXPAND, delta
+from .stack import Buffer, is_plain, read_alike
 
 NUMBERS = 600_000  # of a sketch: 1024 for each of the 560 attention layers of an SDXL
 SMALLEST, LARGEST = 64, 2**16  # D
 STRIDE = 64  # modules of all sketches that are in memory together
+TOGETHER = 2**17  # numbers that are transformed together: what a core keeps near
+SCATTERED = 2**23  # places of hashes that are kept
 SEED = 0  # one for all studies: sketches of one file are then the same everywhere, and can be kept
 
 
@@ -59,16 +61,31 @@ class Hashes:
 
     def __init__(self, seed: int = SEED):
         self.seed = seed
-        self._drawn: dict[tuple[str, str, int, int], csr_matrix] = {}
+        self._drawn: dict[tuple[tuple[str, ...], str, int, int], csr_matrix] = {}
+        self._size = 0
 
     def of(self, module: str, side: str, length: int, D: int) -> csr_matrix:
-        key = (module, side, length, D)
+        return self.together((module,), side, length, D)
+
+    def together(self, modules: tuple[str, ...], side: str, length: int, D: int) -> csr_matrix:
+        """Those of several modules of one length along a diagonal, (m · D, m · length)."""
+        key = (modules, side, length, D)
         if key not in self._drawn:
+            if self._size > SCATTERED:  # of other layouts of modules, which a folder has many of
+                self._drawn.clear()
+                self._size = 0
             # Bits of SHAKE-128: the same on every machine and with every version of numpy.
-            stream = hashlib.shake_128(json.dumps([self.seed, module, side]).encode()).digest(4 * length)
-            bits = np.frombuffer(stream, "<u4")
+            streams = (
+                hashlib.shake_128(json.dumps([self.seed, module, side]).encode()).digest(4 * length)
+                for module in modules
+            )
+            bits = np.frombuffer(b"".join(streams), "<u4").reshape(len(modules), length)
             signs = np.where(bits >> 31, np.float32(1), np.float32(-1))
-            self._drawn[key] = csr_matrix((signs, (bits % np.uint32(D), np.arange(length))), shape=(D, length))
+            places = bits % np.uint32(D) + D * np.arange(len(modules))[:, None]
+            shape = (len(modules) * D, len(modules) * length)
+            columns = np.arange(shape[1])
+            self._drawn[key] = csr_matrix((signs.ravel(), (places.ravel(), columns)), shape=shape)
+            self._size += len(columns)
         return self._drawn[key]
 
 
@@ -81,44 +98,106 @@ def size(modules: int, numbers: int = NUMBERS) -> int:
 def sketch(file: LoraFile, *, numbers: int = NUMBERS, hashes: Hashes | None = None) -> Sketch:
     """The sketch of a file; raises LoraFileError for what cannot be read."""
     hashes, D = hashes or Hashes(), size(len(file.layout.specs), numbers)
-    parts, norms, own = {}, {}, Buffer()
+    parts: dict[str, np.ndarray] = {}
+    norms: dict[str, float] = {}
+    own = Buffer()
     with file.reading() as descriptor, np.errstate(over="ignore", invalid="ignore"):
+        for modules, B, At, s, squares in _alike(file, D, descriptor, own):
+            found = _projected(modules, B, At, D, hashes)
+            found *= s.astype(np.float32)[:, None]
+            for module, part, square in zip(modules, found, squares, strict=True):
+                _check(file, module, part, square)
+                parts[module], norms[module] = part, math.sqrt(max(square, 0.0))
         for module in file.layout.specs:
-            if is_plain(file, module):
-                B, At, s = thin(file, module, descriptor, own)
-                parts[module] = s * _projected(module, [(B, At)], D, hashes)
-                square = s**2 * float(np.vdot(_squares(B), _squares(At)))
-            else:
+            if module not in parts:  # too large to be one pair of factors
                 update = file.update(module, descriptor)
-                parts[module], square = project(update, D, hashes), delta([update])[0, 0]
-            if not (np.isfinite(parts[module]).all() and np.isfinite(square)):
-                file.update(module, descriptor)  # names keys that are not finite
-                raise LoraFileError(f"{file.path}: the update of {module} is too large for float32")
-            norms[module] = math.sqrt(max(square, 0.0))
-    return Sketch(D, parts, norms)
+                part, square = project(update, D, hashes), inner(update, update)
+                _check(file, module, part, square)
+                parts[module], norms[module] = part, math.sqrt(max(square, 0.0))
+    order = list(file.layout.specs)
+    return Sketch(D, {module: parts[module] for module in order}, {module: norms[module] for module in order})
+
+
+def _check(file: LoraFile, module: str, part: np.ndarray, square: float) -> None:
+    if not (math.isfinite(square) and np.isfinite(part).all()):
+        file.update(module)  # names keys that are not finite
+        raise LoraFileError(f"{file.path}: the update of {module} is too large for float32")
+
+
+# Modules, B (m, out, r), Aᵀ (m, in, r), s (m,), and the squared norms.
+Alike = tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray, list[float]]
+
+
+def _alike(file: LoraFile, D: int, descriptor: int | None, own: Buffer) -> Iterator[Alike]:
+    """A file's modules with those of their shape and rank, as many as are worth handling together: what they are, and
+    so every rounding, is the file's alone. Those that are no small pair of factors are left out."""
+    plain: dict[tuple[int, ...], list[str]] = {}
+    others: dict[tuple[int, ...], list[Factored]] = {}
+    for module, spec in file.layout.specs.items():
+        if is_plain(file, module):
+            plain.setdefault((*spec.shape, spec.rank), []).append(module)
+    for (_, _, r), modules in plain.items():
+        for names in _cut(modules, D * r):
+            B, At, s = read_alike(file, names, descriptor, own)
+            squares = s**2 * np.einsum("mij,mij->m", _squares(B), _squares(At))
+            yield tuple(names), B, At, s, squares.tolist()
+    for module in file.layout.specs:
+        if not is_plain(file, module):
+            update = file.update(module, descriptor)
+            if update.rank * sum(update.shape) > EXPAND:
+                continue
+            waiting = others.setdefault((*update.shape, update.rank), [])
+            waiting.append(update)
+            if len(waiting) * D * update.rank >= TOGETHER:
+                yield _stacked(waiting, own)
+                waiting.clear()
+    yield from (_stacked(waiting, own) for waiting in others.values() if waiting)
+
+
+def _stacked(updates: Sequence[Factored], own: Buffer) -> Alike:
+    (out, width), r, m = updates[0].shape, updates[0].rank, len(updates)
+    B, At = own.array("B", (m, out, r), np.float32), own.array("A", (m, width, r), np.float32)
+    for update, b, at in zip(updates, B, At, strict=True):
+        expand(update, b, at)
+    squares = [
+        inner(update, update) if isinstance(update, KroneckerUpdate) else delta([update])[0, 0] for update in updates
+    ]
+    return tuple(update.module for update in updates), B, At, np.ones(m), squares
+
+
+def _cut(modules: Sequence[str], each: int) -> Iterator[Sequence[str]]:
+    step = max(TOGETHER // each, 1)
+    return (modules[start : start + step] for start in range(0, len(modules), step))
 
 
 def _squares(X: np.ndarray) -> np.ndarray:
-    """XᵀX (r, r) float64 of X (n, r); float32 products do where n is a layer's width, not where it is a million."""
-    if len(X) <= 2**15:
-        return (X.T @ X).astype(np.float64)
-    return np.asarray(sum(_squares(half) for half in np.array_split(X, 2)))
+    """XᵀX (m, r, r) float64 of X (m, n, r); float32 products do where n is a layer's width, not where it is a
+    million."""
+    if X.shape[1] <= 2**15:
+        return np.matmul(X.transpose(0, 2, 1), X).astype(np.float64)
+    return np.asarray(sum(_squares(half) for half in np.array_split(X, 2, axis=1)))
 
 
 def project(update: Factored, D: int, hashes: Hashes) -> np.ndarray:
     """TensorSketch (D,) float32 of one update."""
-    pieces = ((piece.B, np.ascontiguousarray(piece.A.T)) for piece in update.pieces())
-    return _projected(update.module, pieces, D, hashes)
+    pieces = [expanded(update)] if update.rank * sum(update.shape) <= EXPAND else update.pieces()
+    found = np.zeros(D, np.float32)
+    for piece in pieces:
+        At = np.ascontiguousarray(piece.A.T)
+        found += _projected((update.module,), piece.B[None], At[None], D, hashes)[0]
+    return found
 
 
-def _projected(module: str, pieces: Iterable[tuple[np.ndarray, np.ndarray]], D: int, hashes: Hashes) -> np.ndarray:
-    """The sketch (D,) of a sum of B Aᵀᵀ, given as B (out, r) and Aᵀ (in, r)."""
-    total = np.zeros(D // 2 + 1, np.complex64)
-    for B, At in pieces:
-        spectrum = scipy.fft.rfft(hashes.of(module, "out", len(B), D) @ B, axis=0, overwrite_x=True)
-        spectrum *= scipy.fft.rfft(hashes.of(module, "in", len(At), D) @ At, axis=0, overwrite_x=True)
-        total += spectrum.sum(1)
-    return scipy.fft.irfft(total, D).astype(np.float32)
+def _projected(modules: tuple[str, ...], B: np.ndarray, At: np.ndarray, D: int, hashes: Hashes) -> np.ndarray:
+    """The sketches (m, D) of modules B A, given as B (m, out, r) and Aᵀ (m, in, r)."""
+    spectra = []
+    for side, X in (("out", B), ("in", At)):
+        m, n, r = X.shape
+        scattered = hashes.together(modules, side, n, D) @ X.reshape(m * n, r)
+        spectra.append(scipy.fft.rfft(scattered.reshape(m, D, r), axis=1, overwrite_x=True))
+    spectra[0] *= spectra[1]
+    total = spectra[0] @ np.ones(B.shape[2], np.complex64)
+    return scipy.fft.irfft(total, D, axis=1).astype(np.float32)
 
 
 def projected_dense(module: str, X: np.ndarray, D: int, hashes: Hashes) -> np.ndarray:

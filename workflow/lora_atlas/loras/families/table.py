@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 
 from .origins import ORIGINS
 from .released import TABLE, numbers, unfolded
@@ -19,6 +19,7 @@ from .released import TABLE, numbers, unfolded
 Numbers = tuple[int, ...]
 Ranges = tuple[tuple[tuple[int, int], ...], ...]  # for each number of a name, the ranges that it may be in
 Shape = tuple[int, int]
+Modules = tuple[tuple[str, Numbers], ...]  # the modules that a layer is, as `parsed`
 
 _FUSED = (("to_qkv", ("to_q", "to_k", "to_v")), ("to_kv", ("to_k", "to_v")),
           ("to_added_qkv", ("add_q_proj", "add_k_proj", "add_v_proj")))  # fmt: skip
@@ -30,6 +31,7 @@ _DIGITS, _TOKENS = re.compile(r"\d{1,9}"), re.compile(r"#|\d+")
 _BETWEEN = re.compile(r"(?<!\.)\.(?!\.)")  # dots between parts, not those of a range
 
 
+@lru_cache(maxsize=2**15)
 def parsed(name: str) -> tuple[str, Numbers]:
     """A name without its dots and digits, and the numbers that they were."""
     flat = name.replace(".", "_")
@@ -73,6 +75,10 @@ class Entry:
             a is None or n in a for a, n in zip(self.allowed, found, strict=True)
         )
 
+    def parsed(self, found: Numbers) -> "Modules":
+        """The same, each as `parsed`."""
+        return tuple(parsed(module) for module in self.named(found))
+
     def named(self, found: Numbers) -> tuple[str, ...]:
         """The modules of a name with these numbers."""
         free = [str(n) for a, n in zip(self.allowed, found, strict=True) if a is None or len(a) > 1]
@@ -92,6 +98,7 @@ class Variant:
     rank: int
     rows: Mapping[str, tuple[tuple[Ranges, tuple[int, ...]], ...]]
 
+    @lru_cache(maxsize=2**16)  # noqa: B019 - variants are the table's, for as long as a process lives
     def shape(self, flat: str, found: Numbers) -> tuple[int, ...] | None:
         """The shape of a module, None where there is none."""
         for ranges, shape in self.rows.get(flat, ()):
@@ -190,11 +197,11 @@ class Architecture:
         """What a name is here; None where no module can be it."""
         return next((entry for entry in self.names.get(flat, ()) if entry.takes(found)), None)
 
-    def rows(self, entry: Entry, found: Numbers, shape: Shape, variant: Variant) -> tuple[int, ...] | None:
+    def rows(self, modules: Modules, shape: Shape, variant: Variant) -> tuple[int, ...] | None:
         """The rows of each of the modules that a layer of this shape is in a released size; None where it is not."""
         counts = []
-        for module in entry.named(found):
-            known = variant.shape(*parsed(module))
+        for module in modules:
+            known = variant.shape(*module)
             if known is None:
                 return None
             if len(known) == 1:
@@ -204,9 +211,9 @@ class Architecture:
             counts.append(known[0])
         return tuple(counts) if sum(counts) == shape[0] else None
 
-    def proportioned(self, entry: Entry, found: Numbers, shape: Shape, variant: Variant) -> bool:
+    def proportioned(self, modules: Modules, shape: Shape, variant: Variant) -> bool:
         """Whether a layer is as much taller than wide as that of a released size: a small model of it is."""
-        known = [variant.shape(*parsed(module)) for module in entry.named(found)]
+        known = [variant.shape(*module) for module in modules]
         out = sum(each[0] for each in known if each)
         return all(each and len(each) == 2 and out * shape[1] == shape[0] * each[1] for each in known)
 
@@ -280,29 +287,29 @@ def spoken(names: Sequence[Named], claim: str | None = None) -> tuple[Architectu
         return None
     best = max(votes.values())
     found = []
-    for n in sorted(n for n, count in votes.items() if count == best):
+    candidates = sorted(n for n, count in votes.items() if count == best)
+    for n in candidates:
         arch = said.architectures[n]
         entries = [(each, arch.entry(*each.parsed)) for each in names if kin(each.model, arch)]
         known = [(each, entry) for each, entry in entries if entry is not None]
         if not known:
             continue
+        shaped = [(entry, entry.parsed(each.parsed[1]), each.shape) for each, entry in known if each.shape is not None]
         fits = {
-            variant: sum(
-                each.shape is not None and arch.rows(entry, each.parsed[1], each.shape, variant) is not None
-                for each, entry in known
-            )
+            variant: sum(arch.rows(modules, shape, variant) is not None for _, modules, shape in shaped)
             for variant in arch.variants
         }
         variant = max(arch.variants, key=lambda v: fits[v])
         shown = _SHOWN.get(arch.cls)
         if shown and not fits[variant] and not any(shown in each.name for each, _ in known):
             continue
-        alike = max(
-            sum(each.shape is not None and arch.proportioned(entry, each.parsed[1], each.shape, variant)
-                for each, entry in known)
-            for variant in arch.variants
-        )  # fmt: skip
-        likely = sum(each.shape is not None and _likely(entry, each.shape) for each, entry in known)
+        alike = likely = 0
+        if len(candidates) > 1:  # else there is nothing to choose
+            alike = max(
+                sum(arch.proportioned(modules, shape, variant) for _, modules, shape in shaped)
+                for variant in arch.variants
+            )
+            likely = sum(_likely(entry, shape) for entry, _, shape in shaped)
         claimed = claim is not None and any(v.family == claim for v in arch.variants)
         found.append(
             ((len(known), fits[variant], likely, alike, claimed, -n), arch, variant if fits[variant] else None)

@@ -6,6 +6,7 @@ Kinds are asked in turn whether the parts of a module are theirs, and the first 
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 from .blocks import C3A, DELORA, GRALORA, SHIRA, SUPER
 from .dora import DORA
@@ -43,7 +44,11 @@ SHARED: frozenset[str] = frozenset(part for kind in KINDS for part in kind.share
 
 def kind_of(parts: Iterable[str]) -> Kind:
     """The kind of an update with these parts; of none that is known, a LoRA, which then lacks its pair."""
-    names = frozenset(parts) - {"alpha"}
+    return _kind_of(frozenset(parts) - {"alpha"})
+
+
+@lru_cache(maxsize=2**10)
+def _kind_of(names: frozenset[str]) -> Kind:
     return next((kind for kind in KINDS if kind.is_of(names)), LORA)
 
 

@@ -36,7 +36,7 @@ def closure(*modules: str) -> list[Path]:
 
 
 def digest(*modules: str, also: Sequence[Path] = ()) -> str:
-    """SHA-256 of what the closure's files, tables beside them, and others do: what other code computed is not its."""
+    """SHA-256 of what the closure's files, tables and templates beside them, and others do: what other code computed is not its."""
     files = {file.relative_to(PACKAGE).as_posix(): file for file in closure(*modules)}
     tables = {file.relative_to(PACKAGE).as_posix(): file for file in data(*modules)}
     files |= {file.name: file for file in also}
@@ -45,8 +45,9 @@ def digest(*modules: str, also: Sequence[Path] = ()) -> str:
 
 
 def data(*modules: str) -> list[Path]:
-    """Tables (JSON) in the folders of the closure's files: code reads them from there."""
-    return sorted({table for file in closure(*modules) for table in file.parent.glob("*.json")})
+    """Tables (JSON) and templates in the folders of the closure's files: code reads them from there."""
+    beside = ("*.json", "templates/*")
+    return sorted({table for file in closure(*modules) for kind in beside for table in file.parent.glob(kind)})
 
 
 def done(source: bytes) -> str:

@@ -34,8 +34,8 @@ SIDES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
 @dataclass(frozen=True)
 class Placed:
     """LoRAs of one space on a page: `points`, one row a point with its place (0 to 1) and its label's side; `members`,
-    the LoRAs of each point, by its first; `near`, the neighbours of points (one, other) with whether they are `related`;
-    `lines`, one row a line."""
+    the LoRAs of each point, by its first; `near`, the neighbours of points (one, other), whether they are `beyond` noise, and
+    whether a line links them (`related`); `lines`, one row a line."""
 
     points: pd.DataFrame
     members: Mapping[str, list[str]]
@@ -148,7 +148,7 @@ def _points(
     frame[["x", "y"]] = over_the_page(layout(vectors[first], seed))
     is_nearest = near["other"] == near["one"].map(nearest["other"])
     beyond = near["cosine"] > max(ALIKE, _noise(vectors[first]))
-    near = near.assign(related=beyond & ((near["p"] <= RELATED) | is_nearest))
+    near = near.assign(beyond=beyond, related=beyond & ((near["p"] <= RELATED) | is_nearest))
     frame["side"] = _sides(frame, count.to_numpy())
     return Placed(frame, members, near, _lines(frame, near[near["related"]]))
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import tables
+from ..collection.chance import LEVEL
 from ..collection.spaces import spaces
 from .collection import Placed
 from .page import Finding
@@ -88,7 +89,7 @@ def write(path: str | Path, study: str, rows: Sequence[Row], where: Mapping[str,
 def _lead(rows: Sequence[Row], usable: int, count: int) -> str:
     copies = sum(bool(row["copy_of"]) and row["status"] == "imported" for row in rows)
     words = [f"{usable} LoRA{'s' * (usable != 1)} of {count} base{'s' * (count != 1)}"]
-    words += [f"{copies} copies"] * bool(copies) + [f"{len(rows) - usable} refused"] * (usable < len(rows))
+    words += [f"{copies} cop{'ies' if copies > 1 else 'y'}"] * bool(copies) + [f"{len(rows) - usable} refused"] * (usable < len(rows))
     return ", ".join(words)
 
 
@@ -146,7 +147,7 @@ def _map(space: str, members: Sequence[Row], placed: Placed, first: int, by_name
         i = number[row.one] - first
         near[i].append(number[row.other])
         distance[i].append(float(f"{row.distance:.4g}"))
-        evidence[i].append(told(by_name[row.lora], by_name[row.neighbour], row.related, row.p))
+        evidence[i].append(told(by_name[row.lora], by_name[row.neighbour], row.beyond, row.p))
     family = members[0]["family"]
     words = f"{len(members)} LoRA{'s' * (len(members) != 1)} of {family if family != 'other' else 'no known family'}"
     points = f", {len(order)} different updates" if len(order) < len(members) else ""
@@ -164,13 +165,16 @@ def _map(space: str, members: Sequence[Row], placed: Placed, first: int, by_name
     }
 
 
-def told(one: Row, other: Row, related: bool, p: float) -> list[str]:
-    """How two LoRAs are related: a word for a mark, and the evidence."""
+def told(one: Row, other: Row, beyond: bool, p: float) -> list[str]:
+    """How two LoRAs are related: a word for a mark, and the evidence. `beyond`: their cosine is, of what noise does.
+
+    Of few LoRAs p cannot be small: what is beyond noise is then not called unrelated, and not called related either.
+    """
     for a, b in ((one, other), (other, one)):
         if a["copy_of"] == b["lora"]:
             return ["copy", a["relation"]]
-    if related:
-        return ["near", f"nearer than chance, p {p:.2g}"]
+    if beyond:
+        return ["near" if p <= LEVEL else "maybe", f"nearer than {'chance' if p <= LEVEL else 'noise'}, p {p:.2g}"]
     return ["unrelated", f"unrelated: no nearer than chance, p {p:.2g}"]
 
 
@@ -245,6 +249,10 @@ def unusual(rows: Sequence[Row]) -> list[tuple[Row, str]]:
     return found
 
 
+def _counted(n: int, one: str, many: str) -> str:
+    return f"{n or 'No'} {one if n == 1 else many}"
+
+
 def _findings(
     rows: Sequence[Row], families: Sequence[tuple[str, str, list[str]]], where: Mapping[str, Placed]
 ) -> list[Finding]:
@@ -269,7 +277,7 @@ def _findings(
     found.append(
         Finding(
             "copies", "Which are copies?",
-            f"{len(copies)} are another file's update again, or nearly; on the map they are one point."
+            f"{_counted(len(copies), 'file holds', 'files hold')} another one's update again, or nearly; on the map they are one point."
             if copies else "No file holds another one's update again.", None, "loras", ["LoRA", "is", "as"],
             [[row["lora"], row["relation"], row["copy_of"]] for row in copies],
         )
@@ -277,9 +285,9 @@ def _findings(
     found.append(
         Finding(
             "families", "Which belong together?",
-            f"{len(families)} families of {TOGETHER} or more are nearer to each other than chance; a name is what most "
-            "of its members have in their folders or names, and others have not." if families
-            else f"No {TOGETHER} of them are nearer to each other than chance.", None, "neighbours",
+            f"{_counted(len(families), 'family', 'families')} of {TOGETHER} updates or more, each nearer to another of them than "
+            "noise would be; a name is suggested where most members have it in their folders or names, and others have not."
+            if families else f"No {TOGETHER} of them are nearer to each other than noise would be.", None, "neighbours",
             ["suggested name", "base", "LoRAs", "members"],
             [[name or "(no name that fits)", space, len(group), ", ".join(group)] for space, name, group in families],
         )
@@ -287,8 +295,8 @@ def _findings(
     found.append(
         Finding(
             "unusual", "Which are unusual?",
-            f"{len({row['lora'] for row, _ in odd})} files are unlike the others of their base in what they hold; "
-            f"{len(alone)} updates have no related one here.", None, "loras", ["LoRA", "base", "why"],
+            f"{_counted(len({row['lora'] for row, _ in odd}), 'file is', 'files are')} unlike the others of the base; "
+            f"{_counted(len(alone), 'update has', 'updates have')} no related one here.", None, "loras", ["LoRA", "base", "why"],
             [[row["lora"], row["space"], why] for row, why in odd]
             + [[lora, space, "related to none of the others"] for space, lora in alone],
         )

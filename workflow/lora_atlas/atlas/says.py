@@ -67,11 +67,11 @@ def _comparison(read: Read, described: Mapping[str, Descriptor], view: View) -> 
         )
     others = {
         "the best of generated pictures": GENERATED,
-        "of training pictures, which nobody has who is handed a LoRA": TRAINING,
-        "of controls that know no style": CONTROL,
+        "training pictures, which nobody has who is handed a LoRA,": TRAINING,
+        "the best control": CONTROL,
     }
     told = [
-        f"{what}, {best[0]}, {best[1]:.2f}"
+        f"{what} ({best[0]}) {best[1]:.2f}"
         for what, kind in others.items()
         if (best := _best(frame, described, kind)) is not None
     ]

@@ -109,13 +109,13 @@ function settle(m) {
   return to;
 }
 function go(next) {
-  const from = places, to = settle(D.maps[next]);
   previous = next === at ? previous : at;
   at = next;
-  if (calm.matches || !from.size) { places = to; travel = null; }
-  else travel = {from, to, start: performance.now()};
   $("chooser").value = String(at);
   describe();
+  const from = places, to = settle(map());
+  if (calm.matches || !from.size) { places = to; travel = null; }
+  else travel = {from, to, start: performance.now()};
   if (chosen !== null && !index(map()).has(chosen)) choose(null);
   else panel();
   ask();
@@ -145,7 +145,7 @@ const verdict = (lora, other, k, m = map()) => {
   const genre = artistOf(lora).genre;
   return ["wrong", genre && genre === artistOf(other).genre ? "another artist of the genre" : "another artist"];
 };
-const MARKS = {right: ["✓", "right"], copy: ["=", "right"], near: ["✓", "right"], wrong: ["✗", "wrong"], unrelated: ["–", "kin"], "": ["", "kin"]};
+const MARKS = {right: ["✓", "right"], copy: ["=", "right"], near: ["✓", "right"], maybe: ["≈", "kin"], wrong: ["✗", "wrong"], unrelated: ["–", "kin"], "": ["", "kin"]};
 
 // --- drawing
 function ask() { if (!waiting) { waiting = true; requestAnimationFrame(now => { waiting = false; step(now); draw(); }); } }
@@ -601,7 +601,7 @@ function fill() {
       el("td", {}, el("button", {onclick: () => pick(lora)}, D.loras[lora].name)), el("td", {}, artistOf(lora)?.name || ""), el("td", {}, artistOf(lora)?.genre || D.loras[lora].genre || ""),
       el("td", {}, D.loras[lora].split || D.loras[lora].base || ""), el("td", {}, first === undefined ? "" : D.loras[first].name), el("td", {class: mark[1]}, first === undefined ? "" : verdict(lora, first, 0, m)[1]));
   });
-  $("list").replaceChildren(el("div", {class: "column scroll"}, el("p", {class: "grey"}, `${loras.length} LoRAs; nearest: ${D.kind === "trained" ? map().label : "of the same base"}`),
+  $("list").replaceChildren(el("div", {class: "column scroll"}, el("p", {class: "grey"}, `${loras.length} ${D.kind === "trained" ? "LoRAs; nearest: " + map().label : "different updates; nearest: of the same base"}`),
     el("table", {}, el("thead", {}, el("tr", {}, ["", "LoRA", D.kind === "trained" ? "artist" : "folder", "genre", D.kind === "trained" ? "split" : "base", "nearest", ""].map(name => el("th", {scope: "col"}, name)))), el("tbody", {}, rows))));
 }
 
@@ -613,7 +613,8 @@ for (const button of document.querySelectorAll("[data-save]")) button.addEventLi
 });
 for (const drawn of document.querySelectorAll(".chart svg")) {
   const [, , w, h] = drawn.getAttribute("viewBox").split(" ").map(Number);
-  drawn.setAttribute("width", String(w)); drawn.setAttribute("height", String(h));
+  const scale = w < 1000 ? 1.2 : 1;
+  drawn.setAttribute("width", String(w * scale)); drawn.setAttribute("height", String(h * scale));
   if (w > 1250) drawn.classList.add("wide");
 }
 for (const chart of document.querySelectorAll(".chart")) {

@@ -110,3 +110,19 @@ def held(page: Path | str) -> dict[str, Any]:
     text = page.read_text(encoding="utf-8") if isinstance(page, Path) else page
     (found,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)
     return json.loads(found)
+
+
+def row(lora: str, copy_of: str | None = None, relation: str | None = None, space: str = "sd1") -> dict:
+    artist = lora.split("/")[0] if "/" in lora else None
+    return {
+        "lora": lora, "artist": artist, "genre": None, "format": "kohya", "norm": 1.0, "kinds": ["LoRA"], "ranks": [4],
+        "copy_of": copy_of, "relation": relation, "space": space, "family": "SD1.x",
+    }  # fmt: skip
+
+
+class Collection:
+    """What `neighbours` asks of one."""
+
+    def __init__(self, rows: list[dict], X: np.ndarray):
+        self.space, self.loras, self.nearness = "sd1", [r["lora"] for r in rows], {("all", "all"): X @ X.T}
+        self.artists, self.genres = [r["artist"] for r in rows], [r["genre"] for r in rows]

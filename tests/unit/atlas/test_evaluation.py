@@ -132,9 +132,9 @@ def test_extractors_whose_names_begin_alike_have_a_panel_each(retrieval):
     told = {"kinds": kinds(DESCRIPTORS), "view": VIEW.stored(), "descriptors": stored(DESCRIPTORS + found)}
     told = retrieval.replace_schema_metadata({k: tables.json.dumps(v) for k, v in told.items()})
     worth = [row(descriptor=d.name, pictures=m, metric="mAP", seconds=None) for d in found for m in (1, 2)]
-    panels = evaluation.worth_curve(tables.table("worth", worth), told).to_dict()["hconcat"]
+    panels = evaluation.worth_curve(tables.table("worth", worth), told).to_dict()["concat"]
     titles = [panel["title"]["text"] for panel in panels]
-    assert titles == ["pictures seen by clip_l14", "pictures seen by clip_h14"]
+    assert titles == ["clip l14, 8 steps", "clip h14, 8 steps"]
 
 
 def test_every_pair_is_shown_on_both_sides(retrieval):
@@ -149,7 +149,32 @@ def test_every_pair_is_shown_on_both_sides(retrieval):
 def test_the_drift_is_that_of_the_descriptor(retrieval):
     chart = charts(retrieval)["drift"]
     assert {d["descriptor"] for d in data(chart) if "descriptor" in d} == {"delta"}
-    assert "delta" in chart.to_dict()["title"]["text"]
+    assert DELTA.label in chart.to_dict()["title"]["subtitle"][0]
+
+
+def test_no_interval_of_the_drift_is_cut_and_no_component_is_added(retrieval):
+    """The axis once began at a component 0, and bands that were wide were cut off."""
+    rows = [
+        row(descriptor="delta", calibration="none", component=k, explained=0.2, held_out=None, predicted=None)
+        | {"low": 0.1 / k, "high": 4.0 * k}
+        for k in (1, 2, 3)
+    ]
+    panel = evaluation.drift_chart(tables.table("drift", rows), DELTA).to_dict()["concat"][0]["layer"][0]["encoding"]
+    low, high = panel["y"]["scale"]["domain"]
+    assert low < 0.1 / 3 and high > 12
+    assert panel["x"]["scale"]["domain"] == [0.5, 3.5] and panel["x"]["axis"]["values"] == [1, 2, 3]
+
+
+def test_every_curve_of_worth_has_a_panel_of_its_own(retrieval):
+    """Eight intervals upon each other were mud."""
+    panels = charts(retrieval)["worth"].to_dict()["concat"]
+    assert len(panels) == 3 and len({panel["title"]["text"] for panel in panels}) == 3
+
+
+def test_tones_of_the_structure_differ_where_values_do(retrieval):
+    """Colours at 0 and at -0.5 were hardly two; lightness differs by 0.2 of black to white."""
+    steps = [sum(int(tone[i : i + 2], 16) for i in (1, 3, 5)) / 765 for tone in evaluation.DIVERGING]
+    assert len(steps) == 5 and all(abs(a - b) > 0.15 for a, b in zip(steps, steps[1:], strict=False))
 
 
 def test_single_modules_are_left_out_of_the_parts(retrieval):

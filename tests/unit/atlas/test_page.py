@@ -106,10 +106,10 @@ def test_an_svg_keeps_what_charts_are_made_of_and_nothing_else():
         '<g transform="translate(0.123456,2)" clip-path="url(#a-1)"><text style="x" onclick="y()" fill="url(http://x)">a &lt;b&gt;</text>'
         '<path d="M0.123456,1e-7L2,3" fill="#22242a" aria-label="x: 1"/></g><use href="#a"/><a href="javascript:x"><text>z</text></a></svg>'
     )
-    found = cleaned(svg)
+    found = cleaned(svg, "Which?")
     assert found == (
-        '<svg viewBox="0 0 9 9" role="img"><g transform="translate(0.1235,2)" clip-path="url(#a-1)"><text>a &lt;b&gt;</text>'
-        '<path d="M0.1235,1e-7L2,3" fill="#22242a" aria-label="x: 1" /></g></svg>'
+        '<svg viewBox="0 0 9 9" role="img" aria-label="Which?"><g transform="translate(0.1235,2)" clip-path="url(#a-1)"><text>a &lt;b&gt;</text>'
+        '<path d="M0.1235,1e-7L2,3" fill="#22242a" data-label="x: 1" /></g></svg>'
     )
 
 

@@ -33,7 +33,7 @@ ATTRIBUTES = {
     "viewBox", "transform", "d", "fill", "stroke", "opacity", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "width",
     "height", "dx", "dy", "id", "class",
 }  # fmt: skip
-PREFIXES = ("fill-", "stroke-", "font-", "text-", "aria-", "clip-", "dominant-")
+PREFIXES = ("fill-", "stroke-", "font-", "text-", "clip-", "dominant-")
 LOCAL = re.compile(r"url\(#[\w-]+\)")
 
 
@@ -115,21 +115,22 @@ def policy(script: str, style: str) -> str:
     )
 
 
-def drawing(chart: ChartType) -> str:
-    """A chart as an SVG element that stands within a page: what it is made of and nothing else."""
+def drawing(chart: ChartType, name: str) -> str:
+    """A chart as an SVG element that stands within a page, with a name: what it is made of and nothing else."""
     import vl_convert
 
-    return cleaned(vl_convert.vegalite_to_svg(unframed(chart).to_dict()))
+    return cleaned(vl_convert.vegalite_to_svg(unframed(chart).to_dict()), name)
 
 
-def cleaned(svg: str) -> str:
+def cleaned(svg: str, name: str) -> str:
     """An SVG without whatever is not on the lists of what charts are made of, and with coordinates to a tenth."""
     ElementTree.register_namespace("", SVG)
     root = ElementTree.fromstring(svg)
     _clean(root)
     root.set("role", "img")
-    for name in ("width", "height"):
-        root.attrib.pop(name, None)
+    root.set("aria-label", name)
+    for side in ("width", "height"):
+        root.attrib.pop(side, None)
     # Within HTML the element needs no name space.
     return ElementTree.tostring(root, encoding="unicode").replace(f' xmlns="{SVG}"', "", 1)
 
@@ -143,7 +144,10 @@ def _clean(element: ElementTree.Element) -> None:
         else:
             element.remove(child)
     for name, value in list(element.attrib.items()):
-        kept = name in ATTRIBUTES or (name.startswith(PREFIXES) and name != "aria-roledescription")
+        kept = name in ATTRIBUTES or name.startswith(PREFIXES)
+        # The picture as a whole has a name, and its parts none that a reader would say; what they are is shown by a tip.
+        if name == "aria-label" and element.tag != f"{{{SVG}}}g":
+            element.set("data-label", value)
         if not kept or ("url(" in value and not LOCAL.fullmatch(value)):
             del element.attrib[name]
         elif name in ("d", "transform"):

@@ -37,7 +37,7 @@ def _finding(
     title = chart.title
     notes = title.subtitle if isinstance(title.subtitle, list) else [title.subtitle]
     return Finding(
-        name, title.text, sentence, drawing(chart), table, columns,
+        name, title.text, sentence, drawing(chart, f"Chart: {title.text}"), table, columns,
         wrapped(frame[columns].to_dict("records"), columns), tuple(notes),
     )  # fmt: skip
 

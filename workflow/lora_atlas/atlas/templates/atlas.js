@@ -508,11 +508,12 @@ function kept() {
     const a = new Set(near(lora, old).slice(0, 5));
     for (const other of near(lora).slice(0, 5)) { all += 1; same += a.has(other); }
   }
-  return all ? `. It keeps ${Math.round(100 * same / all)} % of the 5 nearest by “${old.label}”` : "";
+  return all ? `It keeps ${Math.round(100 * same / all)} % of the 5 nearest by “${old.label}”` : "";
 }
 function describe() {
   const m = map();
-  $("says").textContent = (m.alike ? "It cannot tell these LoRAs apart: the order here means nothing. " : "") + m.says + kept() + (D.kind === "trained" ? ". Near is alike; far is only not near." : "");
+  const words = [m.alike ? "It cannot tell these LoRAs apart: the order here means nothing" : "", m.says, kept(), D.kind === "trained" ? "Near is alike; far is only not near" : ""];
+  $("says").textContent = words.filter(Boolean).join(". ") + ".";
   canvas.dataset.map = m.name;
 }
 function key() {
@@ -620,7 +621,7 @@ for (const drawn of document.querySelectorAll(".chart svg")) {
 for (const chart of document.querySelectorAll(".chart")) {
   const box = $("chart-tip");
   chart.addEventListener("pointermove", event => {
-    const mark = event.target.closest("[aria-label]"), text = mark && chart.contains(mark) && mark.tagName.toLowerCase() !== "svg" && mark !== chart ? mark.getAttribute("aria-label") : "";
+    const mark = event.target.closest("[data-label]"), text = mark ? mark.dataset.label : "";
     if (!text || text.includes("axis") || text.includes("legend") || text.startsWith("Title")) { box.hidden = true; return; }
     box.replaceChildren(...text.split("; ").map(line => el("span", {}, line)));
     box.hidden = false;

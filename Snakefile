@@ -78,7 +78,9 @@ if TRAINED:
             """The whole study: its page, tables, charts, findings, and the page of its pictures."""
             default_target: True
             input:
-                rules_of("page", "tables", "charts", "findings", "atlas", *([config["export"]] if config["export"] else [])),
+                rules_of(
+                    "page", "tables", "charts", "findings", "atlas", *([config["export"]] if config["export"] else [])
+                ),
 
     include: "workflow/rules/targets.smk"
 

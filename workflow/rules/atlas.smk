@@ -20,12 +20,12 @@ def model_named(model):
 rule study_page:
     """Write the page of the study: its map by every descriptor, its LoRAs, and what its tables say."""
     input:
+        **{table: f"{RESULTS}/tables/{table}.parquet" for table in PAGE_TABLES},
         pictures=rules_of("pictures"),
         generated=expand("{h}/generated/{p}/{s}.parquet", h=HOME["generated"], p=PACKS, s=[s.name for s in PAINTED_AT]),
         embeddings=embeddings_of(DESCRIBED),
         delta=[f"{RESULTS}/weights/delta.safetensors"] * ("delta" in KERNELS),
         plan=rules_of("plan")[0],
-        **{table: f"{RESULTS}/tables/{table}.parquet" for table in PAGE_TABLES},
     output:
         report(PAGE, category="Pages", caption="../report/atlas.rst", labels={"page": "atlas"}),
     log:

@@ -36,7 +36,10 @@ rule write_findings:
         ),
     output:
         page=report(
-            f"{RESULTS}/FINDINGS.md", category="Findings", caption="../report/findings.rst", labels={"page": "findings"}
+            f"{RESULTS}/FINDINGS.md",
+            category="Findings",
+            caption="../report/findings.rst",
+            labels={"page": "findings"},
         ),
         claims=f"{RESULTS}/tables/claims.parquet",
     log:

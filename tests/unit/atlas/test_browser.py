@@ -93,13 +93,18 @@ def test_a_point_says_what_it_is_and_opens(opened, page):
     names = opened.js("[...document.querySelectorAll('#panel ol .what b')].map(b => b.textContent)")
     assert names == [data["loras"][n]["name"] for n in data["maps"][0]["near"][i]]
     marks = opened.js("[...document.querySelectorAll('#panel ol .mark')].map(mark => mark.textContent)")
-    assert marks == ["✓" if data["loras"][n]["artist"] == data["loras"][i]["artist"] else "✗" for n in data["maps"][0]["near"][i]]
+    assert marks == [
+        "✓" if data["loras"][n]["artist"] == data["loras"][i]["artist"] else "✗" for n in data["maps"][0]["near"][i]
+    ]
     numbers = opened.js("[...document.querySelectorAll('#panel ol .n')].map(n => n.textContent)")
     assert numbers == [f"{d:.3f}" for d in data["maps"][0]["distance"][i]]
     assert opened.js("document.querySelectorAll('#panel .wall img').length") == 5
     # By every other descriptor, too: so many of the five nearest are the artist's.
     said = opened.js("[...document.querySelectorAll('#panel .others .unseen')].map(each => each.textContent)")
-    right = [sum(data["loras"][n]["artist"] == data["loras"][i]["artist"] for n in each["near"][i][:5]) for each in data["maps"]]
+    right = [
+        sum(data["loras"][n]["artist"] == data["loras"][i]["artist"] for n in each["near"][i][:5])
+        for each in data["maps"]
+    ]
     order = [n for _, members in data["groups"] for n in members]
     assert said == [f"{right[n]} of the 5 nearest are the artist's" for n in order]
     # A neighbour opens in its turn.
@@ -190,7 +195,10 @@ def test_words_can_be_read_on_their_ground(browser, page):
         browser.dark(dark)
         browser.open(page)
         style = "getComputedStyle(document.documentElement).getPropertyValue"
-        colours = {name: browser.js(f"{style}('--{name}').trim()") for name in ("ink", "grey", "red", "green", "accent", "paper", "wall")}
+        colours = {
+            name: browser.js(f"{style}('--{name}').trim()")
+            for name in ("ink", "grey", "red", "green", "accent", "paper", "wall")
+        }
         for ground in ("paper", "wall"):
             for name in ("ink", "grey", "red", "green", "accent"):
                 a, b = sorted((light(colours[name]), light(colours[ground])))
@@ -233,7 +241,9 @@ def test_axe_finds_nothing_serious(opened, tmp_path):
     opened.js((tmp_path / "package/axe.min.js").read_text() + ";0")
     for part in ("map", "findings", "list"):
         opened.js(f"document.getElementById('tab-{part}').click()")
-        found = opened.js("axe.run().then(r => r.violations.filter(v => ['serious', 'critical'].includes(v.impact)).map(v => [v.id, v.nodes.map(n => n.html.slice(0, 150)).slice(0, 4)]))")
+        found = opened.js(
+            "axe.run().then(r => r.violations.filter(v => ['serious', 'critical'].includes(v.impact)).map(v => [v.id, v.nodes.map(n => n.html.slice(0, 150)).slice(0, 4)]))"
+        )
         assert found == [], part
 
 
@@ -285,6 +295,8 @@ def test_a_thousand_loras(browser, tmp_path, capsys):
     }
     with capsys.disabled():
         said = ", ".join(f"{name} {value:.0f} ms" for name, value in times.items())
-        print(f"\n1,000 LoRAs: {file.stat().st_size / 1e6:.1f} MB, opens in {seconds:.2f} s; with two frames each: {said}")
+        print(
+            f"\n1,000 LoRAs: {file.stat().st_size / 1e6:.1f} MB, opens in {seconds:.2f} s; with two frames each: {said}"
+        )
     assert file.stat().st_size <= 40e6
     assert browser.complaints == []

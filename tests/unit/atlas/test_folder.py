@@ -44,7 +44,11 @@ def written(tmp_path_factory):
     run = rng.normal(size=400)
     rows += [file(f"watercolour-{i:06}", norm=5.0) for i in range(6)]
     X += [run + 0.8 * rng.normal(size=400) for _ in range(6)]
-    rows += [file("twin"), file("twin-b", copy_of="twin", relation="same update × 0.5"), file(EVIL, copy_of="twin-b", relation="same bytes")]
+    rows += [
+        file("twin"),
+        file("twin-b", copy_of="twin", relation="same update × 0.5"),
+        file(EVIL, copy_of="twin-b", relation="same bytes"),
+    ]
     X += 3 * [rng.normal(size=400)]
     rows.append(file("far", space="flux-1", family="Flux", header_family="SDXL", remark="one; two"))
     X.append(rng.normal(size=400))
@@ -63,7 +67,10 @@ def test_copies_are_one_point_and_each_base_a_map(written):
     names = [lora["name"] for lora in data["loras"]]
     assert len(names) == 45 + 6 + 1 + 1 and "twin-b" not in names
     twin = data["loras"][names.index("twin")]
-    assert twin["count"] == 3 and twin["copies"] == [["twin-b", "same update × 0.5 as twin"], [EVIL, "same bytes as twin-b"]]
+    assert twin["count"] == 3 and twin["copies"] == [
+        ["twin-b", "same update × 0.5 as twin"],
+        [EVIL, "same bytes as twin-b"],
+    ]
     assert [(each["name"], len(each["members"])) for each in data["maps"]] == [("sd1", 52), ("flux-1", 1)]
     assert data["lead"] == "55 LoRAs of 2 bases, 2 copies, 1 refused"
 
@@ -104,8 +111,11 @@ def test_previews_are_shown_and_what_is_none_is_not(written):
 
 def test_what_is_unusual_and_what_is_refused_are_said(written):
     saved = held(written)["saved"]
-    assert 'alone-0,sd1,its norm is 100 times the usual one of its base' in saved["unusual"]
-    assert "far,flux-1,its header says that it is of SDXL" in saved["unusual"] and "far,flux-1,one\nfar,flux-1,two" in saved["unusual"]
+    assert "alone-0,sd1,its norm is 100 times the usual one of its base" in saved["unusual"]
+    assert (
+        "far,flux-1,its header says that it is of SDXL" in saved["unusual"]
+        and "far,flux-1,one\nfar,flux-1,two" in saved["unusual"]
+    )
     assert "alone-3,sd1,related to none of the others" in saved["unusual"]
     assert saved["refused"].startswith("LoRA,reason\ncut,cut short")
     text = written.read_text()

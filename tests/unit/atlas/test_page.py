@@ -85,7 +85,10 @@ def test_the_page_asks_nobody_for_anything(plain):
     said = html.unescape(said)
     assert "default-src 'none'" in said and "connect-src 'none'" in said and "unsafe" not in said and "http" not in said
     # The policy names the digests of the very style and script that stand in the page.
-    (style,), script = re.findall(r"<style>(.*?)</style>", text, re.S), re.findall(r"<script>(.*?)</script>", text, re.S)
+    (style,), script = (
+        re.findall(r"<style>(.*?)</style>", text, re.S),
+        re.findall(r"<script>(.*?)</script>", text, re.S),
+    )
     for kind, (inside,) in (("style", [style]), ("script", script)):
         digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{digest}'" in said
@@ -95,7 +98,16 @@ def test_the_page_asks_nobody_for_anything(plain):
 def test_the_script_never_parses_text_as_html():
     script = (page.TEMPLATES / "atlas.js").read_text()
     used = script.replace("there is no innerHTML here", "")
-    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "fetch(", "XMLHttp"):
+    for word in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "new Function",
+        "fetch(",
+        "XMLHttp",
+    ):
         assert word not in used, word
 
 
@@ -122,17 +134,26 @@ def test_every_lora_is_there_with_its_pictures(plain):
     assert data["lead"] == "16 LoRAs of 4 artists in 2 genres" and data["genres"] == ["north", "south"]
     for lora in data["loras"]:
         assert len(lora["training"]) == 3 and len(lora["generated"]) == 2
-        assert all(data["pictures"][n].startswith("data:image/webp;base64,") for n, _ in lora["training"] + lora["generated"])
+        assert all(
+            data["pictures"][n].startswith("data:image/webp;base64,") for n, _ in lora["training"] + lora["generated"]
+        )
     # A picture that several LoRAs learnt stands in the page once.
     assert len(data["pictures"]) == 4 * 5 + 16 * 2
-    assert [each["colour"] for each in data["artists"]] == [0, 1, 2, 3] and [each["shape"] for each in data["artists"]] == [0, 0, 1, 1]
+    assert [each["colour"] for each in data["artists"]] == [0, 1, 2, 3] and [
+        each["shape"] for each in data["artists"]
+    ] == [0, 0, 1, 1]
 
 
 def test_every_descriptor_has_a_map_and_its_words(plain):
     data = held(plain)
     assert [each["name"] for each in data["maps"]] == [each.name for each in DESCRIBED]
     assert [each["label"] for each in data["maps"]] == [each.label for each in DESCRIBED]
-    assert dict(data["groups"]) == {"weights": [0, 1], "generated pictures": [3], "training pictures": [2], "control": [4]}
+    assert dict(data["groups"]) == {
+        "weights": [0, 1],
+        "generated pictures": [3],
+        "training pictures": [2],
+        "control": [4],
+    }
     for each in data["maps"]:
         assert len(each["x"]) == len(each["y"]) == 16
         assert min(each["x"] + each["y"]) >= 0 and max(each["x"] + each["y"]) <= 10_000
@@ -181,7 +202,8 @@ def test_findings_say_what_the_tables_say(plain):
     row = next(
         r
         for r in tables.read(plain.parent / "retrieval.parquet", "retrieval").to_pylist()
-        if (r["descriptor"], r["scenario"], r["distance"], r["level"], r["metric"]) == ("delta", "whole", "cosine", "artist", "mAP")
+        if (r["descriptor"], r["scenario"], r["distance"], r["level"], r["metric"])
+        == ("delta", "whole", "cosine", "artist", "mAP")
     )
     assert f"average precision of {row['value']:.2f} ({row['low']:.2f}–{row['high']:.2f})" in text
     saved = held(plain)["saved"]["comparison"].splitlines()

@@ -112,7 +112,10 @@ def _worth_panel(part: pd.DataFrame, flat: pd.DataFrame, ends: pd.DataFrame, mos
         x=alt.X("end:Q", title="generated pictures of each LoRA"), y=place, text="letter:N"
     )
     title = alt.Title(
-        str(part.label.iloc[0]).replace(f", {int(part.pictures.max())} pictures", ""), fontSize=12, anchor="start", limit=310
+        str(part.label.iloc[0]).replace(f", {int(part.pictures.max())} pictures", ""),
+        fontSize=12,
+        anchor="start",
+        limit=310,
     )
     return alt.layer(band, rule, line, dots, leader, letter).properties(width=250, height=220, title=title)
 
@@ -206,7 +209,8 @@ def ablation_chart(ablation: pa.Table) -> ChartType:
     line = base.mark_rule(color=COLOURS["weights"], strokeWidth=3, opacity=0.5).encode(x="low:Q", x2="high:Q")
     dots = base.mark_circle(color=COLOURS["weights"], opacity=1, tooltip=True).encode(
         tooltip=["part", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("share:Q", format=".1%")],
-        x=x, size=alt.Size("share:Q", title="share of parameters", scale=alt.Scale(range=[30, 260]))
+        x=x,
+        size=alt.Size("share:Q", title="share of parameters", scale=alt.Scale(range=[30, 260])),
     )
     at_chance = base.mark_tick(color=INK, thickness=1.5, height=12, opacity=0.7).encode(x="chance:Q")
     return styled(

@@ -25,7 +25,21 @@ BUDGET, LEAST = 30_000, 1_500_000  # bytes of pictures a LoRA, and of a small fo
 TOGETHER = 3  # points that make a family
 SHARED = 0.67  # of a family's members that have a word, or a label, before the family is called by it
 UNUSUAL, ENOUGH = 3.5, 8  # modified z-score of an outlier (Iglewicz & Hoaglin 1993), and the LoRAs that it takes
-SMALL_WORDS = {"and", "the", "for", "lora", "lycoris", "style", "epoch", "step", "steps", "final", "last", "safetensors"}
+FLAT = 0.05  # of log norms: where they differ by less, a file that differs by a quarter is none that stands out
+SMALL_WORDS = {
+    "and",
+    "the",
+    "for",
+    "lora",
+    "lycoris",
+    "style",
+    "epoch",
+    "step",
+    "steps",
+    "final",
+    "last",
+    "safetensors",
+}
 
 Row = Mapping[str, Any]
 
@@ -64,7 +78,10 @@ def write(path: str | Path, study: str, rows: Sequence[Row], where: Mapping[str,
         "study": study,
         "lead": _lead(rows, usable, len(maps)),
         "facts": [],
-        "links": [("tables/loras.parquet", "all files as a table"), ("tables/neighbours.parquet", "neighbours as a table")],
+        "links": [
+            ("tables/loras.parquet", "all files as a table"),
+            ("tables/neighbours.parquet", "neighbours as a table"),
+        ],
         "setting": None,
         "genres": genres if len(genres) > 1 else [],
         "artists": [
@@ -89,7 +106,9 @@ def write(path: str | Path, study: str, rows: Sequence[Row], where: Mapping[str,
 def _lead(rows: Sequence[Row], usable: int, count: int) -> str:
     copies = sum(bool(row["copy_of"]) and row["status"] == "imported" for row in rows)
     words = [f"{usable} LoRA{'s' * (usable != 1)} of {count} base{'s' * (count != 1)}"]
-    words += [f"{copies} cop{'ies' if copies > 1 else 'y'}"] * bool(copies) + [f"{len(rows) - usable} refused"] * (usable < len(rows))
+    words += [f"{copies} cop{'ies' if copies > 1 else 'y'}"] * bool(copies) + [f"{len(rows) - usable} refused"] * (
+        usable < len(rows)
+    )
     return ", ".join(words)
 
 
@@ -241,9 +260,9 @@ def unusual(rows: Sequence[Row]) -> list[tuple[Row, str]]:
     norms = np.log([row["norm"] for row in rows if row["norm"]])
     if len(norms) >= ENOUGH:
         middle = float(np.median(norms))
-        spread = float(np.median(np.abs(norms - middle)))
+        spread = max(float(np.median(np.abs(norms - middle))), FLAT)
         for row in rows:
-            if row["norm"] and spread > 0 and 0.6745 * abs(np.log(row["norm"]) - middle) / spread > UNUSUAL:
+            if row["norm"] and 0.6745 * abs(np.log(row["norm"]) - middle) / spread > UNUSUAL:
                 times = row["norm"] / np.exp(middle)
                 found.append((row, f"its norm is {times:.3g} times the usual one of its base"))
     return found

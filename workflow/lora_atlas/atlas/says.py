@@ -172,7 +172,9 @@ def _cost(read: Read, described: Mapping[str, Descriptor], view: View) -> Findin
     stages = frame.groupby("stage").agg(seconds=("seconds", "sum"), count=("count", "sum"))
     most = stages.seconds.idxmax()
     share = stages.seconds[most] / stages.seconds.sum()
-    sentence = f"{_long(stages.seconds.sum())} of all jobs together; {evaluation.STAGES.get(most, most)} took {share:.0%}"
+    sentence = (
+        f"{_long(stages.seconds.sum())} of all jobs together; {evaluation.STAGES.get(most, most)} took {share:.0%}"
+    )
     if "train" in stages.index:
         row = stages.loc["train"]
         sentence += f", {row.seconds / row['count']:.1f} s a LoRA" if most == "train" else ""

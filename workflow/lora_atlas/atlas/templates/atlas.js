@@ -37,10 +37,12 @@ const PATHS = SHAPES.map(d => new Path2D(d));
 let dark = matchMedia("(prefers-color-scheme: dark)").matches;
 try { dark = localStorage.getItem("lora-atlas-theme") ? localStorage.getItem("lora-atlas-theme") === "dark" : dark; } catch { /* no storage */ }
 const theme = {};
+let family = "sans-serif";
 function paint() {
   document.documentElement.dataset.theme = dark ? "dark" : "light";
   const style = getComputedStyle(document.documentElement);
   for (const name of ["ink", "grey", "faint", "line", "paper", "wall", "red", "green", "accent"]) theme[name] = style.getPropertyValue("--" + name).trim();
+  family = getComputedStyle(document.body).fontFamily;
   theme.tints = dark ? TINTS.dark : TINTS.light;
 }
 const look = i => {
@@ -236,10 +238,25 @@ function dot(x, y, r, shape, tint, hollow) {
 }
 // Names: of what is chosen, then of artists or families, then of LoRAs; each where no other name and, if it can be, no point is.
 function write(shown, half, inside) {
-  const taken = [], points = [];
-  for (const lora of shown) { const p = onScreen(lora); if (p && inside(p)) points.push([p[0], p[1], half ?? radius(lora)]); }
+  // Points by cells, so that a box is held against those near it alone.
+  const taken = [], cells = new Map(), CELL = 40;
+  let widest = 0;
+  for (const lora of shown) {
+    const p = onScreen(lora);
+    if (!p || !inside(p)) continue;
+    const r = half ?? radius(lora), cell = Math.floor(p[0] / CELL) + ":" + Math.floor(p[1] / CELL);
+    widest = Math.max(widest, r);
+    if (cells.has(cell)) cells.get(cell).push([p[0], p[1], r]); else cells.set(cell, [[p[0], p[1], r]]);
+  }
   const clash = (box, all) => all.some(o => box[0] < o[2] && box[2] > o[0] && box[1] < o[3] && box[3] > o[1]);
-  const onPoint = box => points.some(([x, y, r]) => x + r > box[0] && x - r < box[2] && y + r > box[1] && y - r < box[3]);
+  const onPoint = box => {
+    for (let i = Math.floor((box[0] - widest) / CELL); i <= Math.floor((box[2] + widest) / CELL); i++) {
+      for (let j = Math.floor((box[1] - widest) / CELL); j <= Math.floor((box[3] + widest) / CELL); j++) {
+        if (cells.get(i + ":" + j)?.some(([x, y, r]) => x + r > box[0] && x - r < box[2] && y + r > box[1] && y - r < box[3])) return true;
+      }
+    }
+    return false;
+  };
   const put = (text, p, away, font, colour, must, around) => {
     pen.font = font;
     const w = pen.measureText(text).width, h = 15, far = around ? [[around[0] - p[0] - w / 2, around[3] - p[1] + away], [around[0] - p[0] - w / 2, around[1] - p[1] - away - h],
@@ -257,21 +274,21 @@ function write(shown, half, inside) {
       return;
     }
   };
-  const family = getComputedStyle(document.body).fontFamily;
   for (const lora of new Set([chosen, pointed])) {
     if (lora !== null && onScreen(lora)) put(short(D.loras[lora].name), onScreen(lora), (half ?? radius(lora)) + 9, `600 13px ${family}`, theme.ink, true);
   }
   const groups = new Map();
   for (const lora of shown) {
     const key = D.kind === "trained" ? D.loras[lora].artist : D.loras[lora].cluster;
-    if (key !== null && key !== undefined && lit(lora)) groups.set(key, [...(groups.get(key) || []), lora]);
+    if (key === null || key === undefined || !lit(lora)) continue;
+    if (groups.has(key)) groups.get(key).push(lora); else groups.set(key, [lora]);
   }
   for (const [key, own] of groups) {
     const name = D.kind === "trained" ? D.artists[key].name : D.clusters[key];
     if (!name) continue;
     const spots = own.map(onScreen).filter(Boolean);
     let best = null, least = Infinity;
-    for (const a of spots) { const sum = spots.reduce((s, b) => s + Math.hypot(a[0] - b[0], a[1] - b[1]), 0); if (sum < least) { least = sum; best = a; } }
+    for (const a of spots.slice(0, 60)) { const sum = spots.reduce((s, b) => s + Math.hypot(a[0] - b[0], a[1] - b[1]), 0); if (sum < least) { least = sum; best = a; } }
     if (!best || !inside(best)) continue;
     // Beside the whole group where it is one.
     const close = spots.filter(spot => Math.hypot(spot[0] - best[0], spot[1] - best[1]) < 150), xs = close.map(spot => spot[0]), ys = close.map(spot => spot[1]);

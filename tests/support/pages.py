@@ -61,7 +61,8 @@ def study(folder: Path, artists: dict[str, str | None], each: int = 4, *, name: 
                  "seed": 0, "pictures": [row["picture"] for row in pictures[a][n % 3 : n % 3 + 3]], "overlap": 0.0}
             )  # fmt: skip
             generated += [
-                {"lora": lora, "prompt": title or "a boat", "seed": i, "image": {"bytes": painted(9000 + 10 * a + i), "path": None}}
+                {"lora": lora, "prompt": title or "a boat", "seed": i,
+                 "image": {"bytes": painted(9000 + 10 * len(plan) + i), "path": None}}
                 for i in range(2)
             ]  # fmt: skip
     tables.write(folder / "plan.parquet", "plan", plan)

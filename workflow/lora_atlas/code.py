@@ -36,7 +36,8 @@ def closure(*modules: str) -> list[Path]:
 
 
 def digest(*modules: str, also: Sequence[Path] = ()) -> str:
-    """SHA-256 of what the closure's files, tables and templates beside them, and others do: what other code computed is not its."""
+    """SHA-256 of what the closure's files, what is read beside them, and others do: what other code computed is not
+    its."""
     files = {file.relative_to(PACKAGE).as_posix(): file for file in closure(*modules)}
     tables = {file.relative_to(PACKAGE).as_posix(): file for file in data(*modules)}
     files |= {file.name: file for file in also}

@@ -12,11 +12,6 @@ PAGE_TABLES = ["retrieval", "queries", "clustering", "structure", "ablation", "d
 PAGE_TABLES += ["worth", "crossings"] * bool(SETTINGS)
 
 
-def model_named(model):
-    """A model as a page calls it: a folder by its last two parts, and what is none by its id on the hub."""
-    return "/".join(Path(model).parts[-2:]) if Path(model).is_dir() else model
-
-
 rule study_page:
     """Write the page of the study: its map by every descriptor, its LoRAs, and what its tables say."""
     input:

@@ -213,6 +213,11 @@ def model_files(model):
     return receipts(model)
 
 
+def model_named(model):
+    """A model as a page calls it: a folder by its last two parts, and what is none by its id on the hub."""
+    return "/".join(Path(model).parts[-2:]) if Path(model).is_dir() else model
+
+
 def receipts(model):
     """The receipts of a hub id, as inputs; a local folder is looked at by content (`described`) and has none."""
     return [receipt for receipt, asked in HUB_MODELS.items() if asked["repository"] == model.removeprefix("hf-hub:")]

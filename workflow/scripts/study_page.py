@@ -7,7 +7,9 @@ with job(snakemake):
     from lora_atlas.sections import Pictures
 
     p, given = asked(snakemake), snakemake.input
-    files = {name: given[name] for name in ("plan", *p.tables)} | {"delta": path for path in given.delta}
+    files = {name: given[name] for name in ("plan", *p.tables)}
+    if given.delta:
+        files["delta"] = given.delta[0]
     section = Pictures(**p.pictures) | {"manifest": snakemake.config["pictures"]["manifest"]}
     write(
         snakemake.output[0],

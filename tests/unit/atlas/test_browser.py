@@ -21,8 +21,9 @@ EVIL = "</script><img src=x onerror=document.title='harmed'>"
 ARTISTS = {"ada": "north", "bob": "north", EVIL: "south", "dee": "south"}
 SIZE = 1360, 860
 # The point of a LoRA in the window, by its name: where the map says that it is.
-AT = """(() => {{ const d = JSON.parse(document.getElementById("data").textContent), m = d.maps.find(m => m.name === canvas.dataset.map);
-  const i = d.loras.findIndex(l => l.name === {name}), c = canvas.getBoundingClientRect(), top = says.offsetTop + says.offsetHeight + 34,
+AT = """(() => {{ const d = JSON.parse(document.getElementById("data").textContent);
+  const m = d.maps.find(m => m.name === canvas.dataset.map), i = d.loras.findIndex(l => l.name === {name});
+  const c = canvas.getBoundingClientRect(), top = says.offsetTop + says.offsetHeight + 34,
   bottom = document.getElementById("key").offsetHeight + 50; return [c.left + 46 + m.x[i] / 1e4 * (c.width - 110),
   c.top + top + (1 - m.y[i] / 1e4) * (c.height - top - bottom)] }})()"""
 
@@ -183,14 +184,12 @@ def test_light_and_dark_by_the_system_and_by_hand(browser, page):
 
 def test_words_can_be_read_on_their_ground(browser, page):
     """Contrast of 4.5 to 1 and more (WCAG 2.2, 1.4.3) of every colour of text, in light and in dark."""
-    import colorsys
 
     def light(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
         return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
-    assert colorsys is not None
     for dark in (False, True):
         browser.dark(dark)
         browser.open(page)
@@ -242,7 +241,8 @@ def test_axe_finds_nothing_serious(opened, tmp_path):
     for part in ("map", "findings", "list"):
         opened.js(f"document.getElementById('tab-{part}').click()")
         found = opened.js(
-            "axe.run().then(r => r.violations.filter(v => ['serious', 'critical'].includes(v.impact)).map(v => [v.id, v.nodes.map(n => n.html.slice(0, 150)).slice(0, 4)]))"
+            "axe.run().then(r => r.violations.filter(v => ['serious', 'critical'].includes(v.impact))"
+            ".map(v => [v.id, v.nodes.map(n => n.html.slice(0, 150)).slice(0, 4)]))"
         )
         assert found == [], part
 
@@ -257,17 +257,21 @@ def test_a_thousand_loras(browser, tmp_path, capsys):
     n, each = 1000, 10
     near = [[rng.randrange(n) for _ in range(8)] for _ in range(n)]
     data = {
-        "kind": "trained", "study": "large", "lead": "1000 LoRAs", "facts": [], "links": [], "setting": "8 steps", "measure": "distance",
+        "kind": "trained", "study": "large", "lead": "1000 LoRAs", "facts": [], "links": [], "setting": "8 steps",
+        "measure": "distance",
         "genres": [f"genre {g}" for g in range(8)], "clusters": [],
-        "artists": [{"name": f"artist {a}", "genre": f"genre {a % 8}", "colour": a, "shape": a % 8} for a in range(125)],
+        "artists": [
+            {"name": f"artist {a}", "genre": f"genre {a % 8}", "colour": a, "shape": a % 8} for a in range(125)
+        ],
         "loras": [
-            {"name": f"artist {i % 125}/{i}", "artist": i % 125, "split": "gallery", "facts": [], "words": "a title " * 4, "more": 0,
-             "training": [[i * each + k, "a title"] for k in range(each)], "generated": []}
+            {"name": f"artist {i % 125}/{i}", "artist": i % 125, "split": "gallery", "facts": [], "more": 0,
+             "words": "a title " * 4, "training": [[i * each + k, "a title"] for k in range(each)], "generated": []}
             for i in range(n)
         ],
         "maps": [
-            {"name": str(m), "label": f"map {m}", "says": "", "alike": False, "x": [rng.randrange(10_000) for _ in range(n)],
-             "y": [rng.randrange(10_000) for _ in range(n)], "near": near, "distance": [[0.1234] * 8] * n, "scores": [None] * n}
+            {"name": str(m), "label": f"map {m}", "says": "", "alike": False,
+             "x": [rng.randrange(10_000) for _ in range(n)], "y": [rng.randrange(10_000) for _ in range(n)],
+             "near": near, "distance": [[0.1234] * 8] * n, "scores": [None] * n}
             for m in range(30)
         ],
         "groups": [["weights", list(range(30))]],

@@ -1,5 +1,7 @@
 """Charts of the evaluation: they are drawn, and what they show is what the tables say."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -174,7 +176,7 @@ def test_every_curve_of_worth_has_a_panel_of_its_own(retrieval):
 def test_tones_of_the_structure_differ_where_values_do(retrieval):
     """Colours at 0 and at -0.5 were hardly two; lightness differs by 0.2 of black to white."""
     steps = [sum(int(tone[i : i + 2], 16) for i in (1, 3, 5)) / 765 for tone in evaluation.DIVERGING]
-    assert len(steps) == 5 and all(abs(a - b) > 0.15 for a, b in zip(steps, steps[1:], strict=False))
+    assert len(steps) == 5 and all(abs(a - b) > 0.15 for a, b in pairwise(steps))
 
 
 def test_single_modules_are_left_out_of_the_parts(retrieval):

@@ -113,14 +113,19 @@ def test_the_script_never_parses_text_as_html():
 
 def test_an_svg_keeps_what_charts_are_made_of_and_nothing_else():
     svg = (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 9 9" width="9" onload="x()">'
-        '<script>alert(1)</script><foreignObject><p>x</p></foreignObject><image xlink:href="http://x/y.png"/><style>*{}</style>'
-        '<g transform="translate(0.123456,2)" clip-path="url(#a-1)"><text style="x" onclick="y()" fill="url(http://x)">a &lt;b&gt;</text>'
-        '<path d="M0.123456,1e-7L2,3" fill="#22242a" aria-label="x: 1"/></g><use href="#a"/><a href="javascript:x"><text>z</text></a></svg>'
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'viewBox="0 0 9 9" width="9" onload="x()">'
+        "<script>alert(1)</script><foreignObject><p>x</p></foreignObject>"
+        '<image xlink:href="http://x/y.png"/><style>*{}</style>'
+        '<g transform="translate(0.123456,2)" clip-path="url(#a-1)">'
+        '<text style="x" onclick="y()" fill="url(http://x)">a &lt;b&gt;</text>'
+        '<path d="M0.123456,1e-7L2,3" fill="#22242a" aria-label="x: 1"/></g>'
+        '<use href="#a"/><a href="javascript:x"><text>z</text></a></svg>'
     )
     found = cleaned(svg, "Which?")
     assert found == (
-        '<svg viewBox="0 0 9 9" role="img" aria-label="Which?"><g transform="translate(0.1235,2)" clip-path="url(#a-1)"><text>a &lt;b&gt;</text>'
+        '<svg viewBox="0 0 9 9" role="img" aria-label="Which?">'
+        '<g transform="translate(0.1235,2)" clip-path="url(#a-1)"><text>a &lt;b&gt;</text>'
         '<path d="M0.1235,1e-7L2,3" fill="#22242a" data-label="x: 1" /></g></svg>'
     )
 
@@ -161,8 +166,8 @@ def test_every_descriptor_has_a_map_and_its_words(plain):
 
 @pytest.mark.parametrize("number", range(len(DESCRIBED)))
 def test_neighbours_are_those_of_the_tables(plain, number):
-    """Of each query the nearest is the artist's where R@1 of the table "queries" is 1, and the average precision that is
-    shown is the table's."""
+    """Of each query the nearest is the artist's where R@1 of the table "queries" is 1, and the average precision is the
+    table's."""
     data, name = held(plain), DESCRIBED[number].name
     frame = tables.read(plain.parent / "queries.parquet", "queries").to_pandas()
     frame = frame[VIEW.rows(frame) & (frame.level == "artist") & (frame.descriptor == name)]

@@ -34,8 +34,8 @@ SIDES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
 @dataclass(frozen=True)
 class Placed:
     """LoRAs of one space on a page: `points`, one row a point with its place (0 to 1) and its label's side; `members`,
-    the LoRAs of each point, by its first; `near`, the neighbours of points (one, other), whether they are `beyond` noise, and
-    whether a line links them (`related`); `lines`, one row a line."""
+    the LoRAs of each point, by its first; `near`, the neighbours of points (one, other), whether they are `beyond`
+    noise, and whether a line links them (`related`); `lines`, one row a line."""
 
     points: pd.DataFrame
     members: Mapping[str, list[str]]

@@ -272,7 +272,8 @@ def drift_chart(drift: pa.Table, descriptor: Descriptor) -> ChartType:
             title=alt.Title(
                 "The drift of unseen LoRAs",
                 subtitle=[
-                    f"spread of queries over that of the gallery, 1: alike; bands: intervals over artists; {descriptor.label}",
+                    "spread of queries over that of the gallery, 1: alike; bands: intervals over artists; "
+                    + descriptor.label,
                     "circles: the closed form, from eigenvalues alone, for what no calibration gives",
                 ],
             ),

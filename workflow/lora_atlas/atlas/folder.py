@@ -1,4 +1,4 @@
-"""The page of a folder of LoRA files: a map of each base's, copies as one point, and what its tables say of all of them.
+"""The page of a folder of LoRA files: a map of each base's, copies as one point, and what its tables say of them all.
 
 Of what a file's header says the page shows what the table "loras" has, and of names of files their last parts: nothing
 else that somebody wrote into a file.
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import tables
 from ..collection.chance import LEVEL
 from ..collection.spaces import spaces
 from .collection import Placed
@@ -54,7 +53,7 @@ def write(path: str | Path, study: str, rows: Sequence[Row], where: Mapping[str,
     clusters: list[str] = []
     families: list[tuple[str, str, list[str]]] = []
     labels = sorted({(row["genre"] or "", row["artist"]) for row in rows if row["artist"] and row["space"]})
-    artists = numbered([artist for _, artist in dict((b, (a, b)) for a, b in labels).values()])
+    artists = numbered(list(dict.fromkeys(artist for _, artist in labels)))
     genres = list(dict.fromkeys(genre for genre, _ in labels))
     for space, members in sorted(spaces(rows).items(), key=lambda item: (-len(item[1]), item[0])):
         placed = where[space]
@@ -296,7 +295,8 @@ def _findings(
     found.append(
         Finding(
             "copies", "Which are copies?",
-            f"{_counted(len(copies), 'file holds', 'files hold')} another one's update again, or nearly; on the map they are one point."
+            f"{_counted(len(copies), 'file holds', 'files hold')} another one's update again, or nearly; "
+            "on the map they are one point."
             if copies else "No file holds another one's update again.", None, "loras", ["LoRA", "is", "as"],
             [[row["lora"], row["relation"], row["copy_of"]] for row in copies],
         )
@@ -304,8 +304,9 @@ def _findings(
     found.append(
         Finding(
             "families", "Which belong together?",
-            f"{_counted(len(families), 'family', 'families')} of {TOGETHER} updates or more, each nearer to another of them than "
-            "noise would be; a name is suggested where most members have it in their folders or names, and others have not."
+            f"{_counted(len(families), 'family', 'families')} of {TOGETHER} updates or more, each nearer to another of "
+            "them than noise would be; a name is suggested where most members have it in their folders or names, and "
+            "others have not."
             if families else f"No {TOGETHER} of them are nearer to each other than noise would be.", None, "neighbours",
             ["suggested name", "base", "LoRAs", "members"],
             [[name or "(no name that fits)", space, len(group), ", ".join(group)] for space, name, group in families],
@@ -315,7 +316,8 @@ def _findings(
         Finding(
             "unusual", "Which are unusual?",
             f"{_counted(len({row['lora'] for row, _ in odd}), 'file is', 'files are')} unlike the others of the base; "
-            f"{_counted(len(alone), 'update has', 'updates have')} no related one here.", None, "loras", ["LoRA", "base", "why"],
+            f"{_counted(len(alone), 'update has', 'updates have')} no related one here.", None, "loras",
+            ["LoRA", "base", "why"],
             [[row["lora"], row["space"], why] for row, why in odd]
             + [[lora, space, "related to none of the others"] for space, lora in alone],
         )

@@ -30,8 +30,8 @@ SVG = "http://www.w3.org/2000/svg"
 # What charts are made of; of anything else that an SVG may hold nothing is kept.
 ELEMENTS = {"svg", "g", "path", "rect", "text", "tspan", "line", "circle", "defs", "clipPath"}
 ATTRIBUTES = {
-    "viewBox", "transform", "d", "fill", "stroke", "opacity", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "width",
-    "height", "dx", "dy", "id", "class",
+    "viewBox", "transform", "d", "fill", "stroke", "opacity", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r",
+    "width", "height", "dx", "dy", "id", "class",
 }  # fmt: skip
 PREFIXES = ("fill-", "stroke-", "font-", "text-", "clip-", "dominant-")
 LOCAL = re.compile(r"url\(#[\w-]+\)")
@@ -145,7 +145,7 @@ def _clean(element: ElementTree.Element) -> None:
             element.remove(child)
     for name, value in list(element.attrib.items()):
         kept = name in ATTRIBUTES or name.startswith(PREFIXES)
-        # The picture as a whole has a name, and its parts none that a reader would say; what they are is shown by a tip.
+        # The picture as a whole has a name, and its parts none that a reader would say; a tip shows what they are.
         if name == "aria-label" and element.tag != f"{{{SVG}}}g":
             element.set("data-label", value)
         if not kept or ("url(" in value and not LOCAL.fullmatch(value)):

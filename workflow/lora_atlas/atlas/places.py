@@ -1,4 +1,4 @@
-"""Where LoRAs stand on maps of one study: each descriptor's own layout, turned and spread so that maps can be compared."""
+"""Where LoRAs stand on maps of one study: each descriptor's own layout, turned and spread so that maps compare."""
 
 from collections.abc import Mapping, Sequence
 
@@ -66,7 +66,7 @@ def _layout(X: np.ndarray, seed: int) -> np.ndarray:
 
 
 def whole_numbers(places: np.ndarray, most: int = 10_000) -> tuple[list[int], list[int]]:
-    """Places as two lists, across and up, of whole numbers up to `most`: half as long in a page as decimal fractions."""
+    """Places as two lists, across and up, of whole numbers up to `most`: shorter in a page than decimal fractions."""
     x, y = np.rint(places * most).astype(int).T
     return x.tolist(), y.tolist()
 

@@ -158,7 +158,10 @@ def _drift(read: Read, described: Mapping[str, Descriptor], view: View) -> Findi
     frame = frame[frame.descriptor == headline.name]
     none = frame[frame.calibration == "none"]["value"].median()
     others = frame[frame.calibration != "none"].groupby("calibration")["value"].median()
-    sentence = f"Along the middle one of the principal components, LoRAs that the basis was not fitted on spread {none:.2f} times as far as the gallery's"
+    sentence = (
+        "Along the middle one of the principal components, LoRAs that the basis was not fitted on spread "
+        f"{none:.2f} times as far as the gallery's"
+    )
     if len(others):
         best = min(others.index, key=lambda name: abs(1 - others[name]))
         sentence += f"; with calibration {best} {others[best]:.2f} times"

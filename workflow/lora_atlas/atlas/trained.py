@@ -1,4 +1,4 @@
-"""The page of a trained study: every LoRA by every descriptor, what it was trained on, what it paints, and what is near.
+"""The page of a trained study: every LoRA by every descriptor, what it learnt from, what it paints, and what is near.
 
 Neighbours are what the study's retrieval is made of: the gallery's LoRAs, in the headline view, by each descriptor.
 """

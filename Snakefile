@@ -20,7 +20,7 @@ Paths, under results/{study}/:
     spaces/{space}/                        of LoRAs that are not trained here: weights/, neighbours.parquet and the map of
                                            those of one base
     atlas.html                             the page of the study, or of the folder of LoRA files: open it
-    query/{name}.parquet                   the known LoRAs that a file is nearest to
+    query/{name}.parquet, .html            the known LoRAs that a file is nearest to
     attribution/{name}.parquet             the known LoRAs that pictures speak for, by one gradient of the base;
                                            attribution/products.safetensors those of the study's own pictures
     one_step/{name}.safetensors            a LoRA of pictures, made in one step without training

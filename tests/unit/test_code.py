@@ -143,7 +143,7 @@ def test_the_digest_names_the_files_and_the_adapter(tmp_path):
 
 def test_tables_and_templates_beside_code_are_in_its_digest():
     assert [path.name for path in data("loras.families")] == ["modules.json"]
-    assert [path.name for path in data("atlas.page")] == ["atlas.css", "atlas.html", "atlas.js"]
+    assert [path.name for path in data("atlas.page")] == ["atlas.css", "atlas.html", "atlas.js", "query.html"]
     assert set(data("loras.families")) <= set(data("weights.gram")) and data("metrics.retrieval") == []
 
 

@@ -173,6 +173,8 @@ def test_a_query_finds_its_run_and_a_copy_is_at_no_distance(copied, folder, mapp
     assert first["twin"]["relation"] == "same update"
     assert first["sd2"]["status"] == "refused" and "SD2.x" in first["sd2"]["reason"]
     assert all(0 < row["p"] <= 1 for row in found if row["p"] is not None)
+    page = next((mapped[0] / "query").glob("*.html")).read_text()
+    assert "It is known: same update as bob/two." in page and "SD2.x" in page
     assert "sd2: refused" in text
     shutil.rmtree(mapped[0] / "query")
 

@@ -13,6 +13,7 @@ from pages import DESCRIBED, VIEW, held, painted, study
 from PIL import Image
 
 from lora_atlas import tables
+from lora_atlas.atlas import asked as asked_page
 from lora_atlas.atlas import page, places, trained
 from lora_atlas.atlas.page import Finding, cleaned, escaped, policy, render
 from lora_atlas.atlas.thumbnails import SIDES, Thumbnails, beside
@@ -128,6 +129,39 @@ def test_an_svg_keeps_what_charts_are_made_of_and_nothing_else():
         '<g transform="translate(0.1235,2)" clip-path="url(#a-1)"><text>a &lt;b&gt;</text>'
         '<path d="M0.1235,1e-7L2,3" fill="#22242a" data-label="x: 1" /></g></svg>'
     )
+
+
+def asked(name: str, lora: str, rank: int = 1, **changes) -> dict:
+    row = {"query": name, "space": "sd1", "rank": rank, "lora": lora, "artist": None, "genre": None, "distance": 1.2}
+    row |= {"cosine": 0.28, "p": 0.4, "chance": 0.3, "relation": None, "artist_vote": None, "artist_share": None}
+    return row | {"genre_vote": None, "genre_share": None, "status": "answered", "reason": None} | changes
+
+
+def test_the_page_of_a_query_says_what_the_table_says_and_names_are_text():
+    evil = next(iter(HOSTILE))
+    rows = [
+        asked("far", "a"),
+        asked("near", "b", cosine=0.9, p=0.01, artist_vote="ada", artist_share=1.0),
+        asked("near", "c", rank=2),
+        asked("twin", "d", relation="same update × 0.5", cosine=1.0),
+        asked("few", "e", chance=None),
+        asked(evil, evil, artist=evil, genre=evil),
+        asked("cut", "", status="refused", reason=f"cut short {evil}", rank=None),
+    ]
+    text = asked_page.render(evil, rows)
+    elements = Elements(text).found
+    assert not any(tag in ("script", "img") for tag, _ in elements)
+    links = [attributes["href"] for tag, attributes in elements if tag == "a"]
+    assert (
+        all(link.startswith("../atlas.html") and '"' not in link and "<" not in link for link in links)
+        and len(links) == 7
+    )
+    for words in (
+        "It is unrelated to all of them: none is nearer than chance.", "speak for artist ada (100% of the evidence)",
+        "It is known: same update × 0.5 as d.", "So few LoRAs do not tell", "unrelated: no nearer than chance", "cut short",
+    ):  # fmt: skip
+        assert words in text
+    assert "default-src &#39;none&#39;" in text
 
 
 # --- what it holds

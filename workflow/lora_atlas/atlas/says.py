@@ -66,15 +66,11 @@ def _comparison(read: Read, described: Mapping[str, Descriptor], view: View) -> 
             f"average precision of {row.value:.2f} ({row.low:.2f}–{row.high:.2f}), where chance gives {row.chance:.2f}"
         )
     others = {
-        "the best of generated pictures": GENERATED,
-        "training pictures, which nobody has who is handed a LoRA,": TRAINING,
-        "the best control": CONTROL,
+        GENERATED: "the best of generated pictures ({}) {:.2f}",
+        TRAINING: "training pictures ({}), which nobody has who is handed a LoRA, {:.2f}",
+        CONTROL: "the best control ({}) {:.2f}",
     }
-    told = [
-        f"{what} ({best[0]}) {best[1]:.2f}"
-        for what, kind in others.items()
-        if (best := _best(frame, described, kind)) is not None
-    ]
+    told = [said.format(*best) for kind, said in others.items() if (best := _best(frame, described, kind)) is not None]
     sentence = "; ".join(["; ".join(words), *told]).strip("; ") + "."
     columns = ["descriptor", *SCORE, "chance", "queries"]
     return _finding(

@@ -73,13 +73,14 @@ const artistOf = i => D.loras[i].artist === null || D.loras[i].artist === undefi
 const hay = D.loras.map((lora, i) => [lora.name, artistOf(i)?.name, artistOf(i)?.genre, lora.genre, lora.words, lora.file, ...(lora.copies || []).map(c => c[0])]
   .filter(Boolean).join("\n").toLowerCase());
 const first = pictures => pictures?.length ? pictures[0][0] : null;
-const face = i => { const l = D.loras[i]; return first(l.generated) ?? first(l.preview) ?? first(l.training); };
 // What stands for a LoRA on the map.
 const FACES = {
   dots: () => null, preview: i => first(D.loras[i].preview),
   training: i => { const own = D.loras[i].training; return own?.length ? own[i % own.length][0] : null; },
   generated: i => first(D.loras[i].generated),
 };
+// In lists: as on the map, and where dots stand there, whatever there is.
+const face = i => (FACES[$("faces").value] || FACES.dots)(i) ?? FACES.training(i) ?? FACES.generated(i) ?? FACES.preview(i);
 const uri = number => D.pictures[number];
 const short = name => { const last = D.kind === "trained" ? name : name.split("/").pop(); return last.length <= 30 ? last : last.slice(0, 13) + "…" + last.slice(-15); };
 const subtitle = i => {
@@ -550,7 +551,7 @@ for (const [value, words] of Object.entries({training: "what they learnt from", 
 }
 if (D.loras.length > 200) $("faces").value = "dots";
 $("faces").closest("label").hidden = $("faces").options.length < 2;
-$("faces").addEventListener("change", ask);
+$("faces").addEventListener("change", () => { panel(); if (listed) fill(); ask(); });
 
 // --- search
 let active = -1;

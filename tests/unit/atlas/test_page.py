@@ -157,8 +157,10 @@ def test_the_page_of_a_query_says_what_the_table_says_and_names_are_text():
         and len(links) == 7
     )
     for words in (
-        "It is unrelated to all of them: none is nearer than chance.", "speak for artist ada (100% of the evidence)",
-        "It is known: same update × 0.5 as d.", "So few LoRAs do not tell", "unrelated: no nearer than chance", "cut short",
+        "It is unrelated to all of them: none is nearer than chance.",
+        "speak for artist ada (100% of the evidence)",
+        "It is known: same update × 0.5 as d.", "So few LoRAs do not tell",
+        "unrelated: no nearer than chance", "cut short",
     ):  # fmt: skip
         assert words in text
     assert "default-src &#39;none&#39;" in text

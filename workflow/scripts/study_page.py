@@ -2,7 +2,7 @@
 
 from job import asked, job
 
-with job(snakemake):
+with job(snakemake) as cost:
     from lora_atlas.atlas.trained import Told, write
     from lora_atlas.sections import Pictures
 
@@ -21,3 +21,4 @@ with job(snakemake):
         section=section,
         seed=p.seed,
     )
+    cost.say(f"The page to open: {snakemake.output[0]}")

@@ -660,7 +660,7 @@ if (D.maps.length) {
   new ResizeObserver(resize).observe(canvas);
   resize(); go(0);
   const asked = (() => { try { return decodeURIComponent(location.hash.slice(1)); } catch { return ""; } })();
-  const named = asked ? D.loras.findIndex(l => l.name === asked) : -1;
+  const named = asked ? D.loras.findIndex(l => l.name === asked || l.copies?.some(copy => copy[0] === asked)) : -1;
   if (named >= 0) choose(named);
 } else {
   for (const id of ["chooser", "before", "after"]) $(id).hidden = true;

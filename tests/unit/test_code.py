@@ -143,6 +143,8 @@ def test_the_digest_names_the_files_and_the_adapter(tmp_path):
 
 def test_tables_and_templates_beside_code_are_in_its_digest():
     assert [path.name for path in data("loras.families")] == ["modules.json"]
+    assert [path.name for path in data("pictures.page")] == ["pictures.html"]
+    assert data("pictures.sources") == data("atlas.charts") == []  # a page's look makes no picture and no chart old
     assert [path.name for path in data("atlas.page")] == ["atlas.css", "atlas.html", "atlas.js", "query.html"]
     assert set(data("loras.families")) <= set(data("weights.gram")) and data("metrics.retrieval") == []
 

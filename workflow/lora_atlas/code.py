@@ -46,9 +46,11 @@ def digest(*modules: str, also: Sequence[Path] = ()) -> str:
 
 
 def data(*modules: str) -> list[Path]:
-    """Tables (JSON) and templates in the folders of the closure's files: code reads them from there."""
-    beside = ("*.json", "templates/*")
-    return sorted({table for file in closure(*modules) for kind in beside for table in file.parent.glob(kind)})
+    """Tables (JSON) in the folders of the closure's files, and templates beside those that name the folder of them."""
+    files = closure(*modules)
+    found = {table for file in files for table in file.parent.glob("*.json")}
+    rendering = (file for file in files if b'with_name("templates")' in file.read_bytes())
+    return sorted(found | {template for file in rendering for template in file.parent.glob("templates/*")})
 
 
 def done(source: bytes) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lora_atlas import tables
-from lora_atlas.atlas import evaluation
+from lora_atlas.atlas import evaluation, says
 from lora_atlas.atlas.charts import save
 from lora_atlas.descriptors import ACROSS, CONTROL, GENERATED, WEIGHTS, Descriptor, kinds, stored
 from lora_atlas.metrics.structure import LEVELS
@@ -196,3 +196,53 @@ def test_a_study_without_updates_shows_the_parts_that_it_has(factors, words, tmp
     assert {d["factor"] for d in data(chart)} == {factors[-1]} and len(data(chart)) == 2
     assert chart.to_dict()["title"]["subtitle"][0].startswith(f"red: {words} of one component")
     save(chart, tmp_path / "ablation.svg")
+
+
+def test_sentences_of_findings_are_made_of_their_tables(retrieval):
+    """The best part is said to be the best of how many; weights that no number of pictures reaches are said to be so."""
+    described = {d.name: d for d in DESCRIPTORS}
+    ablation = [
+        row(
+            component="feed_forward",
+            block=b,
+            factor="delta",
+            parameters=9,
+            share=0.25,
+            metric="mAP",
+            chance=0.1,
+            value=v,
+        )
+        | {"matched": 0.3, "matched_low": 0.2, "matched_high": 0.4}
+        for b, v in (("up", 0.7), ("down", 0.6))
+    ]
+    worth = [row(descriptor="clip_s8_g1", pictures=m, metric="mAP", seconds=None, value=0.1 * m) for m in (1, 4)]
+    crossing = {
+        "descriptor": "clip_s8_g1",
+        "reference": "delta",
+        "metric": "mAP",
+        "value": None,
+        "low": None,
+        "high": None,
+    }
+    crossing |= {"most": 4, "never": 1.0, "reference_value": 0.5, "reference_seconds": None, "seconds": None}
+    clusters = [
+        row(scenario=WHOLE, descriptor=d, level="artist", algorithm="Ward", metric="ARI", chance=0.0) for d in LEVEL
+    ]
+    read = {
+        "retrieval": retrieval, "clustering": tables.table("clustering", clusters), "worth": tables.table("worth", worth),
+        "ablation": tables.table("ablation", ablation), "crossings": tables.table("crossings", [crossing]),
+    }  # fmt: skip
+    found = {each.name: each for each in says.findings(read, described, VIEW)}
+    assert set(found) == {"comparison", "worth", "ablation"}
+    assert found["ablation"].sentence == (
+        "The best of 2 parts, up (feed forward), 25% of the parameters, reaches 0.70; random modules of as many "
+        "parameters 0.30."
+    )
+    assert found["worth"].sentence.endswith(
+        "reach 0.40; the weights (0.50) are worth more pictures than the 4 there are."
+    )
+    assert "mean average precision of 0.50 (0.40–0.60), where chance gives 0.10" in found["comparison"].sentence
+    met = tables.table("crossings", [crossing | {"value": 2.4}])
+    (again,) = [each for each in says.findings(read | {"crossings": met}, described, VIEW) if each.name == "worth"]
+    assert "the weights are worth 2 pictures" in again.sentence
+    assert all(each.chart.startswith("<svg") and each.rows for each in found.values())

@@ -66,7 +66,7 @@ def _comparison(read: Read, described: Mapping[str, Descriptor], view: View) -> 
             f"average precision of {row.value:.2f} ({row.low:.2f}–{row.high:.2f}), where chance gives {row.chance:.2f}"
         )
     others = {
-        GENERATED: "the best of generated pictures ({}) {:.2f}",
+        GENERATED: "the best descriptor of generated pictures ({}) {:.2f}",
         TRAINING: "training pictures ({}), which nobody has who is handed a LoRA, {:.2f}",
         CONTROL: "the best control ({}) {:.2f}",
     }
@@ -112,7 +112,10 @@ def _ablation(read: Read, described: Mapping[str, Descriptor], view: View) -> Fi
     if len(parts):
         best = parts.sort_values("value", ascending=False, kind="stable").iloc[0]
         where = "" if best.component == "all" else f" ({best.component.replace('_', ' ')})"
-        sentence = f"{best.block}{where} alone, {best.share:.0%} of the parameters, reaches {best.value:.2f}"
+        sentence = (
+            f"The best of {len(parts)} parts, {best.block}{where}, {best.share:.0%} of the parameters, reaches "
+            f"{best.value:.2f}"
+        )
         if len(whole):
             sentence += f"; all modules as they are {whole.iloc[0].value:.2f}"
         if pd.notna(best.matched):

@@ -199,7 +199,7 @@ def test_a_study_without_updates_shows_the_parts_that_it_has(factors, words, tmp
 
 
 def test_sentences_of_findings_are_made_of_their_tables(retrieval):
-    """The best part is said to be the best of how many; weights that no number of pictures reaches are said to be so."""
+    """The best part is the best of how many; weights that no number of pictures reaches are said to be so."""
     described = {d.name: d for d in DESCRIPTORS}
     ablation = [
         row(
@@ -229,7 +229,8 @@ def test_sentences_of_findings_are_made_of_their_tables(retrieval):
         row(scenario=WHOLE, descriptor=d, level="artist", algorithm="Ward", metric="ARI", chance=0.0) for d in LEVEL
     ]
     read = {
-        "retrieval": retrieval, "clustering": tables.table("clustering", clusters), "worth": tables.table("worth", worth),
+        "retrieval": retrieval, "clustering": tables.table("clustering", clusters),
+        "worth": tables.table("worth", worth),
         "ablation": tables.table("ablation", ablation), "crossings": tables.table("crossings", [crossing]),
     }  # fmt: skip
     found = {each.name: each for each in says.findings(read, described, VIEW)}

@@ -18,8 +18,9 @@ Paths, under results/{study}/:
     FINDINGS.md                            what held and what did not, written from the tables
     variants/{variant}/                    the same study under other settings: all of the above that these change
     spaces/{space}/                        of LoRAs that are not trained here: weights/, neighbours.parquet and the map of
-                                           those of one base; spaces/index.html leads to them
-    query/{name}.parquet                   the known LoRAs that a file is nearest to
+                                           those of one base
+    atlas.html                             the page of the study, or of the folder of LoRA files: open it
+    query/{name}.parquet, .html            the known LoRAs that a file is nearest to
     attribution/{name}.parquet             the known LoRAs that pictures speak for, by one gradient of the base;
                                            attribution/products.safetensors those of the study's own pictures
     one_step/{name}.safetensors            a LoRA of pictures, made in one step without training
@@ -27,7 +28,7 @@ Paths, under results/{study}/:
     cost/{stage}/{item}.parquet            seconds of each costly job
 
 `snakemake` makes the tables, charts and findings; a stage alone is made by its name: pictures, plan, loras, export,
-generated, features, weights, embeddings, tables, charts, findings; of a variant by {variant}_{stage}. `snakemake estimate` says what a study will cost, `snakemake manifest` lists a
+generated, features, weights, embeddings, tables, charts, findings, atlas; of a variant by {variant}_{stage}. `snakemake estimate` says what a study will cost, `snakemake manifest` lists a
 source on a network, `snakemake models` fetches models of the hub, and `snakemake query --config query=FILE` asks which
 LoRAs a file is near, `snakemake attribute --config query=PICTURES` which LoRAs pictures speak for.
 """
@@ -39,6 +40,9 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 min_version("9.19")
+
+
+report: "workflow/report/workflow.rst"
 
 
 # The defaults. A config.yaml of the working directory, and what the command line names, go over them.
@@ -82,10 +86,12 @@ if TRAINED:
     if not IS_VARIANT:
 
         rule all:
-            """The whole study: tables, charts, findings, and the page of its pictures."""
+            """The whole study: its page, tables, charts, findings, and the page of its pictures."""
             default_target: True
             input:
-                rules_of("page", "tables", "charts", "findings", *([config["export"]] if config["export"] else [])),
+                rules_of(
+                    "page", "tables", "charts", "findings", "atlas", *([config["export"]] if config["export"] else [])
+                ),
 
     include: "workflow/rules/targets.smk"
 
@@ -114,6 +120,7 @@ if TRAINED:
     if not IS_VARIANT:
 
         include: "workflow/rules/charts.smk"
+        include: "workflow/rules/atlas.smk"
         include: "workflow/rules/findings.smk"
         include: "workflow/rules/pretrain.smk"
 
@@ -125,7 +132,7 @@ else:
         input:
             f"{RESULTS}/tables/loras.parquet",
             f"{RESULTS}/tables/neighbours.parquet",
-            f"{SPACES}/index.html",
+            PAGE,
 
     include: "workflow/rules/targets.smk"
     include: "workflow/rules/models.smk"

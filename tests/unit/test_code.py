@@ -166,8 +166,11 @@ def test_what_is_remembered_of_sources_is_what_they_say(tmp_path, monkeypatch):
         assert _Sources().of(source).done == done(b"x = 1\n")
 
 
-def test_tables_beside_code_are_in_its_digest():
+def test_tables_and_templates_beside_code_are_in_its_digest():
     assert [path.name for path in data("loras.families")] == ["modules.json"]
+    assert [path.name for path in data("pictures.page")] == ["pictures.html"]
+    assert data("pictures.sources") == data("atlas.charts") == []  # a page's look makes no picture and no chart old
+    assert [path.name for path in data("atlas.page")] == ["atlas.css", "atlas.html", "atlas.js", "query.html"]
     assert set(data("loras.families")) <= set(data("weights.gram")) and data("metrics.retrieval") == []
 
 

@@ -61,7 +61,7 @@ class Workflow:
         stats = re.search(r"^job +count\n[- ]+\n(.*?)^total", text, re.MULTILINE | re.DOTALL)
         rows = dict(line.split() for line in stats[1].splitlines() if line.strip()) if stats else {}
         targets = {"all", "pictures", "loras", "generated", "features", "weights", "embeddings", "tables", "charts"}
-        targets |= {"findings"}
+        targets |= {"findings", "atlas"}
         return {rule: int(count) for rule, count in rows.items() if rule not in targets}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import held
 from safetensors.numpy import load_file, save_file
 
 from lora_atlas import tables
@@ -111,14 +112,17 @@ def test_families_have_spaces_of_their_own_and_each_of_four_a_map(mapped):
     for space in spaces:
         for name in ("neighbours.parquet", "embedding.parquet", "weights/delta.safetensors"):
             assert (results / "spaces" / space / name).stat().st_size > 0
-        for name in ("map.png", "map.svg", "atlas.html"):
+        for name in ("map.png", "map.svg"):
             assert (results / "spaces" / space / name).is_file() == (space != small)
-    page = (results / "spaces/sd1/atlas.html").read_text()
-    assert "<script>alert" not in page
     whole = tables.read(results / "tables/neighbours.parquet", "neighbours").to_pylist()
     assert {row["space"] for row in whole} == {"sd1"}  # the other LoRA has none
-    index = (results / "spaces/index.html").read_text()
-    assert "sd1/atlas.html" in index and f"{small}/atlas.html" not in index and "of another base" in index
+    page = (results / "atlas.html").read_text()
+    assert "<script>alert" not in page
+    data = held(page)
+    assert [each["name"] for each in data["maps"]] == ["sd1", small]
+    assert {lora["name"] for lora in data["loras"]} >= {"ada/one", "of another base"}
+    one = next(lora for lora in data["loras"] if lora["name"] == "ada/one")
+    assert one["count"] == 3 and [copy[0] for copy in one["copies"]] == ["ada/one-kohya", "copy"]
 
 
 def test_what_is_gone_of_one_space_is_made_again_by_its_stage_alone(copied, folder, mapped):
@@ -169,6 +173,8 @@ def test_a_query_finds_its_run_and_a_copy_is_at_no_distance(copied, folder, mapp
     assert first["twin"]["relation"] == "same update"
     assert first["sd2"]["status"] == "refused" and "SD2.x" in first["sd2"]["reason"]
     assert all(0 < row["p"] <= 1 for row in found if row["p"] is not None)
+    page = next((mapped[0] / "query").glob("*.html")).read_text()
+    assert "It is known: same update as bob/two." in page and "SD2.x" in page
     assert "sd2: refused" in text
     shutil.rmtree(mapped[0] / "query")
 

@@ -1,11 +1,13 @@
 """The whole chain on a tiny study: it ends in sound tables, reruns what it must, and the same bytes come twice."""
 
 import hashlib
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import held
 from safetensors import safe_open
 
 from lora_atlas import tables
@@ -15,7 +17,14 @@ pytestmark = pytest.mark.slow
 ARTISTS = ["berthe", "joris", "maren", "odile"]
 
 
-TIMED = ("log.parquet", "tables/cost.parquet", "tables/worth.parquet", "tables/crossings.parquet", "FINDINGS.md")
+TIMED = (
+    "log.parquet",
+    "tables/cost.parquet",
+    "tables/worth.parquet",
+    "tables/crossings.parquet",
+    "FINDINGS.md",
+    "atlas.html",
+)
 
 
 def untimed(results: Path, name: str) -> list[dict]:
@@ -45,6 +54,22 @@ def test_it_ends_in_tables_and_charts(tiny):
         assert (results / f"charts/{chart}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<svg" in (results / f"charts/{chart}.svg").read_bytes()[:200]
     assert not (results / "state").exists() or not any((results / "state").rglob("*.pt"))
+
+
+def test_the_page_holds_every_lora_and_every_descriptor(tiny):
+    results = tiny.root / "results/tiny"
+    data = held(results / "atlas.html")
+    plan = tables.read(results / "plan.parquet", "plan").to_pylist()
+    assert [lora["name"] for lora in data["loras"]] == [row["lora"] for row in plan]
+    assert all(lora["training"] and lora["generated"] for lora in data["loras"])
+    assert {each["name"] for each in data["maps"]} == {path.stem for path in (results / "embeddings").glob("*.parquet")}
+    assert set(data["saved"]) == {"comparison", "worth", "ablation", "structure", "drift", "cost"}
+
+
+def test_the_report_holds_pages_charts_and_findings(tiny, tmp_path):
+    tiny.make("--report", str(tmp_path / "report.zip"))
+    inside = {Path(name).name for name in zipfile.ZipFile(tmp_path / "report.zip").namelist()}
+    assert {"atlas.html", "index.html", "FINDINGS.md", "comparison.png", "worth.png", "report.html"} <= inside
 
 
 def test_every_descriptor_is_embedded_alike(tiny):
@@ -89,8 +114,9 @@ def test_touching_the_library_reruns_nothing_and_editing_it_reruns_what_uses_it(
         path.touch()
     assert tiny.planned() == {}
     for file, expected in {
-        "metrics/retrieval.py": {"retrieval", "own_retrieval", "worth", "draw_charts", "write_findings"},
-        "atlas/charts.py": {"draw_charts"},
+        "metrics/retrieval.py": {"retrieval", "own_retrieval", "worth", "draw_charts", "study_page", "write_findings"},
+        "atlas/charts.py": {"draw_charts", "study_page"},
+        "atlas/page.py": {"study_page"},
         "findings/page.py": {"write_findings"},
     }.items():
         path = library / file
@@ -105,7 +131,7 @@ def test_touching_the_library_reruns_nothing_and_editing_it_reruns_what_uses_it(
 
 def test_a_stage_alone_is_forced_with_what_follows(tiny):
     planned = tiny.planned("--forcerun", "embed_weights")
-    follow = {"clustering", "retrieval", "structure", "worth", "draw_charts", "write_findings"}
+    follow = {"clustering", "retrieval", "structure", "worth", "draw_charts", "study_page", "write_findings"}
     assert set(planned) == {"embed_weights", *follow}
 
 
@@ -117,7 +143,7 @@ def test_one_lora_is_made_by_its_name(tiny):
     tiny.make(lora)
     assert (tiny.root / lora).read_bytes() == before
     # The same bytes came again: what follows has nothing to do but to add up the cost.
-    assert set(tiny.planned()) <= {"cost", "worth", "draw_charts", "write_findings"}
+    assert set(tiny.planned()) <= {"cost", "worth", "draw_charts", "study_page", "write_findings"}
     tiny.make()
 
 
@@ -223,6 +249,7 @@ def test_every_stage_has_a_name(tiny):
         "tables",
         "charts",
         "findings",
+        "atlas",
     ]
     assert "Nothing to be done" in tiny.make(*stages)
     assert set(stages) <= set(tiny.run("--list-target-rules").split())

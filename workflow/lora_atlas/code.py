@@ -126,10 +126,11 @@ def closure(*modules: str) -> list[Path]:
 
 
 def digest(*modules: str, also: Sequence[Path] = ()) -> str:
-    """SHA-256 of what the closure's files, tables beside them, and others do: what other code computed is not its."""
+    """SHA-256 of what the closure's files, what is read beside them, and others do: what other code computed is not
+    its."""
     within = closure(*modules)
     files = {file.relative_to(PACKAGE).as_posix(): file for file in within}
-    tables = {file.relative_to(PACKAGE).as_posix(): file for file in _tables(within)}
+    tables = {file.relative_to(PACKAGE).as_posix(): file for file in _beside(within)}
     files |= {file.name: file for file in also}
     does = {name: _SOURCES.of(file).done for name, file in files.items()}
     _SOURCES.keep()
@@ -137,12 +138,14 @@ def digest(*modules: str, also: Sequence[Path] = ()) -> str:
 
 
 def data(*modules: str) -> list[Path]:
-    """Tables (JSON) in the folders of the closure's files: code reads them from there."""
-    return _tables(closure(*modules))
+    """Tables (JSON) in the folders of the closure's files, and templates beside those that name the folder of them."""
+    return _beside(closure(*modules))
 
 
-def _tables(files: Sequence[Path]) -> list[Path]:
-    return sorted({table for folder in {file.parent for file in files} for table in folder.glob("*.json")})
+def _beside(files: Sequence[Path]) -> list[Path]:
+    found = {table for folder in {file.parent for file in files} for table in folder.glob("*.json")}
+    rendering = (file for file in files if b'with_name("templates")' in file.read_bytes())
+    return sorted(found | {template for file in rendering for template in file.parent.glob("templates/*")})
 
 
 def done(source: bytes) -> str:

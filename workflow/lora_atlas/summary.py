@@ -136,6 +136,8 @@ def main(arguments: list[str] | None = None) -> None:
     console = Console()
     console.print(printed)
     console.print(f"Chance: mAP {found[0].chance:.2f}, ARI 0.  Tables: {asked.study / 'tables'}", soft_wrap=True)
+    if (page := asked.study / "atlas.html").is_file():
+        console.print(f"Page: {page}", soft_wrap=True)
     for chart in sorted((asked.study / "charts").glob("*.png")):
         console.print(f"Chart: {chart}", soft_wrap=True)
 

@@ -22,7 +22,18 @@ rule draw_charts:
         modules=[f"{RESULTS}/weights/modules/all.safetensors"] * bool(BY_GRADIENT),
         plan=rules_of("plan"),
     output:
-        **{chart: expand("{r}/charts/{c}.{f}", r=RESULTS, c=chart, f=["png", "svg"]) for chart in CHARTS},
+        **{
+            chart: [
+                report(
+                    f"{RESULTS}/charts/{chart}.png",
+                    category="Charts",
+                    caption=f"../report/{chart}.rst",
+                    labels={"chart": chart.replace("_", " ")},
+                ),
+                f"{RESULTS}/charts/{chart}.svg",
+            ]
+            for chart in CHARTS
+        },
     log:
         f"{RESULTS}/logs/charts.log",
     localrule: True

@@ -130,6 +130,7 @@ WAYS_GENERATED = [
 ]
 CHARTS = ["weight_map", "comparison", "structure", "ablation", "drift"] + ["worth"] * bool(SETTINGS)
 RESULTS = f"results/{STUDY}"
+PAGE = f"{RESULTS}/atlas.html"  # of a study, whether its LoRAs are trained or there
 # Of LoRAs that are there: the folder of what is made of those of each base, and what says that all are weighed.
 SPACES, SPACE_WEIGHTS = f"{RESULTS}/spaces", f"{RESULTS}/cost/gram/spaces.parquet"
 # A variant is the study with other settings. What its settings do not change it reads where the study has it.
@@ -221,6 +222,11 @@ def model_files(model):
     if folder.is_dir():
         return sorted(str(path) for path in folder.rglob("*") if path.is_file())
     return receipts(model)
+
+
+def model_named(model):
+    """A model as a page calls it: a folder by its last two parts, and what is none by its id on the hub."""
+    return "/".join(Path(model).parts[-2:]) if Path(model).is_dir() else model
 
 
 def receipts(model):
@@ -329,6 +335,7 @@ def rules_of(*stages):
         "embeddings": embeddings_of(DESCRIBED),
         "tables": expand("{r}/tables/{t}.parquet", r=RESULTS, t=TABLES),
         "findings": [f"{RESULTS}/FINDINGS.md"],
+        "atlas": [PAGE],
         "charts": expand("{r}/charts/{c}.{f}", r=RESULTS, c=CHARTS, f=["png", "svg"]),
     }
     return [file for stage in stages for file in files[stage]]
@@ -356,7 +363,7 @@ def forget_incomplete():
     made = {
         SPACE_WEIGHTS: spaces.files(SPACES, rows, "weights/delta.safetensors", "weights/weighted.safetensors"),
         f"{RESULTS}/tables/neighbours.parquet": spaces.files(SPACES, rows, "neighbours.parquet", "embedding.parquet"),
-        f"{SPACES}/index.html": spaces.maps(SPACES, rows),
+        PAGE: spaces.maps(SPACES, rows),
     }
     for stage, files in made.items():
         if not all(file.is_file() for file in files):

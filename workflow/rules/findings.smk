@@ -35,7 +35,12 @@ rule write_findings:
             t=["retrieval", "clustering"],
         ),
     output:
-        page=f"{RESULTS}/FINDINGS.md",
+        page=report(
+            f"{RESULTS}/FINDINGS.md",
+            category="Findings",
+            caption="../report/findings.rst",
+            labels={"page": "findings"},
+        ),
         claims=f"{RESULTS}/tables/claims.parquet",
     log:
         f"{RESULTS}/logs/findings.log",

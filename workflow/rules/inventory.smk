@@ -1,10 +1,10 @@
 """A folder of LoRA files that are there: what each is, and a map of those that can be compared.
 
 Needs: the folder named by `folder`
-Makes: results/{study}/tables/loras.parquet, results/{study}/tables/neighbours.parquet, results/{study}/spaces/index.html,
+Makes: results/{study}/tables/loras.parquet, results/{study}/tables/neighbours.parquet, results/{study}/atlas.html,
        and for each space of LoRAs with one base
        results/{study}/spaces/{space}/weights/delta.safetensors, weights/weighted.safetensors, neighbours.parquet,
-       embedding.parquet, and, of four LoRAs or more, map.png, map.svg, atlas.html
+       embedding.parquet, and, of four LoRAs or more, map.png, map.svg
 
 Which spaces there are is known only after the files are read. A stage is one job for all of them, whose output is what
 it says of all; files of single spaces stand beside it, and where one is gone the stage is made again.
@@ -83,20 +83,23 @@ rule space_neighbours:
 
 
 rule space_maps:
-    """A map of the LoRAs of each base, its page, and a page that leads to all of them."""
+    """Write a map of the LoRAs of each base, and the page of them all."""
     input:
         table=f"{RESULTS}/tables/loras.parquet",
         neighbours=f"{RESULTS}/tables/neighbours.parquet",
     output:
-        index=f"{SPACES}/index.html",
+        page=report(PAGE, category="Pages", caption="../report/folder.rst", labels={"page": "atlas"}),
     log:
         f"{RESULTS}/logs/space_maps.log",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        code=code("space_maps", "atlas.collection", "collection.spaces"),
+        code=code("space_maps", "atlas.folder", "collection.spaces"),
+        study=STUDY,
         folder=SPACES,
+        # Previews beside the files are shown, and they change without the files.
+        files=lambda wildcards: LORA_FILES,
         seed=config["seed"],
     script:
         "../scripts/space_maps.py"

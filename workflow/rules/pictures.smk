@@ -113,7 +113,12 @@ rule show_pictures:
         duplicates=f"{RESULTS}/duplicates.parquet",
         template=part("workflow/lora_atlas/pictures/templates/pictures.html"),
     output:
-        f"{RESULTS}/pictures/index.html",
+        report(
+            f"{RESULTS}/pictures/index.html",
+            category="Pages",
+            caption="../report/pictures.rst",
+            labels={"page": "pictures"},
+        ),
     log:
         f"{RESULTS}/logs/pictures_page.log",
     localrule: True

@@ -1,7 +1,7 @@
 """Query: the known LoRAs that a LoRA file, or each of a folder of them, is nearest to.
 
 Needs: the file or folder named by `query`; the study's weights
-Makes: results/{study}/query/{name}.parquet
+Makes: results/{study}/query/{name}.parquet, and the same as a page, results/{study}/query/{name}.html
 """
 
 
@@ -10,14 +10,21 @@ rule query:
     input:
         known=known_loras,
     output:
-        f"{RESULTS}/query/{QUERY}.parquet",
+        table=f"{RESULTS}/query/{QUERY}.parquet",
+        page=report(
+            f"{RESULTS}/query/{QUERY}.html",
+            category="Pages",
+            caption="../report/query.rst",
+            labels={"page": "query"},
+        ),
     log:
         f"{RESULTS}/logs/query/{QUERY}.log",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        code=code("query", "collection.query"),
+        code=code("query", "collection.query", "atlas.asked"),
+        study=STUDY,
         # A function: text with braces is then no pattern.
         query=lambda wildcards: config["query"],
         content=lambda wildcards: QUERIED,

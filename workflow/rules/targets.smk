@@ -83,6 +83,12 @@ if TRAINED:
                 rules_of("charts"),
             localrule: True
 
+        rule atlas:
+            """The page of the study, atlas.html: its map by every descriptor, its LoRAs, what its tables say."""
+            input:
+                rules_of("atlas"),
+            localrule: True
+
         rule findings:
             """FINDINGS.md: what held and what did not."""
             input:
@@ -110,8 +116,14 @@ if TRAINED:
 else:
 
     rule maps:
-        """A map of each base's LoRAs in a folder, and their nearest neighbours."""
+        """A map of each base's LoRAs in a folder, the page of all, and their nearest neighbours."""
         input:
             f"{RESULTS}/tables/neighbours.parquet",
-            f"{SPACES}/index.html",
+            PAGE,
+        localrule: True
+
+    rule atlas:
+        """The page of the folder, atlas.html: a map of each base's LoRAs, copies, families, neighbours."""
+        input:
+            PAGE,
         localrule: True

@@ -6,12 +6,14 @@ with job(snakemake) as cost:
     from pathlib import Path
 
     from lora_atlas import tables
+    from lora_atlas.atlas.asked import write
     from lora_atlas.collection.known import collections
     from lora_atlas.collection.query import query, told
 
-    p = snakemake.params
+    p, out = snakemake.params, snakemake.output
     options = {"pickles": p.options["pickles"] == "load", "base": p.options["base"]}
-    known = collections(Path(snakemake.output[0]).parents[1], weighting=p.weighting, **options)
+    known = collections(Path(out.table).parents[1], weighting=p.weighting, **options)
     rows = query([p.query], known, **p.weights, **options)
-    tables.write(snakemake.output[0], "query", rows)
+    tables.write(out.table, "query", rows)
+    write(out.page, p.study, rows)
     cost.say(told(rows))

@@ -294,7 +294,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(comparison_chart, t
 
 
 def test_another_format_is_refused_by_name(comparison_chart, tmp_path):
-    with pytest.raises(ValueError, match=r"chart\.pdf: charts are \.png, \.svg or \.html"):
+    with pytest.raises(ValueError, match=r"chart\.pdf: charts are \.png or \.svg"):
         save(comparison_chart, tmp_path / "chart.pdf")
     assert not os.listdir(tmp_path)
 

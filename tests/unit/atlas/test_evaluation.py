@@ -1,11 +1,13 @@
 """Charts of the evaluation: they are drawn, and what they show is what the tables say."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from lora_atlas import tables
-from lora_atlas.atlas import evaluation
+from lora_atlas.atlas import evaluation, says
 from lora_atlas.atlas.charts import save
 from lora_atlas.descriptors import ACROSS, CONTROL, GENERATED, WEIGHTS, Descriptor, kinds, stored
 from lora_atlas.metrics.structure import LEVELS
@@ -132,9 +134,9 @@ def test_extractors_whose_names_begin_alike_have_a_panel_each(retrieval):
     told = {"kinds": kinds(DESCRIPTORS), "view": VIEW.stored(), "descriptors": stored(DESCRIPTORS + found)}
     told = retrieval.replace_schema_metadata({k: tables.json.dumps(v) for k, v in told.items()})
     worth = [row(descriptor=d.name, pictures=m, metric="mAP", seconds=None) for d in found for m in (1, 2)]
-    panels = evaluation.worth_curve(tables.table("worth", worth), told).to_dict()["hconcat"]
+    panels = evaluation.worth_curve(tables.table("worth", worth), told).to_dict()["concat"]
     titles = [panel["title"]["text"] for panel in panels]
-    assert titles == ["pictures seen by clip_l14", "pictures seen by clip_h14"]
+    assert titles == ["clip l14, 8 steps", "clip h14, 8 steps"]
 
 
 def test_every_pair_is_shown_on_both_sides(retrieval):
@@ -149,7 +151,32 @@ def test_every_pair_is_shown_on_both_sides(retrieval):
 def test_the_drift_is_that_of_the_descriptor(retrieval):
     chart = charts(retrieval)["drift"]
     assert {d["descriptor"] for d in data(chart) if "descriptor" in d} == {"delta"}
-    assert "delta" in chart.to_dict()["title"]["text"]
+    assert DELTA.label in chart.to_dict()["title"]["subtitle"][0]
+
+
+def test_no_interval_of_the_drift_is_cut_and_no_component_is_added(retrieval):
+    """The axis once began at a component 0, and bands that were wide were cut off."""
+    rows = [
+        row(descriptor="delta", calibration="none", component=k, explained=0.2, held_out=None, predicted=None)
+        | {"low": 0.1 / k, "high": 4.0 * k}
+        for k in (1, 2, 3)
+    ]
+    panel = evaluation.drift_chart(tables.table("drift", rows), DELTA).to_dict()["concat"][0]["layer"][0]["encoding"]
+    low, high = panel["y"]["scale"]["domain"]
+    assert low < 0.1 / 3 and high > 12
+    assert panel["x"]["scale"]["domain"] == [0.5, 3.5] and panel["x"]["axis"]["values"] == [1, 2, 3]
+
+
+def test_every_curve_of_worth_has_a_panel_of_its_own(retrieval):
+    """Eight intervals upon each other were mud."""
+    panels = charts(retrieval)["worth"].to_dict()["concat"]
+    assert len(panels) == 3 and len({panel["title"]["text"] for panel in panels}) == 3
+
+
+def test_tones_of_the_structure_differ_where_values_do(retrieval):
+    """Colours at 0 and at -0.5 were hardly two; lightness differs by 0.2 of black to white."""
+    steps = [sum(int(tone[i : i + 2], 16) for i in (1, 3, 5)) / 765 for tone in evaluation.DIVERGING]
+    assert len(steps) == 5 and all(abs(a - b) > 0.15 for a, b in pairwise(steps))
 
 
 def test_single_modules_are_left_out_of_the_parts(retrieval):
@@ -169,3 +196,54 @@ def test_a_study_without_updates_shows_the_parts_that_it_has(factors, words, tmp
     assert {d["factor"] for d in data(chart)} == {factors[-1]} and len(data(chart)) == 2
     assert chart.to_dict()["title"]["subtitle"][0].startswith(f"red: {words} of one component")
     save(chart, tmp_path / "ablation.svg")
+
+
+def test_sentences_of_findings_are_made_of_their_tables(retrieval):
+    """The best part is the best of how many; weights that no number of pictures reaches are said to be so."""
+    described = {d.name: d for d in DESCRIPTORS}
+    ablation = [
+        row(
+            component="feed_forward",
+            block=b,
+            factor="delta",
+            parameters=9,
+            share=0.25,
+            metric="mAP",
+            chance=0.1,
+            value=v,
+        )
+        | {"matched": 0.3, "matched_low": 0.2, "matched_high": 0.4}
+        for b, v in (("up", 0.7), ("down", 0.6))
+    ]
+    worth = [row(descriptor="clip_s8_g1", pictures=m, metric="mAP", seconds=None, value=0.1 * m) for m in (1, 4)]
+    crossing = {
+        "descriptor": "clip_s8_g1",
+        "reference": "delta",
+        "metric": "mAP",
+        "value": None,
+        "low": None,
+        "high": None,
+    }
+    crossing |= {"most": 4, "never": 1.0, "reference_value": 0.5, "reference_seconds": None, "seconds": None}
+    clusters = [
+        row(scenario=WHOLE, descriptor=d, level="artist", algorithm="Ward", metric="ARI", chance=0.0) for d in LEVEL
+    ]
+    read = {
+        "retrieval": retrieval, "clustering": tables.table("clustering", clusters),
+        "worth": tables.table("worth", worth),
+        "ablation": tables.table("ablation", ablation), "crossings": tables.table("crossings", [crossing]),
+    }  # fmt: skip
+    found = {each.name: each for each in says.findings(read, described, VIEW)}
+    assert set(found) == {"comparison", "worth", "ablation"}
+    assert found["ablation"].sentence == (
+        "The best of 2 parts, up (feed forward), 25% of the parameters, reaches 0.70; random modules of as many "
+        "parameters 0.30."
+    )
+    assert found["worth"].sentence.endswith(
+        "reach 0.40; the weights (0.50) are worth more pictures than the 4 there are."
+    )
+    assert "mean average precision of 0.50 (0.40–0.60), where chance gives 0.10" in found["comparison"].sentence
+    met = tables.table("crossings", [crossing | {"value": 2.4}])
+    (again,) = [each for each in says.findings(read | {"crossings": met}, described, VIEW) if each.name == "worth"]
+    assert "the weights are worth 2 pictures" in again.sentence
+    assert all(each.chart.startswith("<svg") and each.rows for each in found.values())

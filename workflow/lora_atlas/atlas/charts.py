@@ -6,9 +6,8 @@ the genre, the shade is the artist within it.
 
 import base64
 import io
-import json
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from altair.typing import ChartType
 from scipy.spatial import ConvexHull, QhullError
 
 from .. import tables
-from ..descriptors import KINDS, Descriptor
+from ..descriptors import KINDS, Descriptor, restored
 from ..views import View
 
-INK, GREY, PAPER = "#22242a", "#8a8d96", "#fffdf8"
+INK, GREY, PAPER, LINE = "#22242a", "#70747e", "#fffdf8", "#ece7dc"
 COLOURS = dict(zip(KINDS, ("#c8452d", "#e39a7b", "#2b6cb0", "#7a8a99", "#b8b2a7"), strict=True))
 THUMBNAIL = 96  # pixels
 ALONE = "a query's pictures alone"
@@ -153,6 +152,7 @@ def comparison(retrieval: pa.Table, clustering: pa.Table) -> ChartType:
     """Descriptors side by side: retrieval mAP and Ward ARI of artists, with intervals and chance."""
     told = tables.metadata(retrieval)
     kinds, view = told["kinds"], View(**told["view"])
+    words = labels(kinds, restored(told["descriptors"]))
     found = retrieval.to_pandas()
     found = found[view.rows(found) & (found.level == "artist") & (found.metric == "mAP")]
     grouped = clustering.to_pandas()
@@ -163,13 +163,15 @@ def comparison(retrieval: pa.Table, clustering: pa.Table) -> ChartType:
     order = sorted(kinds, key=lambda d: (KINDS.index(kinds[d]), -_value(found, d)))
     charts = []
     for number, (title, frame) in enumerate(panels.items()):
-        frame = frame[frame.descriptor.isin(order)].assign(kind=lambda f: f.descriptor.map(kinds))
-        frame = frame[["descriptor", "kind", "value", "low", "high", "chance"]]
+        frame = frame[frame.descriptor.isin(order)].assign(
+            kind=lambda f: f.descriptor.map(kinds), label=lambda f: f.descriptor.map(words)
+        )
+        frame = frame[["descriptor", "label", "kind", "value", "low", "high", "chance"]]
         y = alt.Y(
-            "descriptor:N",
-            sort=order,
+            "label:N",
+            sort=[words[name] for name in order],
             title=None,
-            axis=alt.Axis(labels=number == 0, ticks=False, domain=False, labelLimit=260, labelPadding=10),
+            axis=alt.Axis(labels=number == 0, ticks=False, domain=False, labelLimit=400, labelPadding=10),
         )
         scale = alt.Scale(domain=[min(0.0, float(frame["low"].min(skipna=True))), 1.0])
         colour = alt.Color(
@@ -186,7 +188,7 @@ def comparison(retrieval: pa.Table, clustering: pa.Table) -> ChartType:
         dots = base.mark_circle(size=95, opacity=1).encode(
             x=alt.X("value:Q", scale=scale),
             color=colour,
-            tooltip=["descriptor", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("low:Q", format=".3f"),
+            tooltip=["label", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("low:Q", format=".3f"),
                      alt.Tooltip("high:Q", format=".3f")],
         )  # fmt: skip
         numbers = base.mark_text(dy=-9, fontSize=9, color=INK).encode(
@@ -208,13 +210,20 @@ def comparison(retrieval: pa.Table, clustering: pa.Table) -> ChartType:
     return styled(chart)
 
 
+def labels(names: Iterable[str], described: Mapping[str, Descriptor]) -> dict[str, str]:
+    """Descriptor → its name in words; where two would be called alike, or nothing else is known, the name itself."""
+    found = {name: described[name].label if name in described else name for name in names}
+    often = Counter(found.values())
+    return {name: label if often[label] == 1 else f"{label} ({name})" for name, label in found.items()}
+
+
 def _value(frame: pd.DataFrame, descriptor: str) -> float:
     values = frame.loc[frame.descriptor == descriptor, "value"].dropna()
     return float(values.iloc[0]) if len(values) else -1.0
 
 
 def save(chart: ChartType, path: str | Path) -> None:
-    """Write a chart as .png (twice its size in pixels), .svg, or .html (one file that needs no network), atomically."""
+    """Write a chart as .png (twice its size in pixels) or .svg, atomically."""
     import vl_convert
 
     path = Path(path)
@@ -223,33 +232,10 @@ def save(chart: ChartType, path: str | Path) -> None:
         data = vl_convert.vegalite_to_svg(specification).encode()
     elif path.suffix == ".png":
         data = vl_convert.vegalite_to_png(specification, scale=2)
-    elif path.suffix == ".html":
-        data = _page(specification).encode()
     else:
-        raise ValueError(f"{path}: charts are .png, .svg or .html")
+        raise ValueError(f"{path}: charts are .png or .svg")
     with tables.replacing(path) as temporary:
         temporary.write_bytes(data)
-
-
-@cache
-def _bundle(snippet: str) -> str:
-    """Vega and a snippet that uses it, as one module; seconds of work, and the same for every page."""
-    import vl_convert
-
-    return str(vl_convert.javascript_bundle(snippet))
-
-
-def _page(specification: Mapping[str, Any]) -> str:
-    """One HTML file with the chart alive in it."""
-    snippet = 'vegaEmbed("#chart", JSON.parse(document.getElementById("data").textContent), {actions: false});'
-    # Names in the data are other people's: none may end the script that holds them.
-    data = json.dumps(specification).replace("<", "\\u003c")
-    return (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>LoRA Atlas</title>\n'
-        f'<body style="margin: 0; background: {PAPER}">\n<div id="chart"></div>\n'
-        f'<script id="data" type="application/json">{data}</script>\n'
-        f'<script type="module">{_bundle(snippet)}</script>\n</html>\n'
-    )
 
 
 def thumbnail(pictures: pa.Table) -> str:
@@ -318,6 +304,17 @@ def styled(chart: ChartType) -> ChartType:
         chart.configure(background=PAPER, font="Helvetica Neue, Helvetica, Arial, sans-serif", padding=18)
         .configure_view(stroke=None)
         .configure_title(color=INK, fontSize=17, anchor="start", subtitleColor=GREY, subtitleFontSize=12, offset=14)
-        .configure_axis(gridColor="#ece7dc", labelColor=INK, titleColor=INK, titleFontWeight="normal", domain=False)
+        .configure_axis(
+            gridColor=LINE, labelColor=INK, titleColor=INK, titleFontWeight="normal", domain=False, labelFlush=False
+        )
         .configure_legend(labelColor=INK)
     )
+
+
+def unframed(chart: ChartType) -> ChartType:
+    """A chart as it stands in a page, which has a title and a ground of its own."""
+    bare = chart.copy(deep=True)
+    bare.title = alt.Undefined
+    bare.config.background = "transparent"
+    bare.config.padding = 4
+    return bare

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import altair as alt
 import numpy as np
@@ -13,16 +12,14 @@ import pyarrow as pa
 from altair.typing import ChartType
 
 from ..collection.chance import LEVEL
-from ..collection.spaces import MAPPED
-from .charts import GREY, INK, PAPER, artist_colours, layout, styled
+from .charts import GREY, INK, artist_colours, layout, styled
+from .places import over_the_page
 
-NAMED = 60  # points up to which the page does not move
 RELATED, ALIKE = LEVEL, 0.1  # lines are drawn of a cosine above that, to the nearest and to those of p up to this
 LOWEST, BEYOND = 1e-3, 1.5  # a share of all pairs, and how much further noise does not go: 3.1 and 4.6 deviations
 WIDTH, HEIGHT = 1080, 720  # pixels, of FULL points and more; half as much of few
 FULL = 40
 EDGE = 0.03  # of the page, around all points
-EVEN = 0.5  # of a place that is its order among the others: else a far cluster leaves most of the page empty
 LETTER, LINE = 5.6, 12  # pixels of a label's letters
 GAP = 3  # pixels between a point and its label
 # Where a label stands: how it is aligned, and the way from its point.
@@ -34,16 +31,32 @@ SIDES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
 }
 
 
-def collection_map(
-    rows: Sequence[Mapping[str, Any]], embeddings: pa.Table, neighbours: pa.Table, *, seed: int
-) -> ChartType:
+@dataclass(frozen=True)
+class Placed:
+    """LoRAs of one space on a page: `points`, one row a point with its place (0 to 1) and its label's side; `members`,
+    the LoRAs of each point, by its first; `near`, the neighbours of points (one, other), whether they are `beyond`
+    noise, and whether a line links them (`related`); `lines`, one row a line."""
+
+    points: pd.DataFrame
+    members: Mapping[str, list[str]]
+    near: pd.DataFrame
+    lines: pd.DataFrame
+
+
+def placed(rows: Sequence[Mapping[str, Any]], embeddings: pa.Table, neighbours: pa.Table, *, seed: int) -> Placed:
+    """Where LoRAs of one space stand, and which are related. `rows` of the table "loras", in the order of
+    `embeddings`."""
+    group = grouped(rows)
+    return _points(rows, group, np.array(embeddings["vector"].to_pylist(), float), neighbours.to_pandas(), seed)
+
+
+def collection_map(rows: Sequence[Mapping[str, Any]], where: Placed) -> ChartType:
     """LoRAs of one space in two dimensions, with lines between those that are nearer than chance.
 
-    `rows` of the table "loras", in the order of `embeddings`. Colours are artists (folders) where there are several.
-    Copies of one update are one point, with their number beside its name; a name is drawn where there is room.
+    Colours are artists (folders) where there are several. Copies of one update are one point, with their number beside
+    its name; a name is drawn where there is room.
     """
-    group = grouped(rows)
-    frame, lines = _points(rows, group, np.array(embeddings["vector"].to_pylist(), float), neighbours.to_pandas(), seed)
+    frame, lines = where.points, where.lines
     scale = alt.Scale(domain=[-EDGE, 1 + EDGE])
     x, y = alt.X("x:Q", axis=None, scale=scale), alt.Y("y:Q", axis=None, scale=scale)
     layers = []
@@ -94,7 +107,7 @@ def collection_map(
             ],
         ),
     )
-    return styled(chart.interactive() if len(frame) > NAMED else chart)
+    return styled(chart)
 
 
 def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -111,8 +124,7 @@ def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _points(
     rows: Sequence[Mapping[str, Any]], group: Mapping[str, str], vectors: np.ndarray, near: pd.DataFrame, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row a point, with its place on the page (0 to 1) and its label's side, and one row a line."""
+) -> Placed:
     first = [i for i, row in enumerate(rows) if group[row["lora"]] == row["lora"]]
     shown = [rows[i] for i in first]
     frame = pd.DataFrame([{key: row[key] for key in ("lora", "artist", "genre", "format", "norm")} for row in shown])
@@ -133,12 +145,12 @@ def _points(
     nearest = near.drop_duplicates("one").set_index("one")
     frame["nearest"] = [nearest["neighbour"].get(lora, "") for lora in frame["lora"]]
     frame["cosine"] = [nearest["cosine"].get(lora) for lora in frame["lora"]]
-    frame[["x", "y"]] = _spread(layout(vectors[first], seed))
+    frame[["x", "y"]] = over_the_page(layout(vectors[first], seed))
     is_nearest = near["other"] == near["one"].map(nearest["other"])
     beyond = near["cosine"] > max(ALIKE, _noise(vectors[first]))
-    lines = _lines(frame, near[beyond & ((near["p"] <= RELATED) | is_nearest)])
+    near = near.assign(beyond=beyond, related=beyond & ((near["p"] <= RELATED) | is_nearest))
     frame["side"] = _sides(frame, count.to_numpy())
-    return frame, lines
+    return Placed(frame, members, near, _lines(frame, near[near["related"]]))
 
 
 def _noise(vectors: np.ndarray) -> float:
@@ -157,20 +169,6 @@ def _page(points: int) -> tuple[int, int]:
     """Width and height in pixels."""
     part = min(max(math.sqrt(points / FULL), 0.5), 1.0)
     return round(part * WIDTH), round(part * HEIGHT)
-
-
-def _spread(places: np.ndarray) -> np.ndarray:
-    """Places (n, 2) over the whole page, from 0 to 1: turned so that the longer way is across, and half way to an even
-    spread, since far apart in a t-SNE means no more than apart."""
-    if len(places) < 2:
-        return np.full((len(places), 2), 0.5)
-    centred = places - places.mean(0)
-    turned = centred @ np.linalg.svd(centred, full_matrices=False)[2].T
-    span = np.ptp(turned, axis=0)
-    linear = (turned - turned.min(0)) / np.where(span > 1e-9, span, 1.0)
-    even = turned.argsort(0, kind="stable").argsort(0, kind="stable") / (len(places) - 1)
-    spread: np.ndarray = np.where(span > 1e-9, (1 - EVEN) * linear + EVEN * even, 0.5)
-    return spread
 
 
 def _sides(frame: pd.DataFrame, count: np.ndarray) -> list[str]:
@@ -200,31 +198,6 @@ def _sides(frame: pd.DataFrame, count: np.ndarray) -> list[str]:
 def _overlaps(box: np.ndarray, others: np.ndarray) -> bool:
     """Whether one of the others (n, 4) has something in common with a box (left, top, right, bottom)."""
     return bool(((others[:, :2] < box[2:]) & (others[:, 2:] > box[:2])).all(1).any())
-
-
-def index(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """A page that leads to the maps of spaces: space → rows of the table "loras"."""
-    parts = []
-    for space, rows in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
-        copies = sum(row["copy_of"] is not None for row in rows)
-        count = "1 LoRA" if len(rows) == 1 else f"{len(rows)} LoRAs"
-        family = rows[0]["family"]
-        words = f"{count} of {family if family != 'other' else 'no known family'}"
-        words += f", {copies} of them copies, or nearly" if copies else ""
-        head = f"<h2>{escape(space)}</h2><p>{escape(words)}</p>"
-        if len(rows) >= MAPPED:
-            picture = f'<img src="{quote(space)}/map.png" alt="map of {escape(words)}" loading="lazy">'
-            parts.append(f'<section>{head}<a href="{quote(space)}/atlas.html">{picture}</a></section>')
-        else:
-            names = "".join(f"<li>{escape(row['lora'])}</li>" for row in rows)
-            parts.append(f"<section>{head}<p>too few for a map:</p><ul>{names}</ul></section>")
-    return (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>LoRA Atlas</title>\n<style>'
-        f"body {{ margin: 2rem; background: {PAPER}; color: {INK}; font: 16px Helvetica, Arial, sans-serif }}"
-        "section { display: inline-block; vertical-align: top; width: 26rem; margin: 0 2rem 2rem 0 }"
-        "img { width: 100% } h2 { margin: 0 } li { overflow-wrap: anywhere }</style>\n"
-        f"<h1>LoRAs, by base</h1>\n{chr(10).join(parts)}\n</html>\n"
-    )
 
 
 def _short(name: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 MAPPED = 4  # LoRAs of a space that has a map: of fewer the table says all
-MAPS = ("atlas.html", "map.png", "map.svg")
+MAPS = ("map.png", "map.svg")
 
 
 def spaces(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -23,7 +23,7 @@ def test_every_architecture_has_patterns_of_known_targets(kind):
 
 
 def test_an_architecture_that_is_not_there_is_named_with_those_that_are():
-    with pytest.raises(BaseModelError, match=r"base\.model: a SimpleNamespace.*UNet, as of StableDiffusionPipeline"):
+    with pytest.raises(BaseModelError, match=r"base\.model: a SimpleNamespace.*UNet \(StableDiffusionPipeline.*ZImage"):
         denoiser_of(SimpleNamespace(transformer=torch.nn.Linear(1, 1)))
 
 
@@ -57,10 +57,10 @@ def test_a_second_architecture_is_a_class_in_the_registry(tmp_path, tiny_base, m
 
     class Flow(Noise):
         @classmethod
-        def of(cls, scheduler, device, min_snr_gamma):
+        def of(cls, scheduler, device, min_snr_gamma, density):
             return cls(scheduler.alphas_cumprod, "flow", None)
 
-        def times(self, u):
+        def times(self, u, tokens):
             return u
 
         def noisy(self, x, epsilon, t):

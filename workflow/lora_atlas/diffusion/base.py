@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..sections import Base
-from .denoisers import DENOISERS, denoiser_of
+from .denoisers import DENOISERS, denoiser_of, kind_of
 from .errors import BaseModelError
 
 # Local folders say what they are by content, hub models by id and revision.
@@ -41,11 +41,16 @@ def load(base: Base, *, device: str) -> Any:
         )
     try:
         index = DiffusionPipeline.load_config(model, revision=revision)
+        kind_of(index)  # before anything large is fetched
+        # A part that was saved as none (SD3's T5 may be left out) is only taken for none where that is said again.
+        absent = {name: None for name, part in index.items() if part in ([None, None], (None, None))}
         # The safety checker is a model of its own that would judge pictures which nobody sees.
         unsafe = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
         pipeline = DiffusionPipeline.from_pretrained(
-            model, revision=revision, variant=variant, dtype=DTYPES[device], use_safetensors=True, **unsafe
+            model, revision=revision, variant=variant, dtype=DTYPES[device], use_safetensors=True, **(absent | unsafe)
         )
+    except BaseModelError:
+        raise
     except (OSError, ValueError) as error:
         raise BaseModelError(
             f"base.model: cannot load {model!r} (revision {revision}, variant {variant}) from safetensors: {error}"
@@ -68,7 +73,8 @@ def identity(base: Base) -> str:
     if not folder.is_dir():
         return f"{base.model}@{base.revision}" + (f" {base.variant}" if base.variant else "")
     digest = hashlib.sha256()
-    files = [file for kind in DENOISERS for file in sorted((folder / kind.component).glob("*"))]
+    components = dict.fromkeys(kind.component for kind in DENOISERS)
+    files = [file for component in components for file in sorted((folder / component).glob("*"))]
     for file in files:
         digest.update(file.name.encode())
         with file.open("rb") as stream:
@@ -79,23 +85,17 @@ def identity(base: Base) -> str:
 
 @torch.no_grad()
 def encode_pictures(pipeline: Any, pictures: torch.Tensor, size: int = 16) -> torch.Tensor:
-    """Scaled latents float32 (n, c, h, w) of pictures (n, 3, H, W) in -1…1; a distribution gives its mode."""
-    vae, parts = pipeline.vae, []
-    for x in pictures.split(size):
-        out = vae.encode(x.to(vae.device, vae.dtype))
-        z = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
-        parts.append(z.float())
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    return (torch.cat(parts) - shift) * vae.config.scaling_factor
+    """Latents float32 (n, c, h, w), as the network knows them, of pictures (n, 3, H, W) in -1…1."""
+    vae, denoiser = pipeline.vae, denoiser_of(pipeline)
+    return torch.cat([denoiser.encode_pictures(vae, x.to(vae.device, vae.dtype)) for x in pictures.split(size)])
 
 
 @torch.no_grad()
 def decode_latents(pipeline: Any, latents: torch.Tensor, size: int = 16) -> torch.Tensor:
-    """Pictures uint8 (n, H, W, 3) on the CPU of scaled latents (n, c, h, w)."""
-    vae, parts = pipeline.vae, []
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    for z in (latents / vae.config.scaling_factor + shift).split(size):
-        x = vae.decode(z.to(vae.device, vae.dtype)).sample.float()
+    """Pictures uint8 (n, H, W, 3) on the CPU of such latents (n, c, h, w)."""
+    denoiser, parts = denoiser_of(pipeline), []
+    for z in latents.split(size):
+        x = denoiser.decode_latents(pipeline.vae, z).float()
         parts.append(((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
     return torch.cat(parts)
 

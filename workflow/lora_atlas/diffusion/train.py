@@ -132,7 +132,7 @@ def _prepare(
     caption = [training.caption]
     text = {shape: denoiser.encode_text(pipeline, caption, pixels) for shape, pixels in sizes.items()}
     gamma = training.min_snr_gamma if training.loss == "min_snr" else None
-    objective = objective_of(pipeline.scheduler, device, gamma)
+    objective = objective_of(pipeline.scheduler, device, gamma, denoiser.density)
     if resources.gradient_checkpointing:
         denoiser.module.enable_gradient_checkpointing()
     if resources.compile:
@@ -141,7 +141,7 @@ def _prepare(
     if device == "cuda":
         torch.cuda.empty_cache()
     latents = {shape: z.to(device) for shape, z in latents.items()}
-    modules = stacked.targeted(denoiser.module, training.targets, denoiser.targets)
+    modules = denoiser.layers(training.targets)
     return Material(denoiser, objective, latents, text, modules), places
 
 
@@ -220,7 +220,7 @@ def trial_step(material: Material, K: int, training: Training) -> None:
         shape = max(latents, key=lambda s: s[0] * s[1])
         n = K * training.batch
         x = torch.zeros(n, *latents[shape].shape[1:], device=moments.device)
-        t = material.objective.times(torch.zeros(n, device=moments.device))
+        t = material.objective.times(torch.zeros(n, device=moments.device), denoiser.tokens(shape))
         denoiser.predict(x, t, material.text[shape].first(n)).sum().backward()
     finally:
         stacked.unstack(denoiser.module, layers)

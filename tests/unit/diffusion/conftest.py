@@ -3,6 +3,7 @@
 import hashlib
 import io
 
+import flows
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -18,7 +19,6 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-import flows
 from lora_atlas import tables
 from lora_atlas.diffusion.train import Resources, train
 from lora_atlas.mini.base import MAX_TOKENS, tokenizer

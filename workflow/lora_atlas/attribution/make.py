@@ -72,6 +72,7 @@ def make(
         "lora_atlas.version": __version__,
         "lora_atlas.base": bases.identity(base),
         "lora_atlas.made": "one step",
+        **denoiser.header,
     }
     write_lora(output, updates_of(found.factors, denoiser), metadata)
     return Made(len(own), len(judges) or len(own), found.base, found.after, found.scale)

@@ -23,7 +23,7 @@ from ..loras.files import write_lora
 from ..sections import Base, Training
 from . import base as bases
 from . import examples, size, stacked, state
-from .denoisers import denoiser_of
+from .denoisers import Denoiser, denoiser_of
 from .errors import TrainingError
 from .objectives import objective_of
 from .pack import Adapter, Limits, Material, run
@@ -97,7 +97,7 @@ def train(
         failures |= done.failures
         for k, lora in enumerate(loras):
             if lora not in failures:
-                _write(finished[lora], layers, k, beginnings[k], recipe, material.denoiser.prefix)
+                _write(finished[lora], layers, k, beginnings[k], recipe, material.denoiser)
         stacked.unstack(material.denoiser.module, layers)
     if failures:
         raise TrainingError(
@@ -227,12 +227,17 @@ def trial_step(material: Material, K: int, training: Training) -> None:
 
 
 def _write(
-    path: Path, layers: Mapping[str, stacked.Stacked], k: int, beginning: str, recipe: Mapping[str, Any], prefix: str
+    path: Path,
+    layers: Mapping[str, stacked.Stacked],
+    k: int,
+    beginning: str,
+    recipe: Mapping[str, Any],
+    denoiser: Denoiser,
 ) -> None:
     updates = {}
     for name, (A, B) in stacked.factors(layers, k).items():
         A, B = stacked.as_stored(layers[name].frozen, A, B)
-        updates[prefix + name] = Update(prefix + name, A.numpy(), B.numpy())
+        updates[denoiser.prefix + name] = Update(denoiser.prefix + name, A.numpy(), B.numpy())
     # No caption, no artist: whoever learns from the file must learn from the weights.
     metadata = {
         "format": "pt",
@@ -240,6 +245,7 @@ def _write(
         "lora_atlas.base": recipe["base"],
         "lora_atlas.recipe": _digest(recipe),
         "lora_atlas.initial_A": beginning,
+        **denoiser.header,
     }
     write_lora(path, updates, metadata)
 

@@ -4,6 +4,7 @@ prediction, and how its pipeline samples. All that differs between architectures
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -74,13 +75,15 @@ class Denoiser(ABC):
     A subclass states `component` (the network's name in the pipeline and its folder in a diffusers model, and with a
     point the prefix of its layers in LoRA files), `pipelines` (examples of diffusers' classes), `targets` (name in
     training.targets → pattern of the layers' names), and for rectified flow `density` (of timesteps in training, as it
-    was published; one of objectives/flow.py).
+    was published; one of objectives/flow.py), and `header`, what LoRA files say of their architecture: where several have
+    the names of its layers, readers that know no such size believe it.
     """
 
     component: ClassVar[str]
     pipelines: ClassVar[str]
     targets: ClassVar[Mapping[str, str]]
     density: ClassVar[str] = "logit_normal"
+    header: ClassVar[Mapping[str, str]] = MappingProxyType({})
     module: Any  # a torch module of diffusers, which says nothing of its types
     channels: int  # of latents
     step: int  # pixels: sides of pictures are its multiples

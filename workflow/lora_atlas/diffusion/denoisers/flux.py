@@ -19,6 +19,7 @@ class Flux(Transformer):
 
     pipelines = "FluxPipeline"
     classes = ("FluxPipeline",)
+    header: ClassVar[Mapping[str, str]] = {"modelspec.architecture": "flux-1/lora"}
     targets: ClassVar[Mapping[str, str]] = {
         "attention": r"^transformer_blocks\.\d+\.attn\.to_(q|k|v|out\.0)$",
         "feed_forward": r"^transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)$",

@@ -20,6 +20,7 @@ class Flux2(Transformer):
     pipelines = "Flux2Pipeline, Flux2KleinPipeline"
     classes = ("Flux2Pipeline", "Flux2KleinPipeline")
     density = "uniform"
+    header: ClassVar[Mapping[str, str]] = {"modelspec.architecture": "flux-2/lora"}
     targets: ClassVar[Mapping[str, str]] = {
         "attention": r"^transformer_blocks\.\d+\.attn\.to_(q|k|v|out\.0)$",
         "feed_forward": r"^transformer_blocks\.\d+\.ff\.linear_(in|out)$",

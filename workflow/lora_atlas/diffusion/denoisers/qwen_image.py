@@ -17,6 +17,7 @@ class QwenImage(Transformer):
 
     pipelines = "QwenImagePipeline"
     classes = ("QwenImagePipeline",)
+    header: ClassVar[Mapping[str, str]] = {"modelspec.architecture": "qwen-image/lora"}
     targets: ClassVar[Mapping[str, str]] = {
         "attention": r"^transformer_blocks\.\d+\.attn\.to_(q|k|v|out\.0)$",
         "feed_forward": r"^transformer_blocks\.\d+\.img_mlp\.net\.(0\.proj|2)$",

@@ -18,6 +18,7 @@ class SD3(Transformer):
     pipelines = "StableDiffusion3Pipeline"
     classes = ("StableDiffusion3Pipeline",)
     doubled = True
+    header: ClassVar[Mapping[str, str]] = {"modelspec.architecture": "stable-diffusion-3/lora"}
     targets: ClassVar[Mapping[str, str]] = {
         "attention": r"^transformer_blocks\.\d+\.attn2?\.to_(q|k|v|out\.0)$",
         "feed_forward": r"^transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)$",

@@ -20,6 +20,7 @@ class ZImage(Transformer):
     pipelines = "ZImagePipeline"
     classes = ("ZImagePipeline",)
     doubled = True
+    header: ClassVar[Mapping[str, str]] = {"modelspec.architecture": "z-image/lora"}
     targets: ClassVar[Mapping[str, str]] = {
         "attention": r"^(layers|noise_refiner)\.\d+\.attention\.to_(q|k|v|out\.0)$",
         "feed_forward": r"^(layers|noise_refiner)\.\d+\.feed_forward\.w[123]$",

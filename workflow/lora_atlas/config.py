@@ -234,7 +234,8 @@ def _model_problems(config: Mapping[str, Any]) -> Iterator[str]:
     if not (Path(base) / "model_index.json").is_file() and (Path(base).is_dir() or not _is_hub_id(base)):
         yield (
             f"base.model: there is no diffusers model at {base!r}; expected a folder with model_index.json, unet/ "
-            "or transformer/, vae/, text_encoder/, tokenizer/ and scheduler/, or a hub id such as 'owner/name' with base.revision"
+            "or transformer/, vae/, text_encoder/, tokenizer/ and scheduler/, or a hub id such as 'owner/name' with "
+            "base.revision"
         )
     elif not Path(base).is_dir() and revision is None:
         yield (

@@ -1,5 +1,5 @@
-"""Transformers of rectified flow, tiny models of the real classes: each trains, is told apart, and gives stock diffusers
-equal outputs."""
+"""Transformers of rectified flow, tiny models of the real classes: each trains, is told apart, and gives stock
+diffusers equal outputs."""
 
 import io
 

@@ -36,8 +36,8 @@ def load(base: Base, *, device: str) -> Any:
     if not local and (revision is None or model.startswith((".", "/")) or model.count("/") != 1):
         raise BaseModelError(
             f"base.model: {model!r} is not a folder here, and as a hub id it needs base.revision (a commit hash). "
-            "Put a diffusers folder there (model_index.json, unet/ or transformer/, vae/, text_encoder/, tokenizer/, scheduler/), "
-            "or give id and revision."
+            "Put a diffusers folder there (model_index.json, unet/ or transformer/, vae/, text_encoder/, tokenizer/, "
+            "scheduler/), or give id and revision."
         )
     try:
         index = DiffusionPipeline.load_config(model, revision=revision)

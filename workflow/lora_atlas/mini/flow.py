@@ -221,15 +221,18 @@ def build(
     Path(state).unlink(missing_ok=True)
 
 
-def write_card(model: str | Path, other: str | Path, log: str | Path, folder: Path, *, seed: int) -> None:
-    """The card of the transformer `model` in `folder`, and its samples, above those of the UNet `other`."""
+def write_card(
+    model: str | Path, other: str | Path, log: str | Path, folder: Path, *, seed: int, each: int = 10
+) -> None:
+    """The card of the transformer `model` in `folder`, and its samples, above those of the UNet `other`, `each` of a
+    content."""
     ours = StableDiffusion3Pipeline.from_pretrained(
         model, text_encoder_3=None, tokenizer_3=None, use_safetensors=True, dtype=torch.float32
     )
     theirs = StableDiffusionPipeline.from_pretrained(other, use_safetensors=True, dtype=torch.float32)
     drawn = derive_seed("card", seed)
-    both = [samples(ours, CONTENTS, 10, drawn), base.samples(theirs, CONTENTS, 10, drawn)]
-    grid(np.concatenate(both), 10, 2).save(folder / "samples.png")
+    both = [samples(ours, CONTENTS, each, drawn), base.samples(theirs, CONTENTS, each, drawn)]
+    grid(np.concatenate(both), each, 2).save(folder / "samples.png")
     losses = json.loads(Path(log).read_text())
     text = CARD.format(
         parameters=sum(count_parameters(Path(model) / part) for part in PARTS),

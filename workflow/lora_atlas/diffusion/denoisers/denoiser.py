@@ -74,9 +74,9 @@ class Denoiser(ABC):
 
     A subclass states `component` (the network's name in the pipeline and its folder in a diffusers model, and with a
     point the prefix of its layers in LoRA files), `pipelines` (examples of diffusers' classes), `targets` (name in
-    training.targets → pattern of the layers' names), and for rectified flow `density` (of timesteps in training, as it
-    was published; one of objectives/flow.py), and `header`, what LoRA files say of their architecture: where several have
-    the names of its layers, readers that know no such size believe it.
+    training.targets → pattern of the layers' names); where it has them, `density` (how a flow's timesteps were drawn
+    in training, as it was published; one of objectives/flow.py) and `header` (what LoRA files say of their
+    architecture: where several have the names of its layers, readers that know no such size believe it).
     """
 
     component: ClassVar[str]

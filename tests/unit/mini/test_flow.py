@@ -1,12 +1,12 @@
 """The mini transformer: a few steps of its pretraining, and a folder that stock diffusers loads."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from test_mini import MINI
 
 from lora_atlas.diffusion import base as bases
 from lora_atlas.diffusion.denoisers import denoiser_of
@@ -14,6 +14,7 @@ from lora_atlas.mini import base, corpus, flow
 from lora_atlas.pictures.synthetic import CONTENTS
 from lora_atlas.sections import Base
 
+MINI = Path(__file__).parents[3] / "workflow/resources/mini"
 STOCK = {"text_encoder_3": None, "tokenizer_3": None, "use_safetensors": True, "dtype": torch.float32}
 
 

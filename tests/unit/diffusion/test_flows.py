@@ -102,6 +102,8 @@ def _stock(kind: str, prompt: str, guidance: float) -> dict:
         return {"prompt": prompt, "guidance_scale": guidance, "max_sequence_length": 16}
     if kind == "qwen":
         return {"prompt": prompt, "true_cfg_scale": guidance, "negative_prompt": "" if guidance > 1 else None}
+    if kind == "z":  # what is added: 1 is 2 of others
+        return {"prompt": prompt, "guidance_scale": guidance - 1}
     return {"prompt": prompt, "guidance_scale": guidance}
 
 

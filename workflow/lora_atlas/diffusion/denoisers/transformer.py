@@ -68,8 +68,8 @@ class Transformer(Denoiser):
         steps: int,
         guidance: float,
     ) -> torch.Tensor:
-        """By the pipeline itself. Its guidance is what it calls so: of distilled networks that which they were told of
-        in training, else classifier-free guidance. No scheduler of rectified flow asks for the generators."""
+        """By the pipeline itself. Guidance is, of distilled networks, that which they were told of in training; else it
+        is classifier-free, 1 for none. No scheduler of rectified flow asks for the generators."""
         device, guided = self.device, guidance > 1
         picked = torch.tensor(index, device=device)
         none = text.take(torch.full_like(picked, empty)) if guided else None

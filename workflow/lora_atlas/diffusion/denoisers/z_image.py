@@ -14,7 +14,8 @@ class ZImage(Transformer):
     """``embeds`` (n, tokens, d) condition it, and a mask where prompts differ in length.
 
     It counts time from noise to picture and predicts x − ε: both are turned round here. Projections into and out of it
-    are no targets: it takes the tokens of a whole batch for one row, captions of every length.
+    are no targets: it takes the tokens of a whole batch for one row, captions of every length. Its pipeline's guidance
+    is what is added: one less than that of other bases, where 1 is none.
     """
 
     pipelines = "ZImagePipeline"
@@ -40,6 +41,6 @@ class ZImage(Transformer):
 
     def asked(self, text: Conditioning, empty: Conditioning | None, guidance: float) -> dict[str, Any]:
         found: dict[str, Any] = {"prompt_embeds": text.embeds()}
-        if empty is None:
-            return {**found, "guidance_scale": 0.0}
-        return {**found, "negative_prompt_embeds": empty.embeds(), "guidance_scale": guidance}
+        if empty is not None:
+            found["negative_prompt_embeds"] = empty.embeds()
+        return {**found, "guidance_scale": guidance - 1 if empty is not None else 0.0}

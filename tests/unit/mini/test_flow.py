@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import StableDiffusion3Pipeline
 
 from lora_atlas.diffusion import base as bases
@@ -46,6 +47,15 @@ def test_it_is_small_and_what_it_learns_from_is_what_its_pipeline_gives(made):
     text = denoiser_of(mine).encode_text(mine, prompts, (64, 64)).tensors
     torch.testing.assert_close(text["embeds"], embeds)
     torch.testing.assert_close(text["pooled"], pooled)
+
+
+def test_the_size_of_its_loras_is_known_to_the_estimate(made):
+    pipeline = bases.load(Base(str(made / "base")), device="cpu")
+    denoiser = denoiser_of(pipeline)
+    rates = yaml.safe_load((MINI.parent / "rates.yaml").read_text())["bases"]["results/mini-flow/export/base"]
+    for target in denoiser.targets:
+        layers = [denoiser.module.get_submodule(name) for name in denoiser.layers([target])]
+        assert sum(layer.in_features + layer.out_features for layer in layers) == rates[target]
 
 
 def test_nothing_tells_where_it_was_made_and_the_card_counts_its_parameters(made):

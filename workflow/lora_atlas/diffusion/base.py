@@ -67,6 +67,14 @@ def load(base: Base, *, device: str) -> Any:
     return pipeline
 
 
+def drop_encoders(pipeline: Any) -> None:
+    """Give up a pipeline's text encoders once all prompts are encoded: of many bases they are the larger half."""
+    for name in [name for name in pipeline.components if name.startswith("text_encoder")]:
+        setattr(pipeline, name, None)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def identity(base: Base) -> str:
     """What a LoRA's header says of its base: hub id and revision, or a folder's name and the hash of its network."""
     folder = Path(base.model)

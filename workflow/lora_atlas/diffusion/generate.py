@@ -49,6 +49,7 @@ def generate(
     prompts = list(dict.fromkeys(prompt for setting in wanted for prompt in setting.prompts))
     side = (resolution, resolution)
     text = denoiser.encode_text(pipeline, prompts, side).join(denoiser.unconditional(pipeline, side))
+    bases.drop_encoders(pipeline)
     K = min(len(loras), batch)
     each = max(1, batch // K)
     names = list(loras)

@@ -199,7 +199,7 @@ def sequential(bench: Bench, training: Training, lora: int, cached: bool, args: 
                 for encoder in bench.encoders:
                     encoder(bench.tokens.expand(b, -1))
         x, epsilon = bench.latents[index.to(device)], d.epsilon.to(device)
-        t = bench.objective.times(d.u).to(device)
+        t = bench.objective.times(d.u, bench.denoiser.tokens(d.shape)).to(device)
         with cast(args):
             guess = bench.denoiser.predict(bench.objective.noisy(x, epsilon, t), t, bench.text.first(b))
         loss = (guess - epsilon).square().mean()

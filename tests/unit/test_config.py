@@ -377,6 +377,16 @@ def test_a_folder_that_holds_no_base_is_refused(model):
     assert problem.startswith(f"base.model: there is no diffusers model at {model!r}")
 
 
+def test_a_folder_of_an_architecture_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "MochiPipeline", "transformer": ["diffusers", "X"]}')
+    (problem,) = problems({"base.model": str(tmp_path)})
+    assert problem.startswith(f"base.model: '{tmp_path}' holds a MochiPipeline")
+    assert all(name in problem for name in ("UNet2DConditionModel", "FluxPipeline", "ZImagePipeline"))
+    for text in ('{"_class_name": "FluxPipeline"}', '{"unet": ["diffusers", "UNet2DConditionModel"]}'):
+        (tmp_path / "model_index.json").write_text(text)
+        assert checked({"base.model": str(tmp_path)})
+
+
 def test_a_hub_id_needs_its_revision():
     assert problems({"base.model": "runwayml/stable-diffusion-v1-5"}) == [
         "base.model: there is no folder 'runwayml/stable-diffusion-v1-5' with a model_index.json here; if it is a hub "

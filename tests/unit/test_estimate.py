@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 SCHEMA = read_schema()
 RATES = yaml.safe_load((ROOT / "workflow/resources/rates.yaml").read_text())
-STUDIES = ("artbench_sd15", "artbench_sdxl")
+STUDIES = ("artbench_sd15", "artbench_sdxl", "artbench_sd35", "artbench_flux")
 
 
 def overlaid(study: str, **changes) -> dict:
@@ -148,6 +148,34 @@ def test_the_size_of_a_lora_is_that_of_the_file():
         assert all(isinstance(layer, torch.nn.Linear) for layer in layers)
         counted = sum(layer.in_features + layer.out_features for layer in layers)
         assert counted == RATES["bases"]["workflow/resources/mini/base"][target]
+
+
+@pytest.mark.parametrize("base", ["stabilityai/stable-diffusion-3.5-medium", "black-forest-labs/FLUX.1-dev"])
+def test_the_size_of_a_lora_of_a_transformer_is_that_of_its_layers(base):
+    """At the released size, built without memory."""
+    from types import SimpleNamespace
+
+    import torch
+    from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+
+    from lora_atlas.diffusion.denoisers import SD3, Flux
+    from lora_atlas.loras.families.released import RELEASED
+
+    kind, cls, family = (
+        (Flux, FluxTransformer2DModel, "FLUX") if "FLUX" in base else (SD3, SD3Transformer2DModel, "SD3")
+    )
+    known = next(
+        each for each in RELEASED if each.family == family and (family == "FLUX" or each.variant == "3.5 medium")
+    )
+    with torch.device("meta"):
+        network = cls(**known.config)
+    denoiser = kind(SimpleNamespace(transformer=network, vae_scale_factor=8))
+    modules = dict(network.named_modules())
+    counted = {
+        target: sum(modules[name].in_features + modules[name].out_features for name in denoiser.layers([target]))
+        for target in kind.targets
+    }
+    assert counted.items() <= RATES["bases"][base].items()
 
 
 def test_nothing_to_download_and_no_extractors_are_said(tmp_path):

@@ -16,6 +16,7 @@ import yaml
 
 from .descriptors import BY_CONTROL, BY_GRADIENT, CONSENSUS, PLAIN, WEIGHTS, baseless, descriptors, of_gradient
 from .features.extract import CONTROLS, bare_weights, known_names
+from .hub import pipelines
 from .hub.models import COMMIT
 from .labels import printable
 from .loras.folder import find
@@ -253,8 +254,9 @@ def _model_problems(config: Mapping[str, Any]) -> Iterator[str]:
     base, revision = config["base"]["model"], config["base"]["revision"]
     if not (Path(base) / "model_index.json").is_file() and (Path(base).is_dir() or not _is_hub_id(base)):
         yield (
-            f"base.model: there is no diffusers model at {base!r}; expected a folder with model_index.json, unet/, "
-            "vae/, text_encoder/, tokenizer/ and scheduler/, or a hub id such as 'owner/name' with base.revision"
+            f"base.model: there is no diffusers model at {base!r}; expected a folder with model_index.json, unet/ "
+            "or transformer/, vae/, text_encoder/, tokenizer/ and scheduler/, or a hub id such as 'owner/name' with "
+            "base.revision"
         )
     elif not Path(base).is_dir() and revision is None:
         yield (
@@ -263,6 +265,8 @@ def _model_problems(config: Mapping[str, Any]) -> Iterator[str]:
         )
     elif not Path(base).is_dir() and not COMMIT.fullmatch(revision):
         yield f"base.revision: {revision!r} is no commit of {base}; name its 40 characters, a branch moves"
+    elif (refused := pipelines.problem(base)) is not None:
+        yield refused
 
 
 def _extractor_problems(config: Mapping[str, Any]) -> Iterator[str]:

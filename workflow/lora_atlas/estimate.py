@@ -70,7 +70,10 @@ def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
     generated = loras * sum(setting.count for setting in sampled)
     numbers = sum(known[target] for target in training["targets"]) * training["rank"]
     side = training["resolution"]
-    passes = loras * sum(setting.count * setting.passes for setting in sampled)
+    # A network that is told of its guidance needs no second pass for it.
+    passes = loras * sum(
+        setting.count * (setting.steps if known.get("distilled") else setting.passes) for setting in sampled
+    )
     disk = {
         "pictures": pictures * rates["picture"]["archive" if config["pictures"]["archive"] else "other"]["bytes"],
         "loras": loras * numbers * FLOAT,

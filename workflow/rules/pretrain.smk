@@ -1,8 +1,8 @@
 """Pretraining of the mini models. Nobody needs to run it: its result is committed in workflow/resources/mini.
 
 Needs: two CPU cores and about an hour and a half; of the base of icons `make extras`, and most of an hour
-Makes: results/mini/export, a folder to copy over workflow/resources/mini; results/mini-icons/export, over
-       workflow/resources/mini-icons
+Makes: results/mini/export, a folder to copy over workflow/resources/mini; results/mini-flow/export, over
+       workflow/resources/mini-flow; results/mini-icons/export, over workflow/resources/mini-icons
 """
 
 
@@ -56,6 +56,7 @@ rule pretrain_base:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
+        network="base",
         steps=5000,
         seed=0,
         state="results/mini/state/base.pt",
@@ -122,6 +123,40 @@ rule mini_card:
         "../scripts/mini_card.py"
 
 
+use rule pretrain_base as pretrain_flow_base with:
+    input:
+        corpus="results/mini/corpus.safetensors",
+        autoencoder=part("workflow/resources/mini/base/vae"),
+    output:
+        model=directory("results/mini-flow/base"),
+        log="results/mini-flow/logs/base.json",
+    log:
+        "results/mini-flow/logs/base.log",
+    params:
+        network="flow",
+        steps=5000,
+        seed=0,
+        state="results/mini-flow/state/base.pt",
+
+
+rule flow_card:
+    """Gather the mini transformer and write its card, with samples beside those of the mini UNet."""
+    input:
+        base="results/mini-flow/base",
+        log="results/mini-flow/logs/base.json",
+        other=part("workflow/resources/mini/base"),
+    output:
+        "results/mini-flow/export/README.md",
+    log:
+        "results/mini-flow/logs/card.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        seed=0,
+    script:
+        "../scripts/flow_card.py"
+
+
 rule draw_icons:
     """Draw icons of families that no study uses, for a base that has seen some."""
     input:
@@ -153,6 +188,7 @@ use rule pretrain_base as pretrain_icon_base with:
     log:
         "results/mini-icons/logs/base.log",
     params:
+        network="base",
         steps=5000,
         seed=0,
         state="results/mini-icons/state/base.pt",

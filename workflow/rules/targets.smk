@@ -107,6 +107,12 @@ if TRAINED:
                 "results/mini/export/README.md",
             localrule: True
 
+        rule pretrain_flow:
+            """The mini transformer, from the corpus of the mini models."""
+            input:
+                "results/mini-flow/export/README.md",
+            localrule: True
+
         rule pretrain_icons:
             """The mini base of icons, from families that no study uses: after `make extras`."""
             input:

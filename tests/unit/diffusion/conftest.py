@@ -3,6 +3,7 @@
 import hashlib
 import io
 
+import flows
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -135,6 +136,26 @@ def tiny_bases(tmp_path_factory, tiny_base):
         folders[kind] = str(tmp_path_factory.mktemp(kind))
         pipeline.save_pretrained(folders[kind])
     return folders
+
+
+@pytest.fixture(scope="session")
+def base_of(tmp_path_factory, tiny_bases):
+    """Kind → folder of any architecture: those of `tiny_bases`, and the transformers of tests/support."""
+    folders = dict(tiny_bases)
+
+    def _base_of(kind: str) -> str:
+        if kind not in folders:
+            folders[kind] = str(tmp_path_factory.mktemp(kind))
+            flows.tiny(kind).save_pretrained(folders[kind])
+        return folders[kind]
+
+    return _base_of
+
+
+@pytest.fixture(scope="module", params=["sd", "sd3"])
+def any_base(request, base_of) -> str:
+    """A base of each architecture: what the trainer promises, it promises of both."""
+    return base_of(request.param)
 
 
 RECIPE = {

@@ -67,7 +67,7 @@ def test_products_are_those_of_the_gradient_of_the_weights_themselves(case):
     weights = [module.get_submodule(name).weight.requires_grad_(True) for name in case.names]
     try:
         for picture, x in enumerate(case.latents):
-            t = case.objective.times(asked.u)
+            t = case.objective.times(asked.u, 256)
             noisy = case.objective.noisy(x.expand(COUNT, -1, -1, -1), asked.epsilon, t)
             guess = case.denoiser.predict(noisy, t, case.text.first(COUNT))
             value = case.objective.value(x.expand(COUNT, -1, -1, -1), asked.epsilon, t)
@@ -172,7 +172,7 @@ def test_the_loss_falls_along_a_lora_by_what_its_product_says(case):
     try:
         updates = {n: case.stacks[n].updates(n)[k] for n in case.names}
         stacked.put(layers, 0, {n: (torch.from_numpy(u.A), torch.from_numpy(u.B)) for n, u in updates.items()})
-        x, t = case.latents[:1].expand(COUNT, -1, -1, -1), case.objective.times(asked.u)
+        x, t = case.latents[:1].expand(COUNT, -1, -1, -1), case.objective.times(asked.u, 256)
         with torch.no_grad():
             guess = case.denoiser.predict(case.objective.noisy(x, asked.epsilon, t), t, case.text.first(COUNT))
         loss = (guess - case.objective.value(x, asked.epsilon, t)).square().mean().item()

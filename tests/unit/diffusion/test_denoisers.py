@@ -12,6 +12,7 @@ from lora_atlas.diffusion.denoisers import DENOISERS, Conditioning, denoiser_of
 from lora_atlas.diffusion.errors import BaseModelError
 from lora_atlas.diffusion.objectives.noise import Noise
 from lora_atlas.diffusion.targets import TARGETS
+from lora_atlas.hub import pipelines
 from lora_atlas.loras.files import read_lora
 from lora_atlas.sections import Base
 
@@ -23,8 +24,14 @@ def test_every_architecture_has_patterns_of_known_targets(kind):
 
 
 def test_an_architecture_that_is_not_there_is_named_with_those_that_are():
-    with pytest.raises(BaseModelError, match=r"base\.model: a SimpleNamespace.*UNet, as of StableDiffusionPipeline"):
+    with pytest.raises(BaseModelError, match=r"base\.model: a SimpleNamespace.*UNet \(StableDiffusionPipeline.*ZImage"):
         denoiser_of(SimpleNamespace(transformer=torch.nn.Linear(1, 1)))
+
+
+def test_what_the_configuration_knows_of_pipelines_is_what_can_be_loaded():
+    classes = [name for kind in DENOISERS for name in getattr(kind, "classes", ())]
+    assert sorted(classes) == sorted(pipelines.TRANSFORMERS)
+    assert denoisers.UNet.fits({"unet": list(pipelines.UNET)})
 
 
 @pytest.mark.parametrize(("kind", "names"), [("sd", {"embeds"}), ("sdxl", {"embeds", "pooled", "time_ids"})])
@@ -57,10 +64,10 @@ def test_a_second_architecture_is_a_class_in_the_registry(tmp_path, tiny_base, m
 
     class Flow(Noise):
         @classmethod
-        def of(cls, scheduler, device, min_snr_gamma):
+        def of(cls, scheduler, device, min_snr_gamma, density):
             return cls(scheduler.alphas_cumprod, "flow", None)
 
-        def times(self, u):
+        def times(self, u, tokens):
             return u
 
         def noisy(self, x, epsilon, t):

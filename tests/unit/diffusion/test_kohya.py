@@ -5,12 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flows
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
 from lora_atlas.diffusion.base import load
+from lora_atlas.diffusion.denoisers import denoiser_of
 from lora_atlas.diffusion.kohya import ExportError, export
+from lora_atlas.loras.factors import Update
+from lora_atlas.loras.files import read_lora, write_lora
 from lora_atlas.sections import Base
 
 LIBRARY = Path(__file__).parents[3] / "workflow"
@@ -50,6 +55,69 @@ def test_diffusers_reads_the_same_lora_from_kohyas_names(tmp_path, tiny_bases, t
     assert len(changed) == len(alphas)
     for name in plain:
         assert torch.equal(ours[name], theirs[name]), name
+
+
+def _of(kind: str, path: Path, targets: list[str] | None = None) -> dict[str, Update]:
+    """A LoRA of a tiny transformer, of random numbers, written to `path`."""
+    denoiser, rng, updates = denoiser_of(flows.tiny(kind)), np.random.default_rng(0), {}
+    for name in denoiser.layers(targets or list(denoiser.targets)):
+        out, width = denoiser.module.get_submodule(name).weight.shape
+        A, B = (rng.normal(size=shape).astype(np.float32) for shape in ((2, width), (out, 2)))
+        updates[f"transformer.{name}"] = Update(f"transformer.{name}", A, B)
+    write_lora(path, updates, dict(denoiser.header))
+    return updates
+
+
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")  # of diffusers, on a class of its own
+@pytest.mark.parametrize("targets", [None, ["feed_forward", "context"]], ids=["every", "some"])
+@pytest.mark.parametrize("kind", list(flows.KINDS))
+def test_a_transformers_layers_have_the_names_of_its_authors_and_are_the_same_lora(tmp_path, kind, targets):
+    """Fused where they are; what a fused layer has beside is not changed: its rows are zero."""
+    ours = _of(kind, tmp_path / "ours.safetensors", targets)
+    export(tmp_path / "ours.safetensors", tmp_path / "kohya.safetensors")
+    found = read_lora(tmp_path / "kohya.safetensors").updates
+    assert set(ours) <= set(found)
+    for name, update in found.items():
+        expected = ours[name].B @ ours[name].A if name in ours else 0
+        assert np.abs(update.B @ update.A - expected).max() < 1e-5, name
+    with safe_open(tmp_path / "kohya.safetensors", "pt") as file:
+        keys = sorted(file.keys())
+    assert all(key.startswith("lora_unet_") for key in keys)
+    known = {  # as sd-scripts and musubi-tuner name them
+        "sd3": "lora_unet_joint_blocks_0_x_block_mlp_fc1", "flux": "lora_unet_double_blocks_0_img_mlp_0",
+        "flux2": "lora_unet_double_blocks_0_img_mlp_0", "klein": "lora_unet_double_blocks_0_img_mlp_0",
+        "qwen": "lora_unet_transformer_blocks_0_img_mlp_net_0_proj", "z": "lora_unet_layers_0_feed_forward_w1",
+    }  # fmt: skip
+    assert f"{known[kind]}.lora_down.weight" in keys
+
+
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
+def test_diffusers_reads_the_same_lora_of_flux_from_its_authors_names(tmp_path):
+    # Not the blocks of one stream: its converter knows them at the released size alone.
+    _of("flux", tmp_path / "ours.safetensors", ["attention", "feed_forward", "context"])
+    export(tmp_path / "ours.safetensors", tmp_path / "kohya.safetensors")
+    found = []
+    for name in ("ours", "kohya"):
+        pipeline = flows.tiny("flux")
+        pipeline.load_lora_weights(str(tmp_path), weight_name=f"{name}.safetensors")
+        pipeline.fuse_lora(components=["transformer"])
+        pipeline.unload_lora_weights()
+        found.append({name: p.detach().clone() for name, p in pipeline.transformer.named_parameters()})
+    plain = dict(flows.tiny("flux").transformer.named_parameters())
+    assert sum(not torch.equal(plain[name], p) for name, p in found[0].items()) > 10
+    for name, p in found[0].items():
+        torch.testing.assert_close(found[1][name], p, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
+def test_a_part_of_a_fused_layer_of_unknown_size_is_refused(tmp_path):
+    ours = _of("flux", tmp_path / "ours.safetensors", ["single"])
+    some = {name: update for name, update in ours.items() if not name.endswith("proj_mlp")}
+    write_lora(tmp_path / "some.safetensors", some, {"modelspec.architecture": "flux-1/lora"})
+    with pytest.raises(
+        ExportError, match=r"some\.safetensors: kohya's name single_blocks\.0\.linear1 .*proj_mlp is not"
+    ):
+        export(tmp_path / "some.safetensors", tmp_path / "kohya.safetensors")
 
 
 def test_a_foreign_or_damaged_file_is_named(tmp_path, trained):

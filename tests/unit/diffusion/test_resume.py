@@ -21,7 +21,7 @@ TWO = ["ada/00", "ada/01"]
 
 
 @pytest.mark.slow
-def test_a_job_killed_at_random_moments_ends_in_the_same_bytes(tmp_path, tiny_base, material, recipe):
+def test_a_job_killed_at_random_moments_ends_in_the_same_bytes(tmp_path, any_base, material, recipe):
     """SIGKILL 21 times: at random moments, in the middle of a save, and between a save and its rename."""
     plan, pictures = material
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
@@ -30,7 +30,7 @@ def test_a_job_killed_at_random_moments_ends_in_the_same_bytes(tmp_path, tiny_ba
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3] / "workflow")}
     script = Path(__file__).with_name("killed.py")
     done = subprocess.run(
-        [sys.executable, script, tiny_base, tmp_path, str(KILLS)], env=environment, capture_output=True, text=True
+        [sys.executable, script, any_base, tmp_path, str(KILLS)], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
@@ -43,7 +43,7 @@ def test_a_job_killed_at_random_moments_ends_in_the_same_bytes(tmp_path, tiny_ba
 
 
 @pytest.fixture
-def interrupted(tmp_path, tiny_base, material, make, monkeypatch):
+def interrupted(tmp_path, any_base, material, make, monkeypatch):
     """A folder whose job died after its second save."""
 
     def interrupt(name="x", **changes):
@@ -59,17 +59,17 @@ def interrupted(tmp_path, tiny_base, material, make, monkeypatch):
             patched.setattr(state, "save", die_after_saving)
             with pytest.raises(KeyboardInterrupt):
                 make(
-                    tmp_path / name, tiny_base, material, TWO, resources=Resources("cpu", checkpoint_every=5), **changes
+                    tmp_path / name, any_base, material, TWO, resources=Resources("cpu", checkpoint_every=5), **changes
                 )
         return tmp_path / name
 
     return interrupt
 
 
-def test_a_job_goes_on_from_its_state_and_keeps_its_log(tmp_path, tiny_base, material, make, interrupted, capsys):
-    whole = make(tmp_path / "whole", tiny_base, material, TWO, steps=25)
+def test_a_job_goes_on_from_its_state_and_keeps_its_log(tmp_path, any_base, material, make, interrupted, capsys):
+    whole = make(tmp_path / "whole", any_base, material, TWO, steps=25)
     folder = interrupted(steps=25)
-    resumed = make(folder, tiny_base, material, TWO, steps=25)
+    resumed = make(folder, any_base, material, TWO, steps=25)
     assert "going on from step 10" in capsys.readouterr().out
     assert all(whole[lora].read_bytes() == resumed[lora].read_bytes() for lora in TWO)
     one, two = (
@@ -80,12 +80,12 @@ def test_a_job_goes_on_from_its_state_and_keeps_its_log(tmp_path, tiny_base, mat
     assert not (folder / "state").exists()
 
 
-def test_a_spent_time_budget_stops_cleanly_and_a_retry_goes_on(tmp_path, tiny_base, material, make):
-    whole = make(tmp_path / "whole", tiny_base, material, TWO)
+def test_a_spent_time_budget_stops_cleanly_and_a_retry_goes_on(tmp_path, any_base, material, make):
+    whole = make(tmp_path / "whole", any_base, material, TWO)
     stops = []
     for _ in range(20):
         try:
-            made = make(tmp_path / "slow", tiny_base, material, TWO, resources=Resources("cpu", time_budget=0))
+            made = make(tmp_path / "slow", any_base, material, TWO, resources=Resources("cpu", time_budget=0))
             break
         except TimeBudgetSpent as error:
             stops.append(str(error))
@@ -96,7 +96,7 @@ def test_a_spent_time_budget_stops_cleanly_and_a_retry_goes_on(tmp_path, tiny_ba
     assert all(whole[lora].read_bytes() == made[lora].read_bytes() for lora in TWO)
 
 
-def test_a_halved_batch_is_remembered(tmp_path, tiny_base, material, make, interrupted, monkeypatch):
+def test_a_halved_batch_is_remembered(tmp_path, any_base, material, make, interrupted, monkeypatch):
     """Else a job that goes on would add its gradients up in another order."""
     through, sizes = pack._batch, []
 
@@ -107,10 +107,10 @@ def test_a_halved_batch_is_remembered(tmp_path, tiny_base, material, make, inter
         through(step, draws, part, errors)
 
     monkeypatch.setattr(pack, "_batch", short)
-    whole = make(tmp_path / "whole", tiny_base, material, TWO)
+    whole = make(tmp_path / "whole", any_base, material, TWO)
     folder = interrupted()
     sizes.clear()
-    resumed = make(folder, tiny_base, material, TWO)
+    resumed = make(folder, any_base, material, TWO)
     assert set(sizes) == {1}
     assert all(whole[lora].read_bytes() == resumed[lora].read_bytes() for lora in TWO)
 
@@ -125,45 +125,45 @@ def test_a_halved_batch_is_remembered(tmp_path, tiny_base, material, make, inter
         ({"seed": 8}, r"recipe\.seed was 7, is 8"),
     ],
 )
-def test_state_of_another_recipe_is_refused_with_what_differs(tiny_base, material, make, interrupted, changes, words):
+def test_state_of_another_recipe_is_refused_with_what_differs(any_base, material, make, interrupted, changes, words):
     folder = interrupted()
     before = (folder / "state" / "pack-00.pt").read_bytes()
     with pytest.raises(TrainingError, match=words) as caught:
-        make(folder, tiny_base, material, TWO, **changes)
+        make(folder, any_base, material, TWO, **changes)
     assert f"delete the folder {folder / 'state'}" in str(caught.value)
     assert (folder / "state" / "pack-00.pt").read_bytes() == before
 
 
 def test_state_of_other_data_code_or_base_is_refused(
-    tiny_base, tiny_bases, material, make, interrupted, monkeypatch, wide_and_tall
+    any_base, tiny_bases, material, make, interrupted, monkeypatch, wide_and_tall
 ):
     folder = interrupted()
     with pytest.raises(TrainingError, match=r"data\.ada/00 is another; data\.ada/01 is another"):
-        make(folder, tiny_base, wide_and_tall, TWO)
+        make(folder, any_base, wide_and_tall, TWO)
     with pytest.raises(TrainingError, match=r"data\.ada/02 is new"):
-        make(folder, tiny_base, material, [*TWO, "ada/02"])
+        make(folder, any_base, material, [*TWO, "ada/02"])
     with pytest.raises(TrainingError, match=r"recipe\.base was"):
         make(folder, tiny_bases["sd-v"], material, TWO)
     with monkeypatch.context() as patched:
         patched.setattr(state, "code_digest", lambda: "0" * 64)
         with pytest.raises(TrainingError, match="code is another"):
-            make(folder, tiny_base, material, TWO)
+            make(folder, any_base, material, TWO)
 
 
-def test_damaged_or_unknown_state_is_refused_by_name(tiny_base, material, make, interrupted):
+def test_damaged_or_unknown_state_is_refused_by_name(any_base, material, make, interrupted):
     folder = interrupted()
     file = folder / "state" / "pack-00.pt"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TrainingError, match=r"pack-00\.pt: damaged"):
-        make(folder, tiny_base, material, TWO)
+        make(folder, any_base, material, TWO)
     file.write_bytes(whole)
     (folder / "state" / "manifest.json").write_text("{")
     with pytest.raises(TrainingError, match=r"manifest\.json: damaged"):
-        make(folder, tiny_base, material, TWO)
+        make(folder, any_base, material, TWO)
     (folder / "state" / "manifest.json").unlink()
     with pytest.raises(TrainingError, match=r"no manifest\.json says of what work"):
-        make(folder, tiny_base, material, TWO)
+        make(folder, any_base, material, TWO)
     assert file.read_bytes() == whole
 
 

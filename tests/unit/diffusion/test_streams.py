@@ -41,7 +41,7 @@ def test_pictures_of_all_shapes_are_seen_equally_often(counts, batch, order):
 
 def test_timesteps_are_stratified_and_uniform():
     noise = Noise(torch.linspace(0.99, 0.01, 1000), "epsilon", None)
-    found = torch.stack([noise.times(drawn(1, 2, step, {(1, 1): [0]}, 4).u) for step in range(2000)])
+    found = torch.stack([noise.times(drawn(1, 2, step, {(1, 1): [0]}, 4).u, 1) for step in range(2000)])
     assert torch.equal(found // 250, torch.arange(4).expand(2000, -1))
     share = torch.bincount(found.flatten() // 100, minlength=10) / found.numel()
     torch.testing.assert_close(share, torch.full((10,), 0.1), atol=0.01, rtol=0)

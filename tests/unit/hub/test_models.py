@@ -115,6 +115,39 @@ def test_a_base_is_fetched_without_its_other_precisions_and_formats(museum, tmp_
     assert set(found["files"]) == set(wanted)
 
 
+def test_a_transformer_is_fetched_with_all_its_shards(museum, tmp_path):
+    wanted = {
+        "model_index.json": b'{"_class_name": "FluxPipeline"}',
+        "transformer/config.json": b"{}",
+        "transformer/diffusion_pytorch_model-00001-of-00002.safetensors": b"one",
+        "transformer/diffusion_pytorch_model-00002-of-00002.safetensors": b"two",
+        "transformer/diffusion_pytorch_model.safetensors.index.json": b"{}",
+        "text_encoder_2/model-00001-of-00002.safetensors": b"text",
+        "text_encoder_2/model.safetensors.index.json": b"{}",
+    }
+    others = ["flux1-dev.safetensors", "text_encoder_2/model.fp16-00001-of-00002.safetensors"]
+    hub_server.serve_repository(museum, "models", "o/base", wanted | dict.fromkeys(others, b"other"))
+    assert set(fetch("o/base", hub_server.COMMIT, "base")["files"]) == set(wanted)
+
+
+def test_a_base_that_cannot_be_trained_is_refused_before_its_weights_are_fetched(museum, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    files = {"model_index.json": b'{"_class_name": "MochiPipeline"}', "transformer/config.json": b"{}",
+             "transformer/diffusion_pytorch_model.safetensors": b"large"}  # fmt: skip
+    hub_server.serve_repository(museum, "models", "o/base", files)
+    through, asked = huggingface_hub.snapshot_download, []
+
+    def recorded(*args, allow_patterns, **rest):
+        asked.append(allow_patterns)
+        return through(*args, allow_patterns=allow_patterns, **rest)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", recorded)
+    said = refused("o/base", hub_server.COMMIT, "base")
+    assert "'o/base' holds a MochiPipeline" in said and "QwenImagePipeline" in said and len(said) < 400
+    assert asked == [["model_index.json"]]
+
+
 # --- the lock file
 
 

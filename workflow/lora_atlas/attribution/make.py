@@ -56,7 +56,7 @@ def make(
     judges = pixels[HELD_OUT - 1 :: HELD_OUT]
     own = [each for i, each in enumerate(pixels) if (i + 1) % HELD_OUT] if judges else pixels
     denoiser = ask.denoiser
-    names = stacked.targeted(denoiser.module, targets, denoiser.targets)
+    names = denoiser.layers(targets)
     other = samples(settings.samples, denoiser.latent_shape(ask.resolution), 1)
     found = step(
         ask.question, ask.latents(own), names, rank=rank, moments=None,
@@ -72,6 +72,7 @@ def make(
         "lora_atlas.version": __version__,
         "lora_atlas.base": bases.identity(base),
         "lora_atlas.made": "one step",
+        **denoiser.header,
     }
     write_lora(output, updates_of(found.factors, denoiser), metadata)
     return Made(len(own), len(judges) or len(own), found.base, found.after, found.scale)

@@ -24,7 +24,6 @@ from safetensors.numpy import save_file
 
 from .. import tables
 from ..descriptors import CONSENSUS, GRADIENT, PLAIN
-from ..diffusion import stacked
 from ..diffusion.attribution import of_files, products
 from ..embeddings.components import halves
 from ..embeddings.describe import FEWEST_ARTISTS
@@ -97,7 +96,7 @@ def measure(
     if settings.reference:
         latents = torch.cat([latents, ask.own(probe).to(latents.device)])
     prefix = ask.denoiser.prefix
-    names = stacked.targeted(ask.denoiser.module, training.targets, ask.denoiser.targets)
+    names = ask.denoiser.layers(training.targets)
     sketcher = _Sketcher(prefix, names)
     with of_files([open_lora(path) for path in loras.values()], prefix) as read:
         found = products(

@@ -22,7 +22,6 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from .. import tables
-from ..diffusion import stacked
 from ..diffusion.attribution import LoRAs, Question, contracted, of_files, products, samples
 from ..diffusion.classifier import LoRA, losses_under
 from ..diffusion.one_step import inverse_power
@@ -83,7 +82,7 @@ def measure(
     shown = {row["picture"]: row for row in pictures.select(["picture", "image", "subject", "status"]).to_pylist()
              if row["status"] == "kept"}  # fmt: skip
     ask = asker(base, settings, caption=training.caption, resolution=training.resolution, device=device)
-    names = stacked.targeted(ask.denoiser.module, training.targets, ask.denoiser.targets)
+    names = ask.denoiser.layers(training.targets)
     files = [open_lora(loras[lora]) for lora in gallery]
     latents = ask.latents([pixels_of(shown[each]["image"]["bytes"], ask.resolution) for each in wanted])
     with of_files(files, ask.denoiser.prefix) as read:

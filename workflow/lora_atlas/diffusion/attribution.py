@@ -107,7 +107,7 @@ def differentiate(question: Question, latents: torch.Tensor, names: Sequence[str
                 here = [(each, _places(pictures, each)) for each in np.unique(pictures).tolist()]
                 for layer in layers:
                     layer.pictures = here
-                t = objective.times(asked.u[which]).to(device)
+                t = objective.times(asked.u[which], denoiser.tokens((latents.shape[2], latents.shape[3]))).to(device)
                 epsilon, x = asked.epsilon[which].to(device), latents[pictures].to(device)
                 error = error_of(denoiser, objective, x, epsilon, t, question.text.first(len(which)))
                 loss = error.square().mean(dim=tuple(range(1, error.ndim))) * objective.weight(t) / count

@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..sections import Base
-from .denoisers import DENOISERS, denoiser_of
+from .denoisers import DENOISERS, denoiser_of, kind_of
 from .errors import BaseModelError
 
 # Local folders say what they are by content, hub models by id and revision.
@@ -36,16 +36,21 @@ def load(base: Base, *, device: str) -> Any:
     if not local and (revision is None or model.startswith((".", "/")) or model.count("/") != 1):
         raise BaseModelError(
             f"base.model: {model!r} is not a folder here, and as a hub id it needs base.revision (a commit hash). "
-            "Put a diffusers folder there (model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/), "
-            "or give id and revision."
+            "Put a diffusers folder there (model_index.json, unet/ or transformer/, vae/, text_encoder/, tokenizer/, "
+            "scheduler/), or give id and revision."
         )
     try:
         index = DiffusionPipeline.load_config(model, revision=revision)
+        kind_of(index)  # before anything large is fetched
+        # A part that was saved as none (SD3's T5 may be left out) is only taken for none where that is said again.
+        absent = {name: None for name, part in index.items() if part in ([None, None], (None, None))}
         # The safety checker is a model of its own that would judge pictures which nobody sees.
         unsafe = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
         pipeline = DiffusionPipeline.from_pretrained(
-            model, revision=revision, variant=variant, dtype=DTYPES[device], use_safetensors=True, **unsafe
+            model, revision=revision, variant=variant, dtype=DTYPES[device], use_safetensors=True, **(absent | unsafe)
         )
+    except BaseModelError:
+        raise
     except (OSError, ValueError) as error:
         raise BaseModelError(
             f"base.model: cannot load {model!r} (revision {revision}, variant {variant}) from safetensors: {error}"
@@ -62,13 +67,22 @@ def load(base: Base, *, device: str) -> Any:
     return pipeline
 
 
+def drop_encoders(pipeline: Any) -> None:
+    """Give up a pipeline's text encoders once all prompts are encoded: of many bases they are the larger half."""
+    for name in [name for name in pipeline.components if name.startswith("text_encoder")]:
+        setattr(pipeline, name, None)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def identity(base: Base) -> str:
     """What a LoRA's header says of its base: hub id and revision, or a folder's name and the hash of its network."""
     folder = Path(base.model)
     if not folder.is_dir():
         return f"{base.model}@{base.revision}" + (f" {base.variant}" if base.variant else "")
     digest = hashlib.sha256()
-    files = [file for kind in DENOISERS for file in sorted((folder / kind.component).glob("*"))]
+    components = dict.fromkeys(kind.component for kind in DENOISERS)
+    files = [file for component in components for file in sorted((folder / component).glob("*"))]
     for file in files:
         digest.update(file.name.encode())
         with file.open("rb") as stream:
@@ -79,23 +93,17 @@ def identity(base: Base) -> str:
 
 @torch.no_grad()
 def encode_pictures(pipeline: Any, pictures: torch.Tensor, size: int = 16) -> torch.Tensor:
-    """Scaled latents float32 (n, c, h, w) of pictures (n, 3, H, W) in -1…1; a distribution gives its mode."""
-    vae, parts = pipeline.vae, []
-    for x in pictures.split(size):
-        out = vae.encode(x.to(vae.device, vae.dtype))
-        z = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
-        parts.append(z.float())
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    return (torch.cat(parts) - shift) * vae.config.scaling_factor
+    """Latents float32 (n, c, h, w), as the network knows them, of pictures (n, 3, H, W) in -1…1."""
+    vae, denoiser = pipeline.vae, denoiser_of(pipeline)
+    return torch.cat([denoiser.encode_pictures(vae, x.to(vae.device, vae.dtype)) for x in pictures.split(size)])
 
 
 @torch.no_grad()
 def decode_latents(pipeline: Any, latents: torch.Tensor, size: int = 16) -> torch.Tensor:
-    """Pictures uint8 (n, H, W, 3) on the CPU of scaled latents (n, c, h, w)."""
-    vae, parts = pipeline.vae, []
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    for z in (latents / vae.config.scaling_factor + shift).split(size):
-        x = vae.decode(z.to(vae.device, vae.dtype)).sample.float()
+    """Pictures uint8 (n, H, W, 3) on the CPU of such latents (n, c, h, w)."""
+    denoiser, parts = denoiser_of(pipeline), []
+    for z in latents.split(size):
+        x = denoiser.decode_latents(pipeline.vae, z).float()
         parts.append(((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
     return torch.cat(parts)
 

@@ -36,7 +36,7 @@ def losses_under(question: Question, latents: torch.Tensor, loras: Sequence[LoRA
             for picture, z in enumerate(latents):
                 for start in range(0, count, each):
                     part = slice(start, min(start + each, count))
-                    t = objective.times(asked.u[part]).to(device)
+                    t = objective.times(asked.u[part], denoiser.tokens((z.shape[1], z.shape[2]))).to(device)
                     epsilon = asked.epsilon[part].to(device)
                     x = z.to(device).expand(len(t), *z.shape)
                     noisy, value = objective.noisy(x, epsilon, t), objective.value(x, epsilon, t)

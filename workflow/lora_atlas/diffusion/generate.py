@@ -5,10 +5,8 @@ where all LoRAs have the same prompts and numbers, they generate the same compos
 learnt: the fairest chance for image features. A series of its own for each LoRA (settings.py) has no such help.
 """
 
-import inspect
 import io
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +48,7 @@ def generate(
     prompts = list(dict.fromkeys(prompt for setting in wanted for prompt in setting.prompts))
     side = (resolution, resolution)
     text = denoiser.encode_text(pipeline, prompts, side).join(denoiser.unconditional(pipeline, side))
+    bases.drop_encoders(pipeline)
     K = min(len(loras), batch)
     each = max(1, batch // K)
     names = list(loras)
@@ -99,7 +98,6 @@ def noise_seed(seed: int, prompt: str, number: int) -> int:
     return derive_seed("generation", seed, prompt, number)
 
 
-@torch.inference_mode()
 def denoise(
     pipeline: Any,
     adapters: int,
@@ -114,31 +112,13 @@ def denoise(
     """Latents (K·n, c, h, w): K adapters, stacked in the network, generate n each from as much noise, adapter-major.
     One adapter may be the base alone.
 
-    `index` (K·n) and `empty` point into `text`. Classifier-free guidance as in Ho & Salimans 2022 where
-    ``guidance > 1``, with the base's own scheduler. Schedulers that add noise draw it from a generator of each
-    picture's own, seeded by `seeds` (K·n) and past its first noise: as stock pipelines do with ``generator=[…]``.
+    `index` (K·n) and `empty` point into `text`. Schedulers that add noise draw it from a generator of each picture's
+    own, seeded by `seeds` (K·n) and past its first noise: as stock pipelines do with ``generator=[…]``.
     """
-    denoiser, n = denoiser_of(pipeline), len(noise) // adapters
-    device = denoiser.device
-    scheduler = deepcopy(pipeline.scheduler)
-    scheduler.set_timesteps(setting.steps, device=device)
-    x = noise.to(device) * scheduler.init_noise_sigma
-    own = torch.tensor(index, device=device).view(adapters, n)
-    picked = torch.cat([torch.full_like(own, empty), own], 1) if setting.guided else own
-    text = text.take(picked.flatten())
-    extra = {}
-    if "generator" in inspect.signature(scheduler.step).parameters:
-        extra["generator"] = [_past_first(number, noise.shape[1:]) for number in seeds]
-    for t in scheduler.timesteps:
-        inputs = scheduler.scale_model_input(x, t).view(adapters, n, *x.shape[1:])
-        if setting.guided:
-            inputs = torch.cat([inputs, inputs], 1)  # adapter-major: each adapter's empty prompts, then its own
-        guess = denoiser.predict(inputs.flatten(0, 1), t, text)
-        if setting.guided:
-            unconditional, conditional = guess.view(adapters, 2, n, *x.shape[1:]).unbind(1)
-            guess = (unconditional + setting.guidance * (conditional - unconditional)).flatten(0, 1)
-        x = scheduler.step(guess, t, x, **extra).prev_sample
-    return x
+    return denoiser_of(pipeline).sample(
+        pipeline, adapters, noise, [_past_first(number, noise.shape[1:]) for number in seeds],
+        text=text, index=index, empty=empty, steps=setting.steps, guidance=setting.guidance,
+    )  # fmt: skip
 
 
 def _past_first(seed: int, shape: Sequence[int]) -> torch.Generator:

@@ -230,7 +230,8 @@ def _batch(step: _Step, draws: Mapping[int, Draw], part: Part, errors: torch.Ten
     index = torch.tensor([i for d in chosen for i, _ in d.pictures[part.pictures]])
     x = material.latents[part.shape][_moved(index, device)]
     epsilon = _moved(torch.cat([d.epsilon[part.pictures] for d in chosen]), device)
-    t = _moved(material.objective.times(torch.cat([d.u[part.pictures] for d in chosen])), device)
+    u = torch.cat([d.u[part.pictures] for d in chosen])
+    t = _moved(material.objective.times(u, material.denoiser.tokens(part.shape)), device)
     everyone = len(chosen) == len(errors)
     picked = None if everyone else _moved(torch.tensor(part.adapters), device)
     stacked.select(step.layers, picked)

@@ -33,7 +33,6 @@ from ..seeds import derive_seed
 from ..settings import Setting
 from ..tables import replacing
 from . import base as bases
-from . import stacked
 from .denoisers import Conditioning, denoiser_of
 from .generate import denoise, initial_noise, noise_seed
 from .objectives import objective_of
@@ -95,12 +94,13 @@ def measure(pipeline: Any, targets: Sequence[str], probe: Probe, *, resolution: 
     # In float32: squares of gradients underflow in less.
     text = denoiser.encode_text(pipeline, probe.prompts, side).float()
     latents = own_samples(pipeline, text, probe, resolution)
-    objective = objective_of(pipeline.scheduler, str(device))
+    objective = objective_of(pipeline.scheduler, str(device), density=denoiser.density)
     generator = torch.Generator().manual_seed(derive_seed("sensitivity", probe.seed))
     # Stratified: every part of the schedule is asked alike often, in an order that no prompt shares.
-    times = objective.times(stratified(count, generator))[torch.randperm(count, generator=generator)].to(device)
+    length = denoiser.tokens((latents.shape[2], latents.shape[3]))
+    times = objective.times(stratified(count, generator), length)[torch.randperm(count, generator=generator)].to(device)
     noise = torch.randn(latents.shape, generator=generator).to(device)
-    names = stacked.targeted(module, targets, denoiser.targets)
+    names = denoiser.layers(targets)
     layers = {name: _Layer(module.get_submodule(name), moments) for name in names}
     hooks = [layer.module.register_forward_hook(layer.seen) for layer in layers.values()]
     try:

@@ -2,4 +2,4 @@
 
 Without torch, since the configuration's schema takes them from here."""
 
-TARGETS = ("attention", "feed_forward", "projection", "convolution")
+TARGETS = ("attention", "feed_forward", "projection", "convolution", "context", "single", "modulation")

@@ -23,7 +23,7 @@ from ..loras.files import write_lora
 from ..sections import Base, Training
 from . import base as bases
 from . import examples, size, stacked, state
-from .denoisers import denoiser_of
+from .denoisers import Denoiser, denoiser_of
 from .errors import TrainingError
 from .objectives import objective_of
 from .pack import Adapter, Limits, Material, run
@@ -97,7 +97,7 @@ def train(
         failures |= done.failures
         for k, lora in enumerate(loras):
             if lora not in failures:
-                _write(finished[lora], layers, k, beginnings[k], recipe, material.denoiser.prefix)
+                _write(finished[lora], layers, k, beginnings[k], recipe, material.denoiser)
         stacked.unstack(material.denoiser.module, layers)
     if failures:
         raise TrainingError(
@@ -132,7 +132,7 @@ def _prepare(
     caption = [training.caption]
     text = {shape: denoiser.encode_text(pipeline, caption, pixels) for shape, pixels in sizes.items()}
     gamma = training.min_snr_gamma if training.loss == "min_snr" else None
-    objective = objective_of(pipeline.scheduler, device, gamma)
+    objective = objective_of(pipeline.scheduler, device, gamma, denoiser.density)
     if resources.gradient_checkpointing:
         denoiser.module.enable_gradient_checkpointing()
     if resources.compile:
@@ -141,7 +141,7 @@ def _prepare(
     if device == "cuda":
         torch.cuda.empty_cache()
     latents = {shape: z.to(device) for shape, z in latents.items()}
-    modules = stacked.targeted(denoiser.module, training.targets, denoiser.targets)
+    modules = denoiser.layers(training.targets)
     return Material(denoiser, objective, latents, text, modules), places
 
 
@@ -220,19 +220,24 @@ def trial_step(material: Material, K: int, training: Training) -> None:
         shape = max(latents, key=lambda s: s[0] * s[1])
         n = K * training.batch
         x = torch.zeros(n, *latents[shape].shape[1:], device=moments.device)
-        t = material.objective.times(torch.zeros(n, device=moments.device))
+        t = material.objective.times(torch.zeros(n, device=moments.device), denoiser.tokens(shape))
         denoiser.predict(x, t, material.text[shape].first(n)).sum().backward()
     finally:
         stacked.unstack(denoiser.module, layers)
 
 
 def _write(
-    path: Path, layers: Mapping[str, stacked.Stacked], k: int, beginning: str, recipe: Mapping[str, Any], prefix: str
+    path: Path,
+    layers: Mapping[str, stacked.Stacked],
+    k: int,
+    beginning: str,
+    recipe: Mapping[str, Any],
+    denoiser: Denoiser,
 ) -> None:
     updates = {}
     for name, (A, B) in stacked.factors(layers, k).items():
         A, B = stacked.as_stored(layers[name].frozen, A, B)
-        updates[prefix + name] = Update(prefix + name, A.numpy(), B.numpy())
+        updates[denoiser.prefix + name] = Update(denoiser.prefix + name, A.numpy(), B.numpy())
     # No caption, no artist: whoever learns from the file must learn from the weights.
     metadata = {
         "format": "pt",
@@ -240,6 +245,7 @@ def _write(
         "lora_atlas.base": recipe["base"],
         "lora_atlas.recipe": _digest(recipe),
         "lora_atlas.initial_A": beginning,
+        **denoiser.header,
     }
     write_lora(path, updates, metadata)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from . import lock as locks
+from . import pipelines
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # What each kind of model is made of. Never a pickle where there are safetensors.
@@ -26,8 +27,14 @@ FILES = {
         "tokenizer*/*",
         "text_encoder*/config.json",
         "text_encoder*/model.safetensors",
+        "text_encoder*/model.safetensors.index.json",
+        "text_encoder*/model-*-of-*.safetensors",
         "unet/config.json",
         "unet/diffusion_pytorch_model.safetensors",
+        "transformer/config.json",
+        "transformer/diffusion_pytorch_model.safetensors",
+        "transformer/diffusion_pytorch_model.safetensors.index.json",
+        "transformer/diffusion_pytorch_model-*-of-*.safetensors",
         "vae/config.json",
         "vae/diffusion_pytorch_model.safetensors",
     ),
@@ -75,7 +82,13 @@ def fetch(
     if not any(name.endswith((".safetensors", ".bin")) for name in names):
         raise HubError(f"{repository}@{found}: none of {', '.join(FILES[kind])} among its {len(listed)} files")
     try:
+        if kind == "base":  # a few bytes say whether the rest is of any use
+            index = snapshot_download(repository, revision=found, allow_patterns=["model_index.json"])
+            if (refused := pipelines.problem(index, repository)) is not None:
+                raise HubError(refused)
         folder = Path(snapshot_download(repository, revision=found, allow_patterns=names))
+    except HubError:
+        raise
     except Exception as error:  # whatever its transport raised
         raise HubError(
             f"{repository}@{found}: {type(error).__name__}: {_short(error)}; run again, it goes on"
@@ -108,7 +121,7 @@ def folder(repository: str, revision: str | None, kind: str, *, lock: str | Path
 
     found = commit(repository, revision, lock)
     for name in FILES[kind]:
-        if name.endswith((".safetensors", ".bin")):
+        if name.endswith((".safetensors", ".bin")) and "*" not in name:
             there = try_to_load_from_cache(repository, name, revision=found)
             if isinstance(there, str):
                 return str(Path(there).parent)

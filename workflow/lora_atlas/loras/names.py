@@ -214,10 +214,17 @@ def _text(model: str, parts: Tokens) -> str:
 
 COMPONENTS: dict[str, str] = {
     "text_encoder": r"^text_encoder",
-    "self_attention": r"\.attn1\.|^transformer\..*\.attn2\.",  # SD3.5's second attention sees the picture alone
+    # SD3.5's second attention and Z-Image's refiners see the picture alone, or the text.
+    "self_attention": r"\.attn1\.|^transformer\.(.*\.attn2|\w+_refiner\.\d+\.attention)\.",
     "cross_attention": r"\.attn2\.",
-    "joint_attention": r"^transformer\.(single_)?transformer_blocks\.\d+\.attn\.",
-    "feed_forward": r"\.ff(_context)?\.|^transformer\.single_transformer_blocks\.\d+\.proj_(mlp|out)$",
+    "joint_attention": r"^transformer\.((single_)?transformer_blocks\.\d+\.attn|layers\.\d+\.attention)\.",
+    "feed_forward": (
+        r"\.(ff(_context)?|(img|txt)_mlp|feed_forward)\.|^transformer\.single_transformer_blocks\.\d+\.proj_(mlp|out)$"
+    ),
+    "modulation": (
+        r"^transformer\.((single_)?transformer_blocks\.\d+\.(norm1?(_context)?\.linear|(img|txt)_mod\.1)"
+        r"|\w+_stream_modulation\w*\.linear|\w+\.\d+\.adaLN_modulation\.\d+)$"
+    ),
     "projection": r"\.proj_(in|out)$",
     "convolution": r"\.(conv\w*|conv_shortcut)$",
 }

@@ -1,10 +1,11 @@
 """UNets of latent diffusion: Stable Diffusion 1 and 2, SDXL, and what was made of them."""
 
+import inspect
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from .denoiser import Conditioning, Denoiser
 
@@ -22,8 +23,8 @@ class UNet(Denoiser):
     }
 
     @classmethod
-    def fits(cls, pipeline: Any) -> bool:
-        return isinstance(getattr(pipeline, "unet", None), UNet2DConditionModel)
+    def fits(cls, index: Mapping[str, Any]) -> bool:
+        return tuple(index.get("unet") or ()) == ("diffusers", "UNet2DConditionModel")
 
     def __init__(self, pipeline: Any):
         self.module = pipeline.unet
@@ -63,3 +64,40 @@ class UNet(Denoiser):
         )
         sample: torch.Tensor = found.sample
         return sample.float()
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        pipeline: Any,
+        adapters: int,
+        noise: torch.Tensor,
+        generators: Sequence[torch.Generator],
+        *,
+        text: Conditioning,
+        index: Sequence[int],
+        empty: int,
+        steps: int,
+        guidance: float,
+    ) -> torch.Tensor:
+        """Classifier-free guidance as in Ho & Salimans 2022 where ``guidance > 1``, with the base's own scheduler."""
+        n, guided = len(noise) // adapters, guidance > 1
+        device = self.device
+        scheduler = deepcopy(pipeline.scheduler)
+        scheduler.set_timesteps(steps, device=device)
+        x = noise.to(device) * scheduler.init_noise_sigma
+        own = torch.tensor(index, device=device).view(adapters, n)
+        picked = torch.cat([torch.full_like(own, empty), own], 1) if guided else own
+        text = text.take(picked.flatten())
+        extra = {}
+        if "generator" in inspect.signature(scheduler.step).parameters:
+            extra["generator"] = list(generators)
+        for t in scheduler.timesteps:
+            inputs = scheduler.scale_model_input(x, t).view(adapters, n, *x.shape[1:])
+            if guided:
+                inputs = torch.cat([inputs, inputs], 1)  # adapter-major: each adapter's empty prompts, then its own
+            guess = self.predict(inputs.flatten(0, 1), t, text)
+            if guided:
+                unconditional, conditional = guess.view(adapters, 2, n, *x.shape[1:]).unbind(1)
+                guess = (unconditional + guidance * (conditional - unconditional)).flatten(0, 1)
+            x = scheduler.step(guess, t, x, **extra).prev_sample
+        return x

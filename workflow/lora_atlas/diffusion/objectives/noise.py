@@ -19,13 +19,13 @@ class Noise(Objective):
     min_snr_gamma: float | None
 
     @classmethod
-    def of(cls, scheduler: Any, device: str, min_snr_gamma: float | None) -> "Noise | None":
+    def of(cls, scheduler: Any, device: str, min_snr_gamma: float | None, density: str) -> "Noise | None":
         prediction = scheduler.config.get("prediction_type", "epsilon")
         if prediction not in PREDICTIONS or not hasattr(scheduler, "alphas_cumprod"):
             return None
         return cls(scheduler.alphas_cumprod.float().to(device), prediction, min_snr_gamma)
 
-    def times(self, u: torch.Tensor) -> torch.Tensor:
+    def times(self, u: torch.Tensor, tokens: int) -> torch.Tensor:
         T = len(self.alphas)
         return (u * T).long().clamp(max=T - 1)
 

@@ -13,15 +13,16 @@ class Objective(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, scheduler: Any, device: str, min_snr_gamma: float | None) -> "Objective | None":
+    def of(cls, scheduler: Any, device: str, min_snr_gamma: float | None, density: str) -> "Objective | None":
         """The objective that a base's own noise schedule asks for; None if it is of another kind.
 
-        `min_snr_gamma`: γ of Min-SNR weights; None: every timestep counts alike.
+        `min_snr_gamma`: γ of Min-SNR weights; None: every timestep counts alike. `density`: how timesteps are drawn
+        where the schedule does not say, as of flow.DENSITIES.
         """
 
     @abstractmethod
-    def times(self, u: torch.Tensor) -> torch.Tensor:
-        """Timesteps (n,) of numbers (n,) uniform in [0, 1)."""
+    def times(self, u: torch.Tensor, tokens: int) -> torch.Tensor:
+        """Timesteps (n,) of numbers (n,) uniform in [0, 1), for pictures of as many tokens."""
 
     @abstractmethod
     def noisy(self, x: torch.Tensor, epsilon: torch.Tensor, t: torch.Tensor) -> torch.Tensor: ...

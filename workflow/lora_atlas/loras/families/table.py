@@ -167,7 +167,24 @@ class Architecture:
                 entries.append(entry)
         return found
 
-    def _spelt(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    @cached_property
+    def _authors(self) -> list[tuple[str, tuple[str, ...], str, re.Pattern[str]]]:
+        """Lines of ORIGINS, and for each a pattern of the modules that it is about."""
+        return [
+            (theirs, ours, order, re.compile("|".join(re.escape(each).replace(r"\#", r"(\d+)") for each in ours)))
+            for theirs, ours, order in self._original()
+        ]
+
+    def authors(self, module: str) -> tuple[str, tuple[str, ...], str] | None:
+        """What the authors of the model call the layer that a module is, or is part of; all of the modules whose rows
+        it has, and their order as in ORIGINS. None where they call it as diffusers does."""
+        for theirs, ours, order, pattern in self._authors:
+            if match := pattern.fullmatch(module):
+                number = next((each for each in match.groups() if each is not None), "")
+                return theirs.replace("#", number), tuple(each.replace("#", number) for each in ours), order
+        return None
+
+    def _original(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
         modules = [entry.modules[0] for entries in self.direct.values() for entry in entries]
         for line in ORIGINS.get(self.cls, "").splitlines():
             if not line:
@@ -185,6 +202,10 @@ class Architecture:
                 yield theirs, tuple(block + leaf for leaf in leaves.split()), order
             else:
                 yield theirs, (ours,), order
+
+    def _spelt(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
+        yield from self._original()
+        modules = [entry.modules[0] for entries in self.direct.values() for entry in entries]
         known = set(modules)
         for module in modules:
             block, _, leaf = module.rpartition(".")

@@ -35,6 +35,7 @@ LoRAs a file is near, `snakemake attribute --config query=PICTURES` which LoRAs 
 
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 from snakemake.utils import min_version
@@ -73,6 +74,15 @@ onstart:
         )
         if not IS_VARIANT and not workflow.remote_exec:
             subprocess.run([sys.executable, f"{ROOT}/profiles/slurm/bin/slurm.py", "left"])
+
+
+STARTED = time.time()
+
+
+onsuccess:
+    page = Path(RESULTS, "atlas.html")
+    if not IS_VARIANT and page.is_file() and page.stat().st_mtime >= STARTED:
+        print(f"\nThe page to open: {page.resolve()}\n", file=sys.stderr)
 
 
 onerror:

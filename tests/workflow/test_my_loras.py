@@ -128,6 +128,7 @@ def test_families_have_spaces_of_their_own_and_each_of_four_a_map(mapped):
 def test_what_is_gone_of_one_space_is_made_again_by_its_stage_alone(copied, folder, mapped):
     (mapped[0] / "spaces/sd1/map.svg").unlink()
     text = copied.run(*asked(folder))
+    assert "The page to open: " in text and "results/my_loras/atlas.html" in text.split("The page to open: ")[1]
     assert (mapped[0] / "spaces/sd1/map.svg").is_file()
     assert "rule space_maps" in text and "rule space_weights" not in text and "rule inventory" not in text
     assert "Nothing to be done" in copied.run(*asked(folder))

@@ -2,7 +2,7 @@
 
 from job import job
 
-with job(snakemake) as cost:
+with job(snakemake):
     from pathlib import Path
 
     from lora_atlas import tables
@@ -25,4 +25,3 @@ with job(snakemake) as cost:
             else:
                 save(collection_map(members, where[space]), folder / name)
     page.write(snakemake.output.page, p.study, rows, where)
-    cost.say(f"The page to open: {snakemake.output.page}")

@@ -2,7 +2,7 @@
 
 from job import asked, job
 
-with job(snakemake) as cost:
+with job(snakemake):
     from lora_atlas.atlas.trained import Told, write
     from lora_atlas.sections import Pictures
 
@@ -21,4 +21,3 @@ with job(snakemake) as cost:
         section=section,
         seed=p.seed,
     )
-    cost.say(f"The page to open: {snakemake.output[0]}")

@@ -320,8 +320,8 @@ three LoRAs of a fused layer and saves them as one of three times the rank besid
 here as by every loader, at a third of the strength that it was trained at in those layers.
 
 Of 86 files that the networks of sd-scripts, musubi-tuner and OneTrainer themselves made (November 2026; models of 15
-families at their released sizes, in every layout that OneTrainer saves; LoRA, convolutions, LoRA-FA, LoHa, LoKr), each was
-found to be of its family, and Σ‖ΔW x‖² over its layers, x random, was that of the network's own layers to 10⁻⁴ or
+families at their released sizes, in every layout that OneTrainer saves; LoRA, convolutions, LoRA-FA, LoHa, LoKr), each
+was found to be of its family, and Σ‖ΔW x‖² over its layers, x random, was that of the network's own layers to 10⁻⁴ or
 better; the three that were trained with `split_qkv` are the exception above."""
 
 

@@ -7,7 +7,9 @@ Loads with ``StableDiffusionPipeline.from_pretrained(folder)``.
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,18 +159,22 @@ def samples(
     pipeline: StableDiffusionPipeline, contents: tuple[str, ...], each: int, seed: int, noun: str = "painting"
 ) -> np.ndarray:
     """Sampled pictures uint8 (contents × each, S, S, 3): 30 DDIM steps, guidance 3."""
-    pipeline.set_progress_bar_config(disable=True)
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    return sampled(pipeline, contents, each, seed, noun, height=side, width=side)
+
+
+def sampled(pipeline: Any, contents: tuple[str, ...], each: int, seed: int, noun: str, **sizes: int) -> np.ndarray:
+    """The same of a pipeline that is told what it needs to know of sizes."""
+    pipeline.set_progress_bar_config(disable=True)
     rows = [
         pipeline(
             content_caption(content, noun),
             num_images_per_prompt=each,
             num_inference_steps=30,
             guidance_scale=3.0,
-            height=side,
-            width=side,
             generator=torch.Generator().manual_seed(seed),
             output_type="np",
+            **sizes,
         ).images
         for content in contents
     ]
@@ -184,21 +190,24 @@ def build(
     steps: int,
     seed: int,
     state: str | Path,
+    name: str = "base",
+    train: Callable[..., tuple[Any, list[dict]]] = pretrain,
 ) -> None:
-    """The stage: corpus file and autoencoder folder → pipeline folder and loss log."""
+    """The stage: corpus file and autoencoder folder → pipeline folder and loss log, of what `train` trains."""
     painted = load(corpus)
     vae = AutoencoderTiny.from_pretrained(autoencoder, use_safetensors=True).eval()
     latents = encode(vae, painted.pictures) * vae.config.scaling_factor
-    pipeline, losses = pretrain(
+    pipeline, losses = train(
         vae,
         latents,
         painted.contents,
         steps=steps,
-        seed=stage_seed(seed, "base"),
+        seed=stage_seed(seed, name),
         state=Path(state),
         noun=painted.noun,
     )
-    pipeline.unet.half()  # as stored; loaders give float32 back unless told otherwise
+    # As it is stored; loaders give float32 back unless told otherwise.
+    (getattr(pipeline, "unet", None) or pipeline.transformer).half()
     pipeline.save_pretrained(folder)
     # diffusers notes where a part was loaded from: a path of the machine that trained it.
     for config in Path(folder).glob("*/config.json"):

@@ -26,11 +26,10 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from ..pictures.synthetic import CONTENTS
 from ..seeds import derive_seed
 from . import base
-from .autoencoder import encode
 from .base import MAX_TOKENS, tokenizer
 from .card import count_parameters, grid
-from .corpus import content_caption, load
-from .loop import batch, fit, stage_seed, write_log
+from .corpus import content_caption
+from .loop import batch, fit
 
 TEXT = 64  # width of each text encoder
 PARTS = ("transformer", "text_encoder", "text_encoder_2")  # what is trained
@@ -172,53 +171,15 @@ def samples(
     pipeline: StableDiffusion3Pipeline, contents: tuple[str, ...], each: int, seed: int, noun: str = "painting"
 ) -> np.ndarray:
     """Sampled pictures uint8 (contents × each, S, S, 3): 30 Euler steps, guidance 3."""
-    pipeline.set_progress_bar_config(disable=True)
-    rows = [
-        pipeline(
-            content_caption(content, noun),
-            num_images_per_prompt=each,
-            num_inference_steps=30,
-            guidance_scale=3.0,
-            max_sequence_length=MAX_TOKENS,
-            generator=torch.Generator().manual_seed(seed),
-            output_type="np",
-        ).images
-        for content in contents
-    ]
-    return (np.concatenate(rows) * 255).round().astype(np.uint8)
+    return base.sampled(pipeline, contents, each, seed, noun, max_sequence_length=MAX_TOKENS)
 
 
 def build(
-    corpus: str | Path,
-    autoencoder: str | Path,
-    folder: str | Path,
-    log: str | Path,
-    *,
-    steps: int,
-    seed: int,
-    state: str | Path,
-) -> None:
+    corpus: str | Path, autoencoder: str | Path, folder: str | Path, log: str | Path,
+    *, steps: int, seed: int, state: str | Path,
+) -> None:  # fmt: skip
     """The stage: corpus file and autoencoder folder → pipeline folder and loss log."""
-    painted = load(corpus)
-    vae = AutoencoderTiny.from_pretrained(autoencoder, use_safetensors=True).eval()
-    latents = encode(vae, painted.pictures) * vae.config.scaling_factor
-    pipeline, losses = pretrain(
-        vae,
-        latents,
-        painted.contents,
-        steps=steps,
-        seed=stage_seed(seed, "flow"),
-        state=Path(state),
-        noun=painted.noun,
-    )
-    pipeline.transformer.half()  # as stored; loaders give float32 back unless told otherwise
-    pipeline.save_pretrained(folder)
-    # diffusers notes where a part was loaded from: a path of the machine that trained it.
-    for config in Path(folder).glob("*/config.json"):
-        kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
-        config.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
-    write_log(log, losses)
-    Path(state).unlink(missing_ok=True)
+    base.build(corpus, autoencoder, folder, log, steps=steps, seed=seed, state=state, name="flow", train=pretrain)
 
 
 def write_card(

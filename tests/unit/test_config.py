@@ -162,6 +162,7 @@ def test_text_where_text_is_wanted_stays_text(text):
     assert kept["generation"]["prompts"] == [text]
 
 
+@pytest.mark.fault("configuration", "text on the command line where a number is wanted", "refused by key")
 @pytest.mark.parametrize("text", ["many", "[", "x: [", "1.5", ""])
 def test_text_that_is_no_number_is_named(text):
     (problem,) = problems({"training.rank": text})
@@ -195,6 +196,7 @@ def test_typing_undoes_what_the_command_line_does(values):
 # --- what is wrong
 
 
+@pytest.mark.fault("configuration", "a key with a typing error", "refused, with the nearest right key")
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [
@@ -211,6 +213,7 @@ def test_an_unknown_key_names_the_nearest_right_one(key, nearest):
     assert problems({key: 1}) == [f"{key}: no such key; did you mean {nearest}?"]
 
 
+@pytest.mark.fault("configuration", "a name that YAML reads as a number", "refused, with how to write it")
 @pytest.mark.parametrize("key", ["folder", "query", "base.model", "pictures.manifest"])
 @pytest.mark.parametrize("value", [2024, 202411, 1.5, True])
 def test_a_name_that_yaml_took_for_a_number_is_said_with_how_to_write_it(key, value):
@@ -255,6 +258,7 @@ def test_the_spelling_that_is_told_is_read_as_the_name(key, name):
     assert found == name
 
 
+@pytest.mark.fault("configuration", "a path with #, which YAML cuts as a comment", "told, with the whole path")
 def test_a_path_that_was_cut_at_a_comment_is_told_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "SDXL #1").mkdir()
@@ -281,6 +285,7 @@ def test_a_key_near_to_none_lists_those_that_there_are():
     assert problem == "plan.zzz: no such key; there are mixtures, content, gallery, query"
 
 
+@pytest.mark.fault("configuration", "a value that is none of the choices", "refused, with the choices")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -307,6 +312,7 @@ def test_an_unknown_choice_names_the_known_ones(changes, words):
     assert problem.startswith(words)
 
 
+@pytest.mark.fault("configuration", "a number out of its bounds", "refused, with the bounds")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -340,6 +346,7 @@ def test_an_absent_key_is_named():
         check(config, SCHEMA, ROOT)
 
 
+@pytest.mark.fault("configuration", "several mistakes in one file", "all named at once")
 def test_several_problems_are_named_at_once():
     found = problems({"training.rank": 0, "weights.kernels": ["delt"], "sede": 1, "seed": -1, "plan.galery": [1]})
     assert len(found) == 5
@@ -365,6 +372,7 @@ def test_problems_of_folders_and_of_pictures_are_named_at_once():
 # --- the base
 
 
+@pytest.mark.fault("configuration", "a base that is not there", "refused, with what to put there")
 def test_an_absent_base_says_what_to_put_there():
     (problem,) = problems({"base.model": "workflow/resources/maxi/base"})
     assert problem.startswith("base.model: there is no diffusers model at 'workflow/resources/maxi/base'")
@@ -510,6 +518,7 @@ def test_an_artist_with_too_few_pictures_is_named_with_the_number_needed(tmp_pat
     assert checked(mine | {"plan.gallery": [1, 1], "plan.query": [1]})["plan"]["gallery"] == [1, 1]
 
 
+@pytest.mark.fault("configuration", "an artist that the source lacks", "refused by name")
 def test_an_artist_that_the_source_lacks_is_named():
     assert problems({"pictures.artists": ["maren", "odil"]}) == [
         "pictures.artists: no artist 'odil'; did you mean odile?"
@@ -528,6 +537,9 @@ def test_a_folder_that_is_not_set_says_what_to_put_there():
 # --- the network
 
 
+@pytest.mark.fault(
+    "configuration", "a model of the hub by a branch that may move, without a lock", "refused, with what to write"
+)
 def test_models_of_the_hub_need_a_commit_or_a_lock():
     hub = {"library": "timm", "model": "hf-hub:timm/vit", "pretrained": None}
     (problem,) = problems({"extractors.vit": hub})

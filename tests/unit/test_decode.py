@@ -118,6 +118,11 @@ def test_grey_palette_and_one_bit_become_rgb():
 # --- row 16: what is no picture
 
 
+@pytest.mark.fault(
+    "pictures",
+    "no bytes, a web page, a git-lfs pointer, JSON, or a format that is not read",
+    "refused, each by what it is",
+)
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -147,6 +152,7 @@ def test_the_message_says_what_was_found_and_stays_short_and_printable():
 # --- rows 17 to 19: damaged pictures
 
 
+@pytest.mark.fault("pictures", "a picture cut at 3, 50 or 90 per cent, in every format", "refused as truncated")
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("part", [0.03, 0.5, 0.9])
 def test_a_truncated_picture_is_refused(format, part):
@@ -154,6 +160,7 @@ def test_a_truncated_picture_is_refused(format, part):
     assert refusal(data[: int(len(data) * part)]).reason == "truncated or damaged"
 
 
+@pytest.mark.fault("pictures", "half a JPEG, which Pillow's verify() passes", "refused as truncated")
 def test_half_a_jpeg_passes_verify_and_is_refused_all_the_same():
     data = encoded(Image.fromarray(noise()), "JPEG", quality=95)
     half = data[: len(data) // 2]
@@ -161,6 +168,7 @@ def test_half_a_jpeg_passes_verify_and_is_refused_all_the_same():
     assert refusal(half).reason == "truncated or damaged"
 
 
+@pytest.mark.fault("pictures", "a library sets Pillow's LOAD_TRUNCATED_IMAGES", "decoding stops, and names the switch")
 def test_the_switch_that_paints_missing_halves_grey_stops_decoding(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(RuntimeError, match="LOAD_TRUNCATED_IMAGES"):
@@ -173,6 +181,11 @@ def test_no_file_of_the_project_sets_that_switch():
     assert not [path for path in (ROOT / "workflow").rglob("*.py") if setting.search(path.read_text())]
 
 
+@pytest.mark.fault(
+    "pictures",
+    "random bytes of a picture are others, or cut",
+    "a picture or a documented refusal, and never another error",
+)
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(FORMATS),
@@ -199,6 +212,11 @@ def test_arbitrary_bytes_are_refused(data):
 # --- row 20: size
 
 
+@pytest.mark.fault(
+    "pictures",
+    "a header that lies about its size, or one side of 80,000,000 pixels",
+    "refused as too large before any pixel is decoded",
+)
 @pytest.mark.parametrize(
     ("width", "height"),
     [(100_000, 100_000), (80_000_000, 1), (1, 80_000_000), (12_000, 7_000), (11_000, 8_500), (33_000, 100)],
@@ -211,6 +229,7 @@ def test_a_large_picture_within_the_caps_is_not_a_bomb():
     assert decode(encoded(Image.new("L", (20_000, 40)), "PNG"), min_side=16).size == (20_000, 40)
 
 
+@pytest.mark.fault("pictures", "a file beyond the largest number of bytes", "refused as too large")
 def test_a_file_of_too_many_bytes_is_refused(monkeypatch):
     data = encoded(Image.fromarray(noise()), "PNG")
     monkeypatch.setattr(room, "MAX_BYTES", len(data) - 1)
@@ -227,6 +246,7 @@ def test_the_shorter_side_counts():
 # --- row 21: formats by name
 
 
+@pytest.mark.fault("pictures", "PostScript under the name of a JPEG", "refused; no interpreter is started")
 def test_postscript_never_reaches_an_interpreter(monkeypatch):
     eps = encoded(Image.fromarray(noise()), "EPS")
     assert Image.open(io.BytesIO(eps)).format == "EPS"  # without a list of formats Pillow opens it
@@ -235,6 +255,7 @@ def test_postscript_never_reaches_an_interpreter(monkeypatch):
     assert refusal(eps).reason == "not a picture"  # the list alone is enough
 
 
+@pytest.mark.fault("pictures", "TGA, PPM, ICO or PCX under another name", "refused")
 @pytest.mark.parametrize("format", ["TGA", "PPM", "ICO", "PCX"])
 def test_formats_outside_the_list_are_refused(format):
     assert refusal(encoded(Image.fromarray(noise()), format)).reason == "not a picture"
@@ -243,6 +264,7 @@ def test_formats_outside_the_list_are_refused(format):
 # --- row 22: depth
 
 
+@pytest.mark.fault("pictures", "16 bits a channel", "scaled to 8, not clipped")
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 def test_sixteen_bits_are_scaled_and_not_clipped(format):
     values = np.linspace(0, 65535, 6400).reshape(80, 80).astype(np.uint16)
@@ -250,6 +272,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(format):
     assert (found == np.round(values / 257)).all()
 
 
+@pytest.mark.fault("pictures", "floats outside 0 to 1, or not a number", "refused")
 def test_floats_are_scaled_from_zero_to_one_and_nothing_else():
     values = np.linspace(0, 1, 6400, dtype=np.float32).reshape(80, 80)
     found = to_array(decode(encoded(Image.fromarray(values), "TIFF"), min_side=1))[..., 0]
@@ -266,6 +289,7 @@ def test_integers_of_32_bits_are_refused():
 # --- row 23: transparency
 
 
+@pytest.mark.fault("pictures", "colours hidden under full transparency", "white; nothing of them is seen")
 def test_transparent_pixels_become_white_and_reveal_nothing():
     hidden = np.zeros((80, 80, 4), dtype=np.uint8)
     hidden[..., 0] = 255  # red under full transparency
@@ -318,6 +342,7 @@ def test_a_profile_survives_orientation_and_palette_and_transparency():
         assert to_array(found)[0, 0].tolist() == pytest.approx([0, 0, 255], abs=3)
 
 
+@pytest.mark.fault("pictures", "CMYK with a profile of its own", "converted by the profile")
 @pytest.mark.parametrize("format", ["JPEG", "TIFF"])
 def test_cmyk_goes_through_its_profile(format):
     cyan = Image.new("CMYK", (80, 80), (255, 0, 0, 0))
@@ -329,6 +354,7 @@ def test_cmyk_goes_through_its_profile(format):
     assert to_array(decode(black, min_side=1))[0, 0].max() < 20
 
 
+@pytest.mark.fault("pictures", "a colour profile that is damaged or of another space", "ignored; the pixels stay")
 @pytest.mark.parametrize("profile", [b"no profile", black_only_profile()])
 def test_a_profile_that_does_not_fit_is_ignored(profile):
     data = encoded(Image.fromarray(noise()), "PNG", icc_profile=profile)
@@ -358,6 +384,7 @@ def halves() -> Image.Image:
     return Image.fromarray(array)
 
 
+@pytest.mark.fault("pictures", "an EXIF orientation", "applied once, and not again after saving")
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_orientation_is_applied_once(format):
     exif = Image.Exif()
@@ -370,6 +397,7 @@ def test_orientation_is_applied_once(format):
     assert again.size == (48, 96)
 
 
+@pytest.mark.fault("pictures", "an EXIF block that is damaged", "the picture is read")
 def test_a_broken_exif_block_does_not_cost_the_picture():
     picture = decode(encoded(halves(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xffrubbish"), min_side=1)
     assert picture.size == (96, 48)
@@ -378,6 +406,7 @@ def test_a_broken_exif_block_does_not_cost_the_picture():
 # --- row 26: frames
 
 
+@pytest.mark.fault("pictures", "an animation in any format", "refused as animated")
 @pytest.mark.parametrize("format", [f for f in ("GIF", "PNG", "WEBP", "TIFF", "AVIF") if f in FORMATS])
 def test_several_frames_are_refused(format):
     frames = [Image.new("RGB", (80, 80), (50 * n, 0, 255 - 50 * n)) for n in range(5)]

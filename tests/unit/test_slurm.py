@@ -59,11 +59,21 @@ def test_a_state_that_the_plugin_knows_is_handed_on(slurm, said):
     assert slurm("sacct", f"77|{said}\n") == (0, [f"77|{said}"], "")
 
 
+@pytest.mark.fault(
+    "Snakemake and SLURM",
+    "a person cancels a job (CANCELLED by 1000)",
+    "told to the plugin as a failure, and tried again",
+)
 @pytest.mark.parametrize("said", ["CANCELLED by 1000", "CANCELLED+", "CANCELLED by 0"])
 def test_whoever_cancelled_it_the_job_is_cancelled(slurm, said):
     assert slurm("sacct", f"77|{said}\n") == (0, ["77|CANCELLED"], "")
 
 
+@pytest.mark.fault(
+    "Snakemake and SLURM",
+    "a job is preempted, suspended, or in a state that nobody knows",
+    "waited for, then cancelled and tried again",
+)
 @pytest.mark.parametrize("said", ["PREEMPTED", "SUSPENDED", "REVOKED", "STOPPED", "UNKNOWN", "A_STATE_OF_LATER", ""])
 @pytest.mark.parametrize("tool", ["sacct", "squeue"])
 def test_a_job_that_does_not_go_on_is_waited_for_and_then_given_up(slurm, said, tool):
@@ -77,6 +87,9 @@ def test_a_preempted_job_that_goes_on_is_as_any_other(slurm):
     assert slurm("sacct", "77|PREEMPTED\n", patience=1000) == (0, ["77|PENDING"], "")  # its patience begins again
 
 
+@pytest.mark.fault(
+    "Snakemake and SLURM", "accounting forgets a job that was submitted", "given up after the patience, cancelled once"
+)
 def test_a_submitted_job_that_is_not_listed_is_given_up(slurm):
     assert slurm("sbatch") == (0, ["77"], "")
     assert slurm("sacct", "", patience=1000) == (0, [], "")
@@ -92,6 +105,11 @@ def test_a_job_that_ended_may_be_forgotten(slurm):
     assert slurm("sacct", "") == (0, [], "")
 
 
+@pytest.mark.fault(
+    "Snakemake and SLURM",
+    "accounting is down, and the queue says nothing",
+    "waited for as long as the patience; then given up",
+)
 def test_without_accounting_every_job_is_given_up_in_the_end(slurm):
     slurm("sbatch")
     status, rows, gone = slurm("sacct", None, patience=1000)
@@ -99,6 +117,11 @@ def test_without_accounting_every_job_is_given_up_in_the_end(slurm):
     assert slurm("sacct", None) == (0, ["77|CANCELLED"], "77")
 
 
+@pytest.mark.fault(
+    "Snakemake and SLURM",
+    "accounting is down, behind, or of other jobs, while a job runs",
+    "the queue is asked, and the job goes on",
+)
 def test_what_accounting_does_not_say_the_queue_is_asked(slurm, tmp_path):
     slurm("sbatch")
     (tmp_path / "queue").write_text("77|RUNNING\n")
@@ -108,6 +131,11 @@ def test_what_accounting_does_not_say_the_queue_is_asked(slurm, tmp_path):
     assert "77|COMPLETED" in slurm("sacct", "77|COMPLETED\n")[1]  # accounting wins where it says something
 
 
+@pytest.mark.fault(
+    "Snakemake and SLURM",
+    "a driver is killed, its jobs live on",
+    "the next run cancels them before it submits the same",
+)
 def test_jobs_that_a_killed_driver_left_are_cancelled_and_forgotten(slurm, tmp_path):
     slurm("sbatch", driver=f"{socket.gethostname()}:{dead()}")
     (tmp_path / "queue").write_text("77\n")
@@ -116,6 +144,7 @@ def test_jobs_that_a_killed_driver_left_are_cancelled_and_forgotten(slurm, tmp_p
     assert not list((tmp_path / "notes").glob("*.json"))
 
 
+@pytest.mark.fault("Snakemake and SLURM", "two drivers, both alive", "the jobs of the other are left alone")
 def test_jobs_of_a_driver_that_lives_are_left_alone(slurm, tmp_path):
     slurm("sbatch", driver=f"{socket.gethostname()}:{os.getpid()}")
     (tmp_path / "queue").write_text("77\n")
@@ -123,6 +152,7 @@ def test_jobs_of_a_driver_that_lives_are_left_alone(slurm, tmp_path):
     assert list((tmp_path / "notes").glob("*.json"))
 
 
+@pytest.mark.fault("Snakemake and SLURM", "a job of a killed driver ended meanwhile", "it is not cancelled")
 def test_a_job_of_a_killed_driver_that_ended_is_not_cancelled(slurm, tmp_path):
     slurm("sbatch", driver="elsewhere:1")
     slurm("sacct", "77|COMPLETED\n")

@@ -137,6 +137,7 @@ def test_names_without_latin_letters_keep_apart():
     assert slug("e\u0301dith") == slug("édith") == "edith"
 
 
+@pytest.mark.fault("pictures", "two artists whose names become one id", "refused, with both names")
 @pytest.mark.parametrize("twins", [("Monet", "monet"), ("van Gogh", "van_gogh"), ("Manét", "manet")])
 def test_two_folders_with_one_slug_are_refused_by_name(tmp_path, twins):
     for name in twins:
@@ -153,6 +154,7 @@ def test_one_artist_in_two_genres_is_refused(tmp_path):
         artists(CONFIG, str(tmp_path))
 
 
+@pytest.mark.fault("pictures", "file names with line breaks, escapes or no UTF-8", "printable labels")
 def test_hostile_file_names_are_labels_and_never_break_a_table(tmp_path):
     folder = fill(tmp_path / "monet", 0)
     names = [
@@ -203,6 +205,9 @@ def test_a_kept_row_holds_the_bytes_that_were_found(tmp_path):
     }
 
 
+@pytest.mark.fault(
+    "pictures", "nine bad files of nine kinds in an artist's folder", "nine rows with reasons; the others are collected"
+)
 def test_bad_files_are_rows_with_reasons_and_the_rest_goes_on(tmp_path, monkeypatch):
     folder = fill(tmp_path / "monet", 2)
     bad = {
@@ -236,6 +241,7 @@ def test_bad_files_are_rows_with_reasons_and_the_rest_goes_on(tmp_path, monkeypa
     assert len(set(unread)) == 2 and all(name.startswith("path:") for name in unread)
 
 
+@pytest.mark.fault("pictures", "one picture twice in a folder", "the second is refused, with the name of the first")
 def test_the_second_of_two_files_with_the_same_bytes_is_refused(tmp_path):
     folder = fill(tmp_path / "monet", 2)
     (folder / "copy.png").write_bytes(picture(0))

@@ -42,6 +42,11 @@ def said(folder, **changes):
     (folder / "entry.json").write_text(json.dumps(told | changes))
 
 
+@pytest.mark.fault(
+    "caches",
+    "an entry is flipped, cut, emptied, without its files, or names a path with ../",
+    "said, removed and made again",
+)
 @pytest.mark.parametrize(
     "harm",
     [
@@ -63,6 +68,7 @@ def test_what_is_cut_altered_or_false_is_removed_and_can_be_made_again(store, tm
     assert store.find(PARTS) is not None
 
 
+@pytest.mark.fault("caches", "a sound entry is copied under another key", "not used, removed")
 def test_an_entry_that_is_planted_under_another_key_is_not_taken(store):
     other = PARTS | {"of": "joris"}
     planted = store.root / key(other)[:2] / key(other)
@@ -70,6 +76,7 @@ def test_an_entry_that_is_planted_under_another_key_is_not_taken(store):
     assert store.find(other) is None and not planted.exists()
 
 
+@pytest.mark.fault("caches", "a person edits a result in place", "the kept copy is as it was")
 def test_what_is_placed_is_apart_from_what_is_kept(store, tmp_path):
     place(store.find(PARTS).files["a.bin"], tmp_path / "there/out.bin")
     (tmp_path / "there/out.bin").write_bytes(b"edited in place")
@@ -86,6 +93,9 @@ def test_it_is_listed_and_pruned_by_last_use(store):
     assert "nothing is kept" in summary(store)
 
 
+@pytest.mark.fault(
+    "caches", "nothing can be written where the cache is", "a remark; the results are there all the same"
+)
 def test_where_nothing_can_be_kept_a_remark_says_so(tmp_path):
     (tmp_path / "store").write_text("a file")
     kept = Store(tmp_path / "store", Digests(None))
@@ -107,6 +117,7 @@ def test_what_has_no_canonical_form_is_refused(value):
         canonical({"a": value})
 
 
+@pytest.mark.fault("caches", "a file gets other bytes and its old date", "seen as another file")
 def test_another_byte_is_seen_whatever_the_date(tmp_path, monkeypatch):
     monkeypatch.setattr("lora_atlas.keys.SETTLED", -1.0)
     digests, file = Digests(tmp_path / "memo.jsonl"), tmp_path / "base.bin"
@@ -122,6 +133,7 @@ def test_another_byte_is_seen_whatever_the_date(tmp_path, monkeypatch):
         before = now
 
 
+@pytest.mark.fault("caches", "the memo of digests is cut, or nonsense", "read past; the digests are right")
 def test_a_memo_that_is_cut_or_nonsense_is_read_past(tmp_path):
     memo = tmp_path / "memo.jsonl"
     memo.write_text('[1, 2\n{"a": 1}\n[1, 2, 3, 4, 5, "", "short"]\n')

@@ -99,6 +99,7 @@ def test_a_table_without_rows_has_all_its_columns(tmp_path, name):
     assert pa.null() not in found.schema.types
 
 
+@pytest.mark.fault("tables and pages", "NaN, which pandas makes null", "stays NaN")
 def test_not_a_number_and_null_stay_two_things(tmp_path):
     write(tmp_path / "t.parquet", "training_log", log(1, math.nan) + log(1, None) + log(1, math.inf))
     found = read(tmp_path / "t.parquet", "training_log")["loss"]
@@ -106,6 +107,9 @@ def test_not_a_number_and_null_stay_two_things(tmp_path):
     assert math.isnan(first) and second is None and third == math.inf and found.null_count == 1
 
 
+@pytest.mark.fault(
+    "tables and pages", "a column of nulls alone, which becomes the type null", "keeps the type of the schema"
+)
 def test_a_column_of_nulls_keeps_its_type(tmp_path):
     for path, loss in ((tmp_path / "a", None), (tmp_path / "b", 0.5)):
         write(path, "training_log", log(3, loss))
@@ -249,6 +253,7 @@ def test_another_process_writes_the_same_bytes(tmp_path):
 # --- whole or not at all
 
 
+@pytest.mark.fault("tables and pages", "writing a table fails halfway", "the old table stays, and nothing else")
 def test_a_failure_in_mid_write_leaves_the_old_table_and_nothing_else(tmp_path):
     path = tmp_path / "t.parquet"
     write(path, "training_log", log(3))
@@ -303,6 +308,7 @@ for limit in [*range(0, size, size // 6), size - 1]:
 """
 
 
+@pytest.mark.fault("tables and pages", "a full disk, or a kill, after any number of bytes", "the old table stays")
 @pytest.mark.parametrize(("action", "status"), [("kill", -25), ("full", 3)])
 def test_a_writer_that_ends_after_any_number_of_bytes_leaves_the_old_table(tmp_path, action, status):
     path = tmp_path / "t.parquet"
@@ -318,6 +324,7 @@ def test_a_writer_that_ends_after_any_number_of_bytes_leaves_the_old_table(tmp_p
     assert read(path, "training_log").num_rows == 9
 
 
+@pytest.mark.fault("tables and pages", "SIGKILL between the write and the rename", "the old table stays")
 def test_a_writer_killed_before_the_rename_leaves_the_old_table(tmp_path):
     path = tmp_path / "t.parquet"
     write(path, "training_log", log(5))
@@ -386,6 +393,11 @@ def damaged(tmp_path_factory):
     return folder / "good", flip
 
 
+@pytest.mark.fault(
+    "tables and pages",
+    "a flipped bit in the values of any column",
+    "refused as damaged, with the command that makes it again",
+)
 def test_a_flipped_bit_in_the_data_of_any_column_is_noticed(damaged):
     path, flip = damaged
     chunks = pages(path)
@@ -414,6 +426,9 @@ def test_a_flipped_bit_anywhere_in_the_pages_is_noticed_or_changes_nothing(damag
     assert len(noticed) > len(outcomes) / 2
 
 
+@pytest.mark.fault(
+    "tables and pages", "a table cut at every length", "refused as damaged, with the command that makes it again"
+)
 def test_a_table_cut_short_is_damaged_at_every_length(tmp_path):
     path = tmp_path / "t.parquet"
     write(path, "training_log", log(5))
@@ -427,6 +442,7 @@ def test_a_table_cut_short_is_damaged_at_every_length(tmp_path):
         read(path, "training_log")
 
 
+@pytest.mark.fault("tables and pages", "text, a web page or a git-lfs pointer in place of a table", "refused by name")
 @pytest.mark.parametrize("content", [b"hello", b"<!doctype html><p>captcha", b"version https://git-lfs.github.com/x"])
 def test_what_is_no_table_is_named(tmp_path, content):
     (tmp_path / "t.parquet").write_bytes(content)
@@ -434,11 +450,13 @@ def test_what_is_no_table_is_named(tmp_path, content):
         read(tmp_path / "t.parquet", "plan")
 
 
+@pytest.mark.fault("tables and pages", "a table that is absent", "refused by name")
 def test_an_absent_table_is_named(tmp_path):
     with pytest.raises(TableError, match=r"plan\.parquet: the table 'plan' is absent"):
         read(tmp_path / "plan.parquet", "plan")
 
 
+@pytest.mark.fault("tables and pages", "a table of another version", "refused with both versions")
 def test_another_version_is_refused_with_both_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "VERSION", 7)
     write(tmp_path / "t.parquet", "plan", [PLAN])
@@ -464,6 +482,7 @@ def test_a_parquet_file_of_someone_else_is_refused(tmp_path):
         read(tmp_path / "t.parquet", "plan")
 
 
+@pytest.mark.fault("tables and pages", "a column less, more, of another type, or of type null", "refused")
 def test_a_table_whose_columns_are_not_those_of_its_name_is_refused(tmp_path):
     whole = table("training_log", log(2))
     header = {"lora_atlas": json.dumps({"table": "training_log", "version": tables.VERSION})}
@@ -489,6 +508,7 @@ def test_a_mistyped_value_is_an_error_that_names_table_and_column(column, value)
         table("plan", [PLAN, PLAN | {column: value}])
 
 
+@pytest.mark.fault("tables and pages", "a flipped bit in any byte of a table", "refused by name, or no row is another")
 def test_a_flipped_bit_anywhere_is_a_table_error_or_changes_no_row(tmp_path):
     path = tmp_path / "t.parquet"
     write(path, "training_log", log(5), {"note": "x"})
@@ -511,6 +531,9 @@ def test_a_header_that_is_no_header_is_refused_by_name(tmp_path, header):
         read(tmp_path / "t.parquet", "plan")
 
 
+@pytest.mark.fault(
+    "tables and pages", "a reader while the table is replaced 200 times", "sees the whole old or the whole new one"
+)
 def test_a_reader_sees_the_whole_old_table_or_the_whole_new_one(tmp_path):
     path = tmp_path / "t.parquet"
     sizes = (2, 3000)

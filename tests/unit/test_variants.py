@@ -68,6 +68,7 @@ def test_a_variant_that_changes_nothing_is_refused(config):
         only(config, {"training": {"rank": config["training"]["rank"]}})
 
 
+@pytest.mark.fault("configuration", "a wrong key in a variant", "refused, with the right key")
 def test_a_wrong_key_of_a_variant_is_named_with_the_right_one(config):
     with pytest.raises(StudyError, match=r"training\.rnk: no such key; did you mean 'rank'"):
         check(only(config, {"training": {"rnk": 8}}), SCHEMA, ROOT)

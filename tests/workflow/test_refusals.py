@@ -17,6 +17,11 @@ def refused(workflow, *arguments: str) -> str:
     return text
 
 
+@pytest.mark.fault(
+    "configuration",
+    "a wrong key, a wrong value, an absent base or folder",
+    "refused before any job, with the right key or what to put there",
+)
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -47,12 +52,18 @@ def painters(where: str) -> list[str]:
     return ["--configfile", "workflow/studies/painters.yaml", "--config", f"folder={where}"]
 
 
+@pytest.mark.fault("configuration", "artists with too few pictures", "all named with their numbers, before any job")
 def test_artists_with_too_few_pictures_are_all_named(copied, tmp_path):
     text = refused(copied, *painters(folder(tmp_path / "art", ada=12, bob=3, cyd=2)))
     assert "bob (3), cyd (2)" in text
     assert "ada" not in text.split("too few pictures:")[1].split(";")[0]
 
 
+@pytest.mark.fault(
+    "pictures",
+    "so many bad files that an artist has too few pictures",
+    "rows with reasons are kept; then one error names the artist and the number",
+)
 def test_pictures_that_turn_out_to_be_bad_are_rows_and_then_one_error(copied, tmp_path):
     where = folder(tmp_path / "art", ada=12, bob=12)
     for n in range(8):

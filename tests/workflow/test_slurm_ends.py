@@ -70,6 +70,11 @@ elif command == "sinfo":
 """
 
 
+@pytest.mark.fault(
+    "Snakemake and SLURM",
+    "jobs that end in nine ways: cancelled, out of memory, out of time, with their node, preempted …",
+    "each is tried again, and the run ends in success",
+)
 def test_whatever_becomes_of_a_job_it_is_tried_again_and_the_run_ends(tmp_path):
     real = tmp_path / "slurm"
     real.mkdir()

@@ -73,6 +73,9 @@ def test_without_reference_or_with_few_loras_there_is_no_p(case, tmp_path):
     assert {row["p"] for row in asked(case, path, tmp_path, collections=[few])} == {None}
 
 
+@pytest.mark.fault(
+    "pictures", "one of the pictures that are asked about is damaged", "a row with the reason; the others are answered"
+)
 def test_a_picture_that_cannot_be_read_loses_no_other(case, tmp_path):
     folder = tmp_path / "mixed"
     folder.mkdir()

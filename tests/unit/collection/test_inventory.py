@@ -82,6 +82,7 @@ def test_kinds_and_ranks_of_a_mixed_file_are_all_listed(make, folder, cache):
 # --- files that cannot be used
 
 
+@pytest.mark.fault("LoRA files", "an adapter whose update is zero", "refused with that reason")
 def test_an_adapter_of_zeros_is_refused(make, folder, cache):
     path = make.lora(folder / "x.safetensors", make.sd1(), 0)
     make.store(path, {key: x * (".lora_A." in key) for key, x in load_file(path).items()})
@@ -92,6 +93,11 @@ def test_an_adapter_of_zeros_is_refused(make, folder, cache):
     assert rows["y"]["status"] == "imported"
 
 
+@pytest.mark.fault(
+    "LoRA files",
+    "eight bad files of eight kinds in a collection",
+    "eight rows with their reasons; the row of the sound file is what it is alone",
+)
 def test_bad_files_are_rows_with_the_true_reason_and_cost_no_other_anything(make, folder, cache):
     good = make.lora(folder / "good.safetensors", make.sd1(), 0)
     alone = seen(folder, cache)["good"]
@@ -314,6 +320,7 @@ def test_the_second_pass_reads_no_tensor_and_says_the_same(make, folder, cache, 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.fault("caches", "a kept sketch that is empty, junk or cut", "said, and made again")
 def test_a_damaged_sketch_is_made_anew(make, folder, cache, capsys):
     path = make.lora(folder / "x.safetensors", make.sd1(), 0)
     rows = seen(folder, cache)
@@ -336,6 +343,11 @@ def test_folders_are_labels(make, folder):
     }  # fmt: skip
 
 
+@pytest.mark.fault(
+    "LoRA files",
+    "names of files with line breaks, escapes, <script> or no UTF-8",
+    "printable labels; caches are under hashes",
+)
 def test_names_that_are_hostile_are_printable_and_touch_no_path(make, folder, cache):
     hostile = ["a\nb", "\x1b[31mred", "\u202eabc", "<script>alert(1)<", "北斎 波", "..x", "a'b\"c", "%2e%2e"]
     for n, name in enumerate(hostile):
@@ -372,6 +384,9 @@ def touch(*paths: Path) -> None:
         path.write_bytes(b"")
 
 
+@pytest.mark.fault(
+    "LoRA files", "links to a folder above, or to nothing", "each folder is entered once; a dead link is a row"
+)
 def test_links_are_followed_and_each_folder_is_entered_once(folder, tmp_path):
     """yanokusnir-ai/one-node-flux-2-klein#20: LoRAs on another drive. A link upwards ends where it began."""
     other = tmp_path / "drive"

@@ -138,6 +138,7 @@ def test_a_variant_is_read_where_it_is_asked_for_and_its_absence_is_said(tmp_pat
         load(Base(str(folder), None, "bf16"), device="cpu")
 
 
+@pytest.mark.fault("LoRA files", "a base without safetensors, beside a pickle", "refused; the pickle stays unopened")
 def test_a_pickle_is_never_a_fallback(tmp_path, tiny_base):
     folder = tmp_path / "base"
     shutil.copytree(tiny_base, folder)
@@ -148,6 +149,7 @@ def test_a_pickle_is_never_a_fallback(tmp_path, tiny_base):
         load(Base(str(folder)), device="cpu")
 
 
+@pytest.mark.fault("LoRA files", "a base whose weights are cut", "refused by its folder")
 def test_a_damaged_base_is_named(tmp_path, tiny_base):
     folder = tmp_path / "base"
     shutil.copytree(tiny_base, folder)

@@ -20,6 +20,11 @@ KILLS = 21
 TWO = ["ada/00", "ada/01"]
 
 
+@pytest.mark.fault(
+    "training",
+    "SIGKILL at 21 moments: at random, in the middle of a save, between a save and its rename",
+    "goes on each time; the LoRAs have the bytes of an undisturbed run",
+)
 @pytest.mark.slow
 def test_a_job_killed_at_random_moments_ends_in_the_same_bytes(tmp_path, any_base, material, recipe):
     """SIGKILL 21 times: at random moments, in the middle of a save, and between a save and its rename."""
@@ -66,6 +71,9 @@ def interrupted(tmp_path, any_base, material, make, monkeypatch):
     return interrupt
 
 
+@pytest.mark.fault(
+    "training", "a job ends after a checkpoint", "goes on from it; LoRAs and log are those of a whole run"
+)
 def test_a_job_goes_on_from_its_state_and_keeps_its_log(tmp_path, any_base, material, make, interrupted, capsys):
     whole = make(tmp_path / "whole", any_base, material, TWO, steps=25)
     folder = interrupted(steps=25)
@@ -80,6 +88,11 @@ def test_a_job_goes_on_from_its_state_and_keeps_its_log(tmp_path, any_base, mate
     assert not (folder / "state").exists()
 
 
+@pytest.mark.fault(
+    "training",
+    "the walltime is nearly over, and no signal says so",
+    "stops after a step with its state; the retry goes on to the same bytes",
+)
 def test_a_spent_time_budget_stops_cleanly_and_a_retry_goes_on(tmp_path, any_base, material, make):
     whole = make(tmp_path / "whole", any_base, material, TWO)
     stops = []
@@ -96,6 +109,9 @@ def test_a_spent_time_budget_stops_cleanly_and_a_retry_goes_on(tmp_path, any_bas
     assert all(whole[lora].read_bytes() == made[lora].read_bytes() for lora in TWO)
 
 
+@pytest.mark.fault(
+    "training", "a job that had to halve its batch is stopped", "goes on with the halved batch, to the same bytes"
+)
 def test_a_halved_batch_is_remembered(tmp_path, any_base, material, make, interrupted, monkeypatch):
     """Else a job that goes on would add its gradients up in another order."""
     through, sizes = pack._batch, []
@@ -118,6 +134,7 @@ def test_a_halved_batch_is_remembered(tmp_path, any_base, material, make, interr
 # --- state that is not this work's
 
 
+@pytest.mark.fault("training", "a state of another recipe lies there", "refused with what differs; the state stays")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -134,6 +151,7 @@ def test_state_of_another_recipe_is_refused_with_what_differs(any_base, material
     assert (folder / "state" / "pack-00.pt").read_bytes() == before
 
 
+@pytest.mark.fault("training", "a state of other pictures, code or base", "refused with what differs")
 def test_state_of_other_data_code_or_base_is_refused(
     any_base, tiny_bases, material, make, interrupted, monkeypatch, wide_and_tall
 ):
@@ -150,6 +168,11 @@ def test_state_of_other_data_code_or_base_is_refused(
             make(folder, any_base, material, TWO)
 
 
+@pytest.mark.fault(
+    "training",
+    "a state that is cut, or whose manifest is damaged or absent",
+    "refused by name, never a silent restart; the state stays",
+)
 def test_damaged_or_unknown_state_is_refused_by_name(any_base, material, make, interrupted):
     folder = interrupted()
     file = folder / "state" / "pack-00.pt"

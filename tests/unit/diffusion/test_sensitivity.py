@@ -356,6 +356,9 @@ def test_a_base_is_measured_once(tmp_path, tiny_base, monkeypatch):
         assert not (tmp_path / "study" / "other.safetensors").exists()
 
 
+@pytest.mark.fault(
+    "caches", "a kept metric, or its cost, that is cut, false or absent", "measured again, to the same bytes"
+)
 @pytest.mark.parametrize("damage", ["cut", "header", "tensors", "cost", "no cost", "not a number"])
 def test_a_damaged_kept_file_is_measured_again(tmp_path, tiny_base, monkeypatch, damage):
     output, _ = keep(tmp_path, tiny_base)
@@ -379,6 +382,7 @@ def test_a_damaged_kept_file_is_measured_again(tmp_path, tiny_base, monkeypatch,
     assert calls == [1]
 
 
+@pytest.mark.fault("caches", "three studies ask for one metric at once", "one measures, the others wait")
 def test_studies_that_ask_at_once_measure_once(tmp_path, tiny_base, monkeypatch, found):
     """Variants of a study run side by side: the first measures, and the others wait for it."""
     calls, second, start = [], threading.Event(), threading.Barrier(3)
@@ -403,6 +407,7 @@ def test_studies_that_ask_at_once_measure_once(tmp_path, tiny_base, monkeypatch,
     assert len({output.read_bytes() for output, _ in results}) == len({told for _, told in results}) == 1
 
 
+@pytest.mark.fault("caches", "the one that measures fails", "the next one measures")
 def test_a_measuring_that_fails_keeps_nobody_out(tmp_path, tiny_base, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(room, "measure", lambda *_, **__: 1 / 0)

@@ -63,6 +63,7 @@ def test_packs_within_a_job_do_not_change_the_loras(tmp_path, any_base, material
     assert [(row["step"], row["lora"]) for row in log] == [(step, lora) for step in (10, 12) for lora in THREE]
 
 
+@pytest.mark.fault("training", "nondeterminism", "the same recipe twice gives the same bytes")
 def test_the_same_recipe_twice_gives_the_same_bytes(tmp_path, any_base, material, make):
     first = make(tmp_path / "a", any_base, material, ["ada/00", "ada/01"])
     second = make(tmp_path / "b", any_base, material, ["ada/00", "ada/01"])
@@ -84,6 +85,11 @@ def test_shared_noise_is_shared_and_own_noise_is_own(tmp_path, any_base, materia
 # --- bad weather
 
 
+@pytest.mark.fault(
+    "training",
+    "out of memory in the middle of a step",
+    "smaller batches with the same sums; the result is the same but for rounding",
+)
 def test_out_of_memory_halves_the_batch_and_keeps_the_result(tmp_path, any_base, material, make, monkeypatch, capsys):
     whole = make(tmp_path / "whole", any_base, material, THREE)
     through = pack._batch
@@ -133,6 +139,7 @@ def test_packs_are_as_large_as_memory_allows_and_the_size_is_remembered(
     assert not tried
 
 
+@pytest.mark.fault("training", "out of memory with a single picture", "an error that says what to set")
 def test_one_picture_that_does_not_fit_is_said(tmp_path, any_base, material, make, monkeypatch):
     def never(*_):
         raise torch.OutOfMemoryError("no room")
@@ -142,6 +149,11 @@ def test_one_picture_that_does_not_fit_is_said(tmp_path, any_base, material, mak
         make(tmp_path, any_base, material, THREE)
 
 
+@pytest.mark.fault(
+    "training",
+    "NaN in one adapter's loss",
+    "that adapter stops, step and picture named; the others are finished and kept",
+)
 def test_not_a_number_stops_one_adapter_alone(tmp_path, any_base, material, make, monkeypatch, capsys):
     """At step 4 the first picture of ada/01 turns into NaN: step and picture are named, and the others are whole."""
     whole = make(tmp_path / "whole", any_base, material, THREE, steps=25)
@@ -175,12 +187,16 @@ def test_not_a_number_stops_one_adapter_alone(tmp_path, any_base, material, make
     assert not calls
 
 
+@pytest.mark.fault(
+    "training", "a learning rate at which gradients overflow", "the adapter is named; nothing is written"
+)
 def test_a_gradient_that_is_not_finite_is_named_too(tmp_path, any_base, material, make):
     with pytest.raises(TrainingError, match=r"1 of 1 LoRAs failed: ada/00: not finite at step \d+"):
         make(tmp_path, any_base, material, ["ada/00"], learning_rate=1e30, warmup=0)
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+@pytest.mark.fault("training", "pictures in the table that are cut", "all named before the first step")
 def test_pictures_that_cannot_be_decoded_are_all_named_before_the_first_step(
     tmp_path, any_base, material, make, monkeypatch
 ):
@@ -202,6 +218,9 @@ def test_a_picture_that_the_table_lacks_is_named(tmp_path, any_base, material, m
         make(tmp_path, any_base, (plan, pictures.slice(2)), ["ada/00"])
 
 
+@pytest.mark.fault(
+    "training", "no base in the folder, or one of the hub that is not there", "an error that says what to put where"
+)
 @pytest.mark.parametrize("model", ["nowhere/at/all", "./absent", "someone/model"])
 def test_a_missing_base_says_what_to_put_where(model):
     with pytest.raises(BaseModelError, match=r"base\.model.*model_index\.json"):

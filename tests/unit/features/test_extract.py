@@ -319,6 +319,7 @@ def test_a_picture_that_changed_after_it_was_collected_is_noticed(tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.fault("tables and pages", "a generated picture that is cut in its table", "an error that names the table")
 def test_a_generated_picture_that_is_damaged_names_its_table(tmp_path):
     half = encode_png(array(0))[:900]
     row = {"lora": "monet/00", "prompt": "a painting", "seed": 0, "image": {"bytes": half, "path": None}}
@@ -335,6 +336,7 @@ def test_a_source_without_pictures_is_an_error(tmp_path):
         extract(CONTROL, {"training": []}, device="cpu", outputs={"other": tmp_path / "o"})
 
 
+@pytest.mark.fault("tables and pages", "an extractor that gives NaN", "an error; no table of NaN")
 def test_a_vector_that_is_not_finite_is_an_error(tmp_path, monkeypatch):
     write_pictures(tmp_path / "monet.parquet", "monet", [0])
     monkeypatch.setitem(CONTROLS, "mean_colour", lambda pixels: pixels.mean(0) * np.nan)

@@ -55,6 +55,7 @@ def test_only_the_files_that_are_used_are_fetched_and_named_with_their_hashes(mu
     assert there == found["folder"] and museum.log == []  # what is there needs no network
 
 
+@pytest.mark.fault("downloads", "a branch moves between two runs", "the lock keeps the first commit")
 def test_a_branch_is_resolved_once_and_then_read_from_the_lock(museum, tmp_path):
     hub_server.serve_repository(museum, "models", "timm/vit", FILES)
     lock = str(tmp_path / "study.lock.yaml")
@@ -68,6 +69,7 @@ def test_a_branch_is_resolved_once_and_then_read_from_the_lock(museum, tmp_path)
         commit("timm/vit", "main", None)
 
 
+@pytest.mark.fault("downloads", "a hub sends other bytes than it lists", "refused, with the file to delete")
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
 def test_bytes_that_are_not_those_of_the_listing_are_refused(museum, tmp_path, file):
     lies = {file: FILES[file][:-1] + b"?"}
@@ -76,6 +78,9 @@ def test_bytes_that_are_not_those_of_the_listing_are_refused(museum, tmp_path, f
     assert "delete it and run again" in found and file in found
 
 
+@pytest.mark.fault(
+    "downloads", "a model's weights are not those of the lock, or of the configuration", "refused, with the hashes"
+)
 def test_a_hash_of_the_config_or_of_the_lock_is_held_to(museum, tmp_path):
     hub_server.serve_repository(museum, "models", "timm/vit", FILES)
     wrong = refused("timm/vit", hub_server.COMMIT, "timm", sha256="0" * 64)
@@ -160,6 +165,7 @@ def test_a_lock_is_never_changed_only_added_to(tmp_path):
     assert locks.settled(None, "files", "http://x", {"sha256": "b"}) == {"sha256": "b"}
 
 
+@pytest.mark.fault("downloads", "a lock file that is damaged", "refused by name")
 @pytest.mark.parametrize("text", ["[", "a list: [x]\nfiles: [1]", "- x"])
 def test_a_damaged_lock_is_named(tmp_path, text):
     (tmp_path / "s.lock.yaml").write_text(text)

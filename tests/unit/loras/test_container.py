@@ -209,6 +209,7 @@ def test_bytes_depend_on_the_input_alone(tmp_path):
     assert len(set(found)) == 1
 
 
+@pytest.mark.fault("LoRA files", "writing a LoRA fails halfway", "the old file stays, and nothing else")
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "x.safetensors"
     write_lora(path, {Q: Update(Q, A, B)}, {})
@@ -241,6 +242,7 @@ def test_an_absent_file_and_a_folder_are_named(tmp_path):
         assert refusal(tmp_path / name) == "FILE: no such file"
 
 
+@pytest.mark.fault("LoRA files", "a file cut at any of six lengths", "refused as cut short or damaged")
 @pytest.mark.parametrize("length", [0, 4, 8, 40, -8, -1])
 def test_a_file_cut_short_is_refused(tmp_path, length):
     path = store(tmp_path / "x.safetensors", pair())
@@ -248,12 +250,16 @@ def test_a_file_cut_short_is_refused(tmp_path, length):
     assert "cut short" in refusal(path) or "damaged" in refusal(path)
 
 
+@pytest.mark.fault("LoRA files", "bytes after the last tensor", "refused as damaged")
 def test_trailing_bytes_are_refused(tmp_path):
     path = store(tmp_path / "x.safetensors", pair())
     path.write_bytes(path.read_bytes() + b"\0" * 8)
     assert "damaged" in refusal(path)
 
 
+@pytest.mark.fault(
+    "LoRA files", "overlaps, holes, ends beyond the file, shapes that are not the size", "refused as damaged"
+)
 @pytest.mark.parametrize(
     ("a", "b", "length"),
     [
@@ -270,6 +276,7 @@ def test_offsets_that_lie_are_refused(tmp_path, a, b, length):
     assert "damaged" in refusal(build(tmp_path / "x.safetensors", header, bytes(length)))
 
 
+@pytest.mark.fault("LoRA files", "one key twice, which safetensors accepts", "refused, with the key")
 def test_keys_that_come_twice_are_refused_by_name(tmp_path):
     a = json.dumps(entry([2, 3], 0, 24))
     b = json.dumps(entry([4, 2], 24, 56))
@@ -280,6 +287,9 @@ def test_keys_that_come_twice_are_refused_by_name(tmp_path):
         assert "twice" in refusal(build(tmp_path / "y.safetensors", text, bytes(56)))
 
 
+@pytest.mark.fault(
+    "LoRA files", "a header of more than the largest size", "refused before it is read, in less than 1 MiB"
+)
 def test_a_bloated_header_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "x.safetensors"
     with path.open("wb") as file:
@@ -297,6 +307,7 @@ def test_a_header_of_another_form_is_refused(tmp_path, text):
 # --- numbers that are not sound
 
 
+@pytest.mark.fault("LoRA files", "NaN or ∞ in factors or α", "refused, with all keys")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_refused_and_all_their_keys_listed(tmp_path, bad):
     a, b = A.copy(), B.astype(np.float16)
@@ -312,6 +323,7 @@ def test_numbers_that_are_not_finite_are_refused_and_all_their_keys_listed(tmp_p
     assert str(path) in str(caught.value) and caught.value.keys == [f"{K}.lora_B.weight"]
 
 
+@pytest.mark.fault("LoRA files", "α below zero, or of 1e30", "refused by name")
 @pytest.mark.parametrize("alpha", [-1.0, 1e30])
 def test_a_negative_or_huge_alpha_is_refused_by_name(tmp_path, alpha):
     path = store(tmp_path / "x.safetensors", pair() | pair(K) | {f"{Q}.alpha": np.array(alpha)})
@@ -330,6 +342,11 @@ def test_numbers_too_large_for_float32_are_refused_by_name(tmp_path):
 # --- pairs that are not sound
 
 
+@pytest.mark.fault(
+    "LoRA files",
+    "half pairs, ranks that differ, second factors, unknown keys in one file",
+    "one short error that names them all, or their kinds",
+)
 def test_one_error_names_all_that_is_wrong(tmp_path):
     v, o = Q.replace("to_q", "to_v"), Q.replace("to_q", "to_out.0")
     tensors = {
@@ -360,6 +377,9 @@ def test_one_error_names_all_that_is_wrong(tmp_path):
     assert all(each in said for each in every[-2:])
 
 
+@pytest.mark.fault(
+    "LoRA files", "thousands of unknown keys of 300 characters", "one short reason: what kind, how many, three examples"
+)
 def test_thousands_of_keys_make_one_short_reason(tmp_path):
     """A reason of 34,753 characters was met: what kind of key, how many, and three examples are enough."""
     tensors = {f"{'x' * 300}.{n}.what": A for n in range(3000)} | {
@@ -391,6 +411,7 @@ def test_a_rank_of_zero_is_refused_by_name(tmp_path, alpha):
     assert Q in refusal(path)
 
 
+@pytest.mark.fault("LoRA files", "factors of a matrix of 40 GB", "read and compared in its factors")
 def test_a_small_file_of_a_huge_module_never_becomes_the_module(tmp_path):
     side = 10**5  # ΔW would be 40 GB
     a, b = np.ones((1, side), np.float32), np.ones((side, 1), np.float32)
@@ -401,6 +422,7 @@ def test_a_small_file_of_a_huge_module_never_becomes_the_module(tmp_path):
     assert update.A.shape == (1, side) and (K_delta == float(side) ** 2).all()
 
 
+@pytest.mark.fault("LoRA files", "a header that claims 4 TB", "refused, in less than 1 MiB")
 def test_a_header_that_claims_a_huge_tensor_is_refused_and_allocates_nothing(tmp_path):
     header = {f"{Q}.lora_A.weight": entry([10**6, 10**6], 0, 4 * 10**12), f"{Q}.lora_B.weight": entry([1, 1], 0, 4)}
     with allocating_less_than(2**20):
@@ -428,6 +450,7 @@ def archive(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.fault("LoRA files", "a pickle under any name, with weights.pickles: refuse", "refused unopened")
 @pytest.mark.parametrize("name", ["x.bin", "x.pt", "x.ckpt", "x.safetensors"])
 def test_a_pickle_of_any_name_is_left_unopened_where_a_person_says_so(tmp_path, name):
     mark, path = tmp_path / "mark", tmp_path / name
@@ -444,6 +467,9 @@ def test_a_pickle_of_any_name_is_left_unopened_where_a_person_says_so(tmp_path, 
     assert mark.exists()  # the bait works
 
 
+@pytest.mark.fault(
+    "LoRA files", "a damaged .safetensors beside a pickle of its name", "refused as damaged; the pickle stays unopened"
+)
 def test_a_damaged_file_is_no_reason_to_open_the_pickle_beside_it(tmp_path):
     mark = tmp_path / "mark"
     for name in ("x.bin", "x.pt", "pytorch_lora_weights.bin"):
@@ -458,6 +484,7 @@ def test_a_damaged_file_is_no_reason_to_open_the_pickle_beside_it(tmp_path):
 HOSTILE = ["../../etc/passwd", "<script>alert(1)</script>", "\x1b[31mred", "a\nb", "\u202eabc", "北斎"]
 
 
+@pytest.mark.fault("LoRA files", "keys with ../, <script>, escapes, line breaks", "refused as keys; no path is touched")
 def test_hostile_keys_are_refused_and_touch_no_path(tmp_path):
     path = store(tmp_path / "x.safetensors", {f"{prefix}{name}": A for name in HOSTILE for prefix in ("", "unet.")})
     said = refusal(path)
@@ -465,12 +492,14 @@ def test_hostile_keys_are_refused_and_touch_no_path(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.fault("LoRA files", "keys with control characters", "the error is printable")
 def test_an_error_about_hostile_keys_holds_no_control_characters(tmp_path):
     said = refusal(store(tmp_path / "x.safetensors", dict.fromkeys(HOSTILE, A)))
     assert all(line.isprintable() for line in said.splitlines())
     assert len(said.splitlines()) == 2
 
 
+@pytest.mark.fault("LoRA files", "metadata with ../ and <script>", "text; no path is touched")
 def test_hostile_metadata_is_text_and_nothing_more(tmp_path):
     hostile = {name: name for name in HOSTILE}
     path = store(tmp_path / "x.safetensors", pair(), hostile)
@@ -542,6 +571,7 @@ def test_entries_in_a_form_that_only_the_other_parser_accepts_are_refused(tmp_pa
     refusal(build(tmp_path / "x.safetensors", {f"{Q}.lora_B.weight": odd}, bytes(32)))
 
 
+@pytest.mark.fault("LoRA files", "a header of too many tensors", "refused before it is parsed")
 def test_too_many_tensors_are_refused_before_the_header_is_parsed(tmp_path):
     header = {f"k{n}": entry([0], 0, 0) for n in range(MAX_TENSORS + 1)}
     path = build(tmp_path / "x.safetensors", header)
@@ -558,6 +588,7 @@ JUNK = {
 }  # fmt: skip
 
 
+@pytest.mark.fault("LoRA files", "a header of a million lists, numbers or levels", "refused, in little memory")
 @pytest.mark.parametrize("junk", sorted(JUNK))
 def test_a_header_of_many_small_things_takes_little_memory(tmp_path, junk):
     """Python's lists, strings and mappings are fifty times as large as the text that names them."""
@@ -566,6 +597,7 @@ def test_a_header_of_many_small_things_takes_little_memory(tmp_path, junk):
         refusal(path)
 
 
+@pytest.mark.fault("LoRA files", "a file is cut, or removed, while it is read", "refused by name")
 def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path):
     path = store(tmp_path / "x.safetensors", pair())
     file = open_lora(path)
@@ -616,6 +648,9 @@ def test_a_pickle_of_tensors_takes_no_memory_of_its_size(tmp_path):
         assert file.layout.whole == ("unet.norm.weight",) and file.update(Q).rank == 2
 
 
+@pytest.mark.fault(
+    "LoRA files", "a pickle whose __reduce__ makes a folder", "refused, with what it names; the folder is not made"
+)
 def test_a_pickle_that_would_run_code_is_refused_with_what_it_names(tmp_path):
     mark, path = tmp_path / "mark", tmp_path / "x.bin"
     for protocol in (2, 4):
@@ -633,6 +668,9 @@ def test_a_pickle_that_would_run_code_is_refused_with_what_it_names(tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.fault(
+    "LoRA files", "a pickle on which the process that looks into it ends", "refused; the next file is read"
+)
 def test_a_file_that_ends_the_process_is_refused_and_the_next_is_read(tmp_path, monkeypatch):
     """A crash, a hang or want of memory costs the process that looked into the file, and nothing else."""
     torch.save({key: torch.from_numpy(x) for key, x in pair().items()}, tmp_path / "x.bin")
@@ -645,6 +683,7 @@ def test_a_file_that_ends_the_process_is_refused_and_the_next_is_read(tmp_path, 
     assert (read_lora(tmp_path / "x.bin").updates[Q].A == A).all()
 
 
+@pytest.mark.fault("LoRA files", "a pickle that asks for two gigabytes", "refused, within the limit of that process")
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux'")
 def test_memory_that_a_pickle_asks_for_is_limited(tmp_path):
     """bytearray is one of the few things that torch lets a pickle make: a few bytes ask for two gigabytes."""

@@ -432,6 +432,7 @@ def test_a_file_that_states_two_scales_says_so(make, tmp_path, alpha):
 # --- PEFT's configuration, where it is foreign
 
 
+@pytest.mark.fault("LoRA files", "an adapter_config.json that is damaged", "refused, since the scale stands there")
 def test_a_configuration_that_is_damaged_is_refused_since_it_holds_the_scale(tmp_path):
     peft_folder(tmp_path, CONFIGS["LoRA"])
     config = tmp_path / "adapter_config.json"

@@ -244,6 +244,9 @@ def imported(path: Path, lora: Lora) -> str:
     return "imported"
 
 
+@pytest.mark.fault(
+    "LoRA files", "twenty thousand mutants of sound files", "imported whole, or refused; memory is bounded"
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda f: f.__name__)
 def test_every_mutant_is_imported_or_refused(seeds, tmp_path, mutation):
@@ -267,6 +270,7 @@ def test_every_mutant_is_imported_or_refused(seeds, tmp_path, mutation):
     assert seen["imported"] > 50 or mutation in (cut, head)
 
 
+@pytest.mark.fault("LoRA files", "mutants of a pickle", "imported whole, or refused")
 @pytest.mark.parametrize("archive", [True, False], ids=["zip", "old"])
 def test_mutants_of_a_pickle_that_a_person_allowed_are_imported_or_refused(make, tmp_path, archive):
     tensors = load_file(make.lora(tmp_path / "x.safetensors", {Q: (5, 3), "unet.conv_in": (4, 6)}, 0))
@@ -348,6 +352,7 @@ def test_a_large_file_is_read_in_twice_its_size(make, tmp_path, parts, dtype):
         tracemalloc.stop()
 
 
+@pytest.mark.fault("LoRA files", "a small core whose factor has billions of numbers", "refused before it is made")
 @pytest.mark.parametrize(
     "shapes",
     [

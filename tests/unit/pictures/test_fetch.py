@@ -69,6 +69,11 @@ def first_then(first, then: bytes):
 # --- 1 to 3: answers that are no pictures, waits, bodies that break off
 
 
+@pytest.mark.fault(
+    "downloads",
+    "a server answers 429 or 5xx with an error page as the body",
+    "it is asked again; after the last attempt the status is named, and the page is never stored",
+)
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_1_a_server_in_trouble_is_asked_again_and_its_error_page_is_never_a_picture(museum, client, status):
     museum.paths["/a"] = first_then(lambda h: send(h, b"an error page", status), picture())
@@ -79,12 +84,16 @@ def test_1_a_server_in_trouble_is_asked_again_and_its_error_page_is_never_a_pict
     assert museum.asked("/b") == 3
 
 
+@pytest.mark.fault(
+    "downloads", "a picture is gone or forbidden (401, 403, 404, 410, 451)", "refused for good after one request"
+)
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 451])
 def test_1_what_is_gone_or_forbidden_is_asked_once(museum, client, status):
     museum.paths["/a"] = lambda h: send(h, b"", status)
     assert failure(client, museum.url + "/a").final and museum.asked("/a") == 1
 
 
+@pytest.mark.fault("downloads", "Retry-After in seconds", "all requests to that host wait as long")
 def test_2_retry_after_in_seconds_is_obeyed_by_all_that_is_asked_of_the_host(museum, client, tmp_path):
     museum.paths["/busy"] = first_then(lambda h: send(h, b"", 429, Retry_After="1"), picture(1))
     museum.paths["/other"] = picture(2)
@@ -97,6 +106,7 @@ def test_2_retry_after_in_seconds_is_obeyed_by_all_that_is_asked_of_the_host(mus
     assert time.monotonic() - start >= 0.29
 
 
+@pytest.mark.fault("downloads", "Retry-After as a date", "nothing is asked before that date")
 def test_2_retry_after_as_a_date_is_obeyed(museum, client):
     when = datetime.fromtimestamp(int(time.time()) + 2, UTC)
     date = email.utils.format_datetime(when, usegmt=True)
@@ -105,6 +115,9 @@ def test_2_retry_after_as_a_date_is_obeyed(museum, client):
     assert time.time() >= when.timestamp() - 0.01 and museum.asked("/a") == 2
 
 
+@pytest.mark.fault(
+    "downloads", "Retry-After of a day, or of the year 2100", "the picture is left for the next run; nobody waits"
+)
 @pytest.mark.parametrize("stated", ["86400", "Fri, 31 Dec 2100 23:59:59 GMT"])
 def test_2_a_wait_beyond_the_cap_is_left_for_the_next_run(museum, client, stated):
     museum.paths["/a"] = lambda h: send(h, b"", 429, Retry_After=stated)
@@ -112,6 +125,9 @@ def test_2_a_wait_beyond_the_cap_is_left_for_the_next_run(museum, client, stated
     assert "asks to wait" in str(error) and not error.final and museum.asked("/a") == 1
 
 
+@pytest.mark.fault(
+    "downloads", "Retry-After that is nonsense, negative or empty", "the request is repeated as without it"
+)
 @pytest.mark.parametrize("stated", ["soon", "-5", "", "Mon, 99 Foo 2026"])
 def test_2_a_retry_after_that_is_none_is_no_reason_to_stop(museum, client, stated):
     museum.paths["/a"] = first_then(lambda h: send(h, b"", 503, Retry_After=stated), picture())
@@ -126,6 +142,7 @@ def cut(data: bytes, at: int, **headers):
     return answer
 
 
+@pytest.mark.fault("downloads", "a body ends before its Content-Length", "fetched again; else refused as incomplete")
 def test_3_a_body_shorter_than_its_length_is_fetched_again(museum, client):
     museum.paths["/a"] = first_then(cut(picture(), 500), picture())
     assert client.get(museum.url + "/a") == picture() and museum.asked("/a") == 2
@@ -144,6 +161,7 @@ def closing(data: bytes):
     return answer
 
 
+@pytest.mark.fault("downloads", "a body without a length is cut", "the decoder refuses it, and it is fetched again")
 def test_4_a_cut_body_without_a_length_is_caught_by_the_decoder(museum, client):
     museum.paths["/a"] = first_then(closing(jpeg()[:1500]), jpeg())
     assert client.get(museum.url + "/a", check) == jpeg()
@@ -153,6 +171,9 @@ def test_4_a_cut_body_without_a_length_is_caught_by_the_decoder(museum, client):
     assert client.get(museum.url + "/c", check) == jpeg()
 
 
+@pytest.mark.fault(
+    "downloads", "the same where the manifest states a hash", "refused with the expected hash and the one that came"
+)
 def test_4_a_cut_body_without_a_length_is_caught_by_the_hash(museum, client, tmp_path):
     store, entry = Store(tmp_path), {"url": museum.url + "/a", "sha256": sha256(jpeg()).hexdigest()}
     museum.paths["/a"] = closing(jpeg()[:-2])
@@ -179,6 +200,11 @@ def ranged(data: bytes, obeys: bool, etag: str = '"one"'):
     return answer
 
 
+@pytest.mark.fault(
+    "downloads",
+    "a server ignores Range and sends the whole body",
+    "the body begins anew; nothing is appended to the first half",
+)
 @pytest.mark.parametrize("obeys", [True, False])
 def test_5_a_body_is_continued_where_the_server_can_and_never_appended_where_it_cannot(museum, client, obeys):
     data = picture(side=100)
@@ -188,6 +214,9 @@ def test_5_a_body_is_continued_where_the_server_can_and_never_appended_where_it_
     assert second["Range"] == f"bytes={len(data) // 2}-" and second["If-Range"] == '"one"'
 
 
+@pytest.mark.fault(
+    "downloads", "a server names no strong ETag for what is half there", "nothing is continued: the whole is asked for"
+)
 def test_5_without_a_version_nothing_is_continued(museum, client):
     museum.paths["/a"] = ranged(picture(), True, etag='W/"weak"')
     assert client.get(museum.url + "/a") == picture() and "Range" not in museum.log[1][1]
@@ -237,6 +266,7 @@ def drip_headers(handler):
         time.sleep(0.1)
 
 
+@pytest.mark.fault("downloads", "a server stalls, or drips bytes or headers", "a total deadline ends the request")
 @pytest.mark.parametrize("tease", [drip, stall, drip_headers])
 def test_6_a_server_that_drips_or_stalls_holds_nobody(museum, client, tease):
     once = Client("atlas@example.org", private=True, limits=Limits(**(vars(QUICK) | {"attempts": 1})))
@@ -259,6 +289,11 @@ client.fetch_all([{"url": f"{url}/{n}"} for n in range(40)], Store(folder), lamb
 """
 
 
+@pytest.mark.fault(
+    "downloads",
+    "SIGKILL while pictures are fetched, ten times",
+    "each is whole or absent; the next run asks for what is missing alone",
+)
 @pytest.mark.slow
 def test_7_killed_at_any_moment_a_rerun_fetches_only_what_is_missing(tmp_path):
     """Ten kills, each somewhere else; every picture that was stored is asked for once."""
@@ -300,6 +335,11 @@ def test_7_killed_at_any_moment_a_rerun_fetches_only_what_is_missing(tmp_path):
     assert all(store.bytes_of({"url": museum.url + path})[0] == wanted for path, wanted in data.items())
 
 
+@pytest.mark.fault(
+    "downloads",
+    "upstream bytes change, after a disk lost the old ones",
+    "refused with both hashes; the right bytes are taken when they come back",
+)
 def test_8_changed_bytes_are_refused_with_both_hashes_and_the_old_stay(museum, client, tmp_path, capsys):
     store, entry = Store(tmp_path), {"url": museum.url + "/a"}
     museum.paths["/a"] = picture(1)
@@ -317,6 +357,9 @@ def test_8_changed_bytes_are_refused_with_both_hashes_and_the_old_stay(museum, c
     assert store.bytes_of(entry) == (picture(1), None)
 
 
+@pytest.mark.fault(
+    "downloads", "a manifest states another hash than before", "the old bytes stay, and are used by who names them"
+)
 @pytest.mark.parametrize("kind", ["sha256", "sha1"])
 def test_8_a_new_manifest_with_another_hash_costs_no_old_bytes(museum, client, tmp_path, kind):
     digest = {"sha256": sha256, "sha1": sha1}[kind]
@@ -337,12 +380,16 @@ def test_8_a_new_manifest_with_another_hash_costs_no_old_bytes(museum, client, t
 # --- 9 to 11: pages, addresses, bombs
 
 
+@pytest.mark.fault(
+    "downloads", "a captcha page sent as image/jpeg", "refused as a web page; asked again in the next run"
+)
 def test_9_a_page_sent_as_a_jpeg_is_refused_by_what_it_is(museum, client):
     museum.paths["/a"] = lambda h: send(h, b"<!doctype html><p>are you human?", Content_Type="image/jpeg")
     error = failure(client, museum.url + "/a", check=check)
     assert str(error).startswith("html: a web page") and not error.final
 
 
+@pytest.mark.fault("downloads", "a URL of a loopback, private or link-local address", "refused before anything is sent")
 @pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]", "169.254.1.1"])
 def test_10_an_address_that_is_not_public_is_refused_unless_allowed(museum, address):
     strict = Client("atlas@example.org", limits=QUICK)
@@ -353,6 +400,9 @@ def test_10_an_address_that_is_not_public_is_refused_unless_allowed(museum, addr
     assert museum.log == []  # nothing was sent
 
 
+@pytest.mark.fault(
+    "downloads", "a public server redirects to a private address", "the hop is refused; the private server is not asked"
+)
 def test_10_every_hop_of_a_redirect_is_checked(museum, monkeypatch):
     """A public server that sends us to the loopback: here both are the loopback, and the first is let pass."""
     from lora_atlas.pictures import connect
@@ -374,6 +424,7 @@ def test_10_every_hop_of_a_redirect_is_checked(museum, monkeypatch):
     assert allowed and museum.asked("/secret") == 0
 
 
+@pytest.mark.fault("downloads", "a redirect to file:, ftp: or a URL with a password", "refused")
 @pytest.mark.parametrize(
     "location", ["file:///etc/passwd", "ftp://example.org/a", "http://user:word@127.0.0.1/", "http://["]
 )
@@ -383,6 +434,7 @@ def test_10_a_redirect_to_no_web_address_is_refused(museum, client, location):
     assert "web address" in str(error) or "ValueError" in str(error)
 
 
+@pytest.mark.fault("downloads", "a redirect to itself", "given up after five")
 def test_10_redirects_are_followed_and_end(museum, client):
     museum.paths["/a"] = lambda h: send(h, b"", 301, Location="/b")
     museum.paths["/b"] = picture()
@@ -399,6 +451,9 @@ def endless(handler):
         handler.wfile.write(b"x" * 65536)
 
 
+@pytest.mark.fault(
+    "downloads", "a body of a terabyte, stated, or without an end", "refused as too large, after one request"
+)
 def test_11_a_body_has_a_size_stated_or_not(museum, client):
     museum.paths["/stated"] = lambda h: send(h, b"", Content_Length=str(10**12))
     museum.paths["/endless"] = endless
@@ -407,6 +462,7 @@ def test_11_a_body_has_a_size_stated_or_not(museum, client):
         assert str(error).startswith("too large") and error.final and museum.asked(path) == 1
 
 
+@pytest.mark.fault("downloads", "a gzip bomb of 300 MB", "refused as too large, in less than 30 MB of memory")
 def test_11_a_bomb_is_measured_after_decompression_and_never_held_whole(museum, client):
     import tracemalloc
 
@@ -428,6 +484,9 @@ def test_11_a_bomb_is_measured_after_decompression_and_never_held_whole(museum, 
 # --- 12 to 15: opt-outs, manners, names
 
 
+@pytest.mark.fault(
+    "downloads", "X-Robots-Tag: noai, or a TDM reservation", "recorded as an opt-out, and never asked again"
+)
 @pytest.mark.parametrize(
     "headers",
     [{"X_Robots_Tag": "noai"}, {"X_Robots_Tag": "otherbot: noindex, NoImageAI"}, {"tdm_reservation": "1"}],
@@ -442,6 +501,11 @@ def test_12_an_opt_out_is_recorded_and_never_asked_again(museum, client, tmp_pat
     assert client.get(museum.url + "/b") == picture()
 
 
+@pytest.mark.fault(
+    "downloads",
+    "a host that bans generic clients and crowds",
+    "requests name the project and a contact, two at once; without a contact none is made",
+)
 def test_13_requests_name_the_project_and_a_contact_and_never_more_than_two_at_once(tmp_path):
     with serving(delay=0.03) as museum:
         museum.paths |= {f"/{n}": picture(n) for n in range(24)}
@@ -467,6 +531,7 @@ def test_13_a_redirect_to_another_host_counts_there(tmp_path):
     assert target.most == 2 and len(target.log) == 12
 
 
+@pytest.mark.fault("downloads", "a URL with ../, NUL or a line break", "a row with the reason; no file of that name")
 @pytest.mark.parametrize(
     "url",
     [
@@ -489,6 +554,7 @@ def test_15_what_is_no_web_address_is_a_reason_and_no_path(client, tmp_path, url
     assert len(capsys.readouterr().out.strip().splitlines()) == 1
 
 
+@pytest.mark.fault("downloads", "names of 300 bytes, case twins, %2F and %00", "kept apart, under hashes")
 def test_15_long_names_and_case_twins_are_kept_apart(museum, client, tmp_path):
     paths = ["/" + "x" * 300, "/Monet.png", "/monet.png", "/up%2F..%2Fup", "/a%00b"]
     museum.paths |= {path: picture(n) for n, path in enumerate(paths)}
@@ -502,6 +568,7 @@ def test_15_long_names_and_case_twins_are_kept_apart(museum, client, tmp_path):
 # --- many
 
 
+@pytest.mark.fault("downloads", "some pictures of many fail", "the others are stored; each failure is one line")
 def test_a_bad_one_costs_nothing_of_the_others_and_each_is_one_line(museum, client, tmp_path, capsys):
     museum.paths |= {f"/{n}": picture(n) for n in range(12)}
     museum.paths |= {"/3": lambda h: send(h, b"", 500), "/5": lambda h: send(h, b"<html>"), "/7": cut(picture(), 90)}
@@ -516,6 +583,9 @@ def test_a_bad_one_costs_nothing_of_the_others_and_each_is_one_line(museum, clie
     assert set(museum.numbers()) == {"/3", "/5", "/7"}  # the 404 is final
 
 
+@pytest.mark.fault(
+    "downloads", "a host fails for every picture", "given up after a few; the rest is said and left for the next run"
+)
 def test_a_host_that_answers_nothing_is_given_up_after_a_while(museum, tmp_path, capsys):
     for n in range(40):
         museum.paths[f"/{n}"] = lambda h: send(h, b"", 500)

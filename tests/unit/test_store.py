@@ -3,7 +3,10 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +104,140 @@ def test_where_nothing_can_be_kept_a_remark_says_so(tmp_path):
     kept = Store(tmp_path / "store", Digests(None))
     kept.put(PARTS, {"a": tmp_path / "store"})
     assert "nothing is kept there" in kept.remarks[0]
+
+
+# --- whom it is shared with
+
+
+def linked(path, elsewhere):
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+@pytest.mark.fault(
+    "caches",
+    "an entry that anybody may write to (mode 666 or 777), or one that is, or has in it, a link out of the cache",
+    "said, and not used; one's own is removed and made again, and what the link leads to stays",
+)
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda folder, _: folder.chmod(0o777), "anybody on this machine may write"),
+        (lambda folder, _: (folder / "a.bin").chmod(0o666), "anybody on this machine may write"),
+        (lambda folder, _: (folder / "entry.json").chmod(0o646), "anybody on this machine may write"),
+        (linked, "is a link"),
+        (lambda folder, elsewhere: linked(folder / "a.bin", elsewhere), "is a link"),
+        (lambda folder, elsewhere: linked(folder / "entry.json", elsewhere), "is a link"),
+    ],
+)
+def test_what_anybody_may_write_to_and_what_is_a_link_is_not_used(store, tmp_path, harm, words):
+    harm(entry(store), tmp_path / "elsewhere")
+    there = (tmp_path / "elsewhere").exists()
+    assert store.find(PARTS) is None
+    assert words in store.remarks[0] and "made again" in store.remarks[0] and not list(store.root.glob("??/*"))
+    assert (tmp_path / "elsewhere").exists() == there
+    store.put(PARTS, {"a.bin": tmp_path / "made"})
+    assert store.find(PARTS) is not None and len(store.remarks) == 1
+
+
+@pytest.mark.fault("caches", "the same, planted by another user", "said, not used, and left where it is")
+@pytest.mark.parametrize("name", [".", "a.bin"])
+def test_what_somebody_else_planted_stays(store, tmp_path, monkeypatch, name):
+    planted = entry(store)
+    (planted / name).chmod(0o777)
+    monkeypatch.setattr(os, "geteuid", lambda: planted.stat().st_uid + 1)
+    assert store.find(PARTS) is None
+    assert "anybody on this machine may write" in store.remarks[0] and "it is not used" in store.remarks[0]
+    store.put(PARTS, {"a.bin": tmp_path / "made"})
+    assert (planted / "a.bin").exists() and store.find(PARTS) is None
+
+
+@pytest.mark.fault(
+    "caches", "a cache in whose folders anybody may write", "nothing of it is used, nothing is kept or removed; said"
+)
+@pytest.mark.parametrize("which", [lambda store: store.root, lambda store: entry(store).parent])
+def test_a_store_that_anybody_may_write_to_is_left_alone(store, tmp_path, which):
+    which(store).chmod(0o1777)
+    assert store.find(PARTS) is None and "nothing that lies there is used" in store.remarks[0]
+    store.put(PARTS, {"a.bin": tmp_path / "made"})
+    assert "nothing is kept there" in store.remarks[1] and "chmod o-w" in store.remarks[1]
+    which(store).chmod(0o755)
+    assert store.find(PARTS) is not None and not list(store.root.glob(".part-*"))
+
+
+def test_a_shard_that_is_a_link_is_not_followed_and_a_store_behind_a_link_is(store, tmp_path):
+    (tmp_path / "named").symlink_to(store.root)
+    assert Store(tmp_path / "named", Digests(None)).find(PARTS) is not None
+    linked(entry(store).parent, tmp_path / "elsewhere")
+    assert store.find(PARTS) is None and "is a link" in store.remarks[0]
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+
+
+def test_nothing_is_kept_that_anybody_may_write_to_whatever_the_umask(tmp_path):
+    (tmp_path / "made").write_bytes(b"what was made")
+    before = os.umask(0)
+    try:
+        kept = Store(tmp_path / "store", Digests(None))
+        kept.put(PARTS, {"a.bin": tmp_path / "made"})
+        assert kept.find(PARTS) is not None and kept.remarks == []
+    finally:
+        os.umask(before)
+    assert not [path for path in (kept.root, *kept.root.rglob("*")) if path.stat().st_mode & 0o002]
+
+
+FILLS = """
+import resource, signal, sys, time
+from pathlib import Path
+from lora_atlas.keys import Digests
+from lora_atlas.store import Store
+folder, limit = Path(sys.argv[1]), int(sys.argv[2])
+store = Store(folder / "store", Digests(None))
+if limit:  # the write that goes over it ends in an error, as on a full disk
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+print("ready", flush=True)
+sys.stdin.readline()
+found = 0
+for number in range(1 if limit else 60):
+    parts = {"job": "train_loras", "of": number}
+    store.put(parts, {"a.bin": folder / "made", "b.bin": folder / "made"})
+    entry = store.find(parts)
+    found += entry is not None and all(f.read_bytes() == (folder / "made").read_bytes() for f in entry.files.values())
+print(found, store.remarks)
+"""
+
+
+def filling(folder, *limits):
+    """What processes say that keep the same entries at the same time."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "workflow")}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", FILLS, str(folder), str(limit)],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for limit in limits
+    ]  # fmt: skip
+    assert [each.stdout.readline() for each in running] == ["ready\n"] * len(running)
+    for each in running:
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    return [each.communicate()[0].strip() for each in running]
+
+
+@pytest.mark.fault("caches", "two processes fill the same entries at once", "each finds whole entries, once each")
+def test_two_processes_fill_the_same_entries(tmp_path):
+    (tmp_path / "made").write_bytes(bytes(range(256)) * 400)
+    assert filling(tmp_path, 0, 0) == ["60 []"] * 2
+    assert len(list((tmp_path / "store").glob("??/*"))) == 60 and not list((tmp_path / "store").glob(".part-*"))
+
+
+@pytest.mark.fault("caches", "the disk is full while an entry is kept", "a remark; nothing of the entry is left")
+def test_a_full_disk_leaves_nothing_of_an_entry(tmp_path):
+    (tmp_path / "made").write_bytes(bytes(range(256)) * 400)
+    (said,) = filling(tmp_path, 50_000)
+    assert said.startswith("0 [") and "nothing is kept there" in said and "File too large" in said
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+    assert filling(tmp_path, 0) == ["60 []"]
 
 
 # --- keys

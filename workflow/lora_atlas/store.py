@@ -3,8 +3,9 @@
 An entry is a folder, ``KEY[:2]/KEY``, of files and ``entry.json``: the ingredients that the key is the digest of, the
 SHA-256 and bytes of each file, and what was measured (device, seconds). It is written beside and renamed, so that it is
 there whole or not at all, and looked at before it is used: its key is that of its ingredients, its files are those that
-it names. What is cut, altered or put under another key is removed and made again. An entry that somebody forges with
-all its digests is not told from a true one: a store is shared with people who are trusted.
+it names. What is cut, altered or put under another key is removed and made again. What anybody on the machine may write
+to, and what is a link, is not used; somebody else's stays where it is. An entry that one of the group forges with all
+its digests is not told from a true one: a store is shared with people who are trusted.
 
 Not Snakemake's own cache between workflows: that knows inputs by how they came about and not by content, nothing of the
 modules that a script imports, only whole jobs, and leaves links that anybody may write to.
@@ -17,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -65,12 +67,15 @@ class Store:
         key = keys.key(parts)
         folder = self.root / key[:2] / key
         self.used.append(key)
-        if not folder.is_dir():
+        if not os.path.lexists(folder):
+            return None
+        exposed = self._exposed(folder)
+        if exposed:
+            self.remarks.append(f"{exposed}: nothing that lies there is used")
             return None
         wrong, found = self._looked_at(folder, key)
         if found is None:
-            self.remarks.append(f"{folder}: {wrong}; it is made again")
-            shutil.rmtree(folder, ignore_errors=True)
+            self.remarks.append(f"{folder}: {wrong}; it is {'made again' if _removed(folder) else 'not used'}")
             return None
         with contextlib.suppress(OSError):  # somebody else's
             os.utime(folder / "entry.json")
@@ -86,17 +91,25 @@ class Store:
         self.used.append(key)
         temporary = None
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            for made in (self.root, folder.parent):
+                if not made.exists():
+                    made.mkdir(parents=True, exist_ok=True)
+                    _closed(made)
+            exposed = self._exposed(folder)
+            if exposed:
+                raise PermissionError(exposed)
             temporary = Path(tempfile.mkdtemp(prefix=".part-", dir=self.root))
             temporary.chmod(folder.parent.stat().st_mode & 0o7777)
             named = {}
             for name, path in files.items():
                 place(path, temporary / name)
+                _closed(temporary / name)
                 named[name] = {"sha256": self.digests.file(path), "bytes": os.stat(path).st_size}
             entry = {"key": key, "of": keys.normalised(parts), "files": named, "told": keys.normalised(told)}
             (temporary / "entry.json").write_text(json.dumps(entry, indent=1, sort_keys=True))
-            if folder.is_dir() and self._looked_at(folder, key)[1] is None:
-                shutil.rmtree(folder, ignore_errors=True)
+            _closed(temporary / "entry.json")
+            if os.path.lexists(folder) and self._looked_at(folder, key)[1] is None:
+                _removed(folder)
             with contextlib.suppress(FileExistsError):
                 _rename(temporary, folder)
         except OSError as error:
@@ -140,13 +153,26 @@ class Store:
             f"days and by no study here; {len(outdated)} folders of earlier code removed ({_bytes(freed)})"
         )
 
+    def _exposed(self, folder: Path) -> str:
+        """What is wrong with the folders that an entry lies in. The store itself may be where a link leads."""
+        try:
+            return _exposed(self.root.resolve(), folder.parent)
+        except OSError as error:
+            return f"{folder.parent} cannot be looked at ({error.strerror})"
+
     def _looked_at(self, folder: Path, key: str) -> tuple[str, Entry | None]:
         try:
+            exposed = _exposed(folder, folder / "entry.json")
+            if exposed:
+                return exposed, None
             said = json.loads((folder / "entry.json").read_text())
             if said["key"] != key or keys.key(said["of"]) != key:
                 return "it is the entry of another key", None
             for name, stated in said["files"].items():
                 file = folder / name
+                exposed = _exposed(file) if Path(name).name == name and os.path.lexists(file) else ""
+                if exposed:
+                    return exposed, None
                 if Path(name).name != name or not file.is_file() or file.stat().st_size != stated["bytes"]:
                     return f"{name} is absent or cut", None
                 if self.digests.file(file) != stated["sha256"]:
@@ -201,10 +227,10 @@ def place(source: str | Path, target: str | Path) -> None:
     """Put a file's content at `target`, atomically: by shared blocks where the file system can, else small files are
     copied, and large ones of one's own linked (copied where they cannot be)."""
     with replacing(target) as temporary, open(source, "rb") as read:
-        stat = os.fstat(read.fileno())
+        status = os.fstat(read.fileno())
         with open(temporary, "wb") as out:
             shared = _cloned(out.fileno(), read.fileno())
-        large = stat.st_size > COPIED and stat.st_uid == os.geteuid()
+        large = status.st_size > COPIED and status.st_uid == os.geteuid()
         if not shared and not (large and _linked(source, temporary)):
             with open(temporary, "wb") as out:
                 shutil.copyfileobj(read, out, 1 << 20)
@@ -226,6 +252,37 @@ def _linked(source: str | Path, temporary: Path) -> bool:
         return False
     beside.replace(temporary)
     return True
+
+
+def _exposed(*paths: Path) -> str:
+    """What is wrong with the first of these that anybody on the machine may write to, or that is a link; else ""."""
+    for path in paths:
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            return f"{path} is a link, as the cache never makes one"
+        if mode & stat.S_IWOTH:
+            return f"anybody on this machine may write to {path} (chmod o-w takes that right away)"
+    return ""
+
+
+def _closed(path: Path) -> None:
+    """Take the right to write away from others than owner and group, whatever the umask."""
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    if mode & stat.S_IWOTH:
+        path.chmod(mode & ~stat.S_IWOTH)
+
+
+def _removed(folder: Path) -> bool:
+    """Remove an entry that is not used (a link, and never what it leads to); somebody else's that is exposed stays."""
+    with contextlib.suppress(OSError):
+        whole = folder.is_dir() and not folder.is_symlink()
+        if os.lstat(folder).st_uid != os.geteuid() and _exposed(folder, *(folder.iterdir() if whole else ())):
+            return False
+        if whole:
+            shutil.rmtree(folder)
+        else:
+            folder.unlink()
+    return not os.path.lexists(folder)
 
 
 def _rename(temporary: Path, folder: Path) -> None:

@@ -483,7 +483,9 @@ def read(path: str | Path, name: str) -> pa.Table:
     except FileNotFoundError as error:
         raise TableError(f"{path}: the table {name!r} is absent") from error
     except (ValueError, OSError, NotImplementedError) as error:  # Arrow's own, and metadata that is no JSON
-        raise TableError(f"{path}: damaged, or not a Parquet file ({error}); {again}") from error
+        # Arrow's words may hold bytes of the file.
+        why = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:200]
+        raise TableError(f"{path}: damaged, or not a Parquet file ({why}); {again}") from error
     header = header if isinstance(header, dict) else {}
     if (header.get("table"), header.get("version")) != (name, VERSION):
         raise TableError(

@@ -1,12 +1,14 @@
 """Models of the hub, against a stand-in on the loopback: pinned, hashed, locked."""
 
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
 import hub_server
 import pytest
 import yaml
-from museum import serving
+from museum import send, serving
 
 from lora_atlas.hub import lock as locks
 from lora_atlas.hub.models import HubError, commit, fetch, folder
@@ -151,6 +153,54 @@ def test_a_base_that_cannot_be_trained_is_refused_before_its_weights_are_fetched
     said = refused("o/base", hub_server.COMMIT, "base")
     assert "'o/base' holds a MochiPipeline" in said and "QwenImagePipeline" in said and len(said) < 400
     assert asked == [["model_index.json"]]
+
+
+# --- tokens
+
+TOKEN = "hf_aTokenThatOpensWhatIsPrivate0123456789"
+FETCHES = """
+import json, sys, traceback
+from lora_atlas.hub.models import HubError, fetch
+try:
+    print(json.dumps(fetch("lab/private", "main", "timm", lock=sys.argv[1])))
+except HubError as error:
+    print(error)
+    traceback.print_exc()
+"""
+
+
+def repeated(handler):
+    send(handler, b"{}", 401, X_Error_Message=f"Invalid credentials: {handler.headers['Authorization']}")
+
+
+@pytest.mark.fault(
+    "downloads",
+    "a hub refuses a token, and repeats it in its answer",
+    "the token is in no message, traceback, log, receipt or lock, whether it came by the environment or by its file",
+)
+@pytest.mark.parametrize("given", ["HF_TOKEN", "file"])
+@pytest.mark.parametrize("echoes", [False, True])
+def test_a_token_is_sent_and_never_written(tmp_path, given, echoes):
+    home, lock = tmp_path / "home", tmp_path / "study.lock.yaml"
+    home.mkdir()
+    with serving() as museum:
+        hub_server.serve_repository(museum, "models", "lab/private", FILES)
+        if echoes:
+            hub_server.answer_all(museum, repeated)
+        environment = hub_server.environment(museum, home) | {"HF_HUB_VERBOSITY": "debug"}
+        if given == "file":
+            (home / "token").write_text(TOKEN + "\n")
+        else:
+            environment[given] = TOKEN
+        done = subprocess.run(
+            [sys.executable, "-c", FETCHES, str(lock)], env=environment, capture_output=True, text=True, check=True
+        )
+        assert {headers.get("Authorization") for _, headers in museum.log} == {f"Bearer {TOKEN}"}
+    out = done.stdout + done.stderr
+    assert ("lab/private@main" in out and "[token]" in out) if echoes else '"commit"' in out
+    written = {path for path in tmp_path.rglob("*") if path.is_file() and path != home / "token"}
+    assert (lock in written) != echoes
+    assert TOKEN not in out and not [path for path in written if TOKEN.encode() in path.read_bytes()]
 
 
 # --- the lock file

@@ -1,5 +1,6 @@
 """What the parts of a file make: every kind against PEFT's own layers and the papers' formulas, in float64."""
 
+import importlib
 import json
 import warnings
 
@@ -460,6 +461,22 @@ def test_a_configuration_that_is_damaged_is_refused_since_it_holds_the_scale(tmp
     config.write_text(json.dumps(sound | {"alpha_pattern": {"to_q": [1]}}))
     with pytest.raises(LoraFileError, match="no sound number"):
         read_lora(tmp_path)
+
+
+@pytest.mark.fault(
+    "LoRA files", "an adapter_config.json whose auto_mapping names a module that does harm", "read; nothing is imported"
+)
+def test_a_module_that_a_configuration_names_is_not_imported(tmp_path, monkeypatch):
+    peft_folder(tmp_path / "lora", CONFIGS["LoRA"])
+    mark = tmp_path / "mark"
+    (tmp_path / "harmful_module.py").write_text(f"import os\n\nos.mkdir({str(mark)!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = tmp_path / "lora/adapter_config.json"
+    mapping = {"base_model_class": "Harm", "parent_library": "harmful_module"}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_mapping": mapping}))
+    assert read_lora(tmp_path / "lora").updates and not mark.exists()
+    importlib.import_module("harmful_module")
+    assert mark.exists()  # the bait works
 
 
 def test_a_configuration_in_the_header_holds_the_scale_of_its_model(make, tmp_path):

@@ -533,7 +533,7 @@ def test_real_numbered_files_have_the_shapes_of_the_walk(unets, real):
         ("transformer.transformer_blocks.0.attn.add_k_proj", ("joint_attention", "double")),
         ("transformer.transformer_blocks.0.attn2.to_q", ("self_attention", "double")),
         ("transformer.transformer_blocks.0.ff_context.net.2", ("feed_forward", "double")),
-        ("transformer.transformer_blocks.0.norm1.linear", ("other", "double")),
+        ("transformer.transformer_blocks.0.norm1.linear", ("modulation", "double")),
         ("transformer.single_transformer_blocks.7.attn.to_v", ("joint_attention", "single")),
         ("transformer.single_transformer_blocks.7.proj_mlp", ("feed_forward", "single")),
         ("transformer.single_transformer_blocks.7.proj_out", ("feed_forward", "single")),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from . import lock as locks
-from . import pipelines
+from . import pipelines, tokens
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # What each kind of model is made of. Never a pickle where there are safetensors.
@@ -89,10 +89,10 @@ def fetch(
         folder = Path(snapshot_download(repository, revision=found, allow_patterns=names))
     except HubError:
         raise
-    except Exception as error:  # whatever its transport raised
+    except Exception as error:  # noqa: BLE001 - whatever its transport raised; it is raised again in other words
         raise HubError(
             f"{repository}@{found}: {type(error).__name__}: {_short(error)}; run again, it goes on"
-        ) from error
+        ) from tokens.cause(error)
     files: dict[str, File] = {}
     for name in names:
         data = folder / name
@@ -140,8 +140,8 @@ def _info(repository: str, revision: str) -> Any:
 
     try:
         return HfApi().model_info(repository, revision=revision, files_metadata=True)
-    except Exception as error:
-        raise HubError(f"{repository}@{revision}: {type(error).__name__}: {_short(error)}") from error
+    except Exception as error:  # noqa: BLE001 - the same
+        raise HubError(f"{repository}@{revision}: {type(error).__name__}: {_short(error)}") from tokens.cause(error)
 
 
 def _git_id(path: Path) -> str:
@@ -150,4 +150,4 @@ def _git_id(path: Path) -> str:
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return tokens.hidden(" ".join(str(error).split()))[:300]

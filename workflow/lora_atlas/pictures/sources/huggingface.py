@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ...hub import tokens
 from ...sections import Pictures
 from . import manifest
 from .listing import Source, SourceError, choose, names_of, slug, wanted
@@ -121,8 +122,10 @@ def _files(dataset: Mapping[str, Any], pictures: Pictures) -> list[str]:
         )
         paths = [each.path for each in tree if hasattr(each, "size")]
     except (HfHubHTTPError, HFValidationError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SourceError(f"pictures.dataset: {dataset['id']} at {dataset['revision']}: {reason}") from error
+        reason = tokens.hidden(" ".join(str(error).split()))[:300]
+        raise SourceError(f"pictures.dataset: {dataset['id']} at {dataset['revision']}: {reason}") from tokens.cause(
+            error
+        )
     found = sorted(path for path in paths if fnmatch.fnmatch(path, dataset["files"]) and path.endswith(".parquet"))
     if not found:
         raise SourceError(

@@ -224,8 +224,11 @@ def _configuration() -> tuple[dict[str, Any], Any]:
 def config(rng: Rng, folder: Path) -> str:
     """config.yaml."""
     sound, schema = _configuration()
+    share, changed = pick(rng, [0.003, 0.02]), None
+    while not isinstance(changed, dict):  # of another file than keys and values Snakemake has its own error
+        changed = otherwise(rng, sound, share)
     try:
-        check(otherwise(rng, sound, pick(rng, [0.003, 0.02])) or {}, schema, ROOT)
+        check(changed, schema, ROOT)
     except StudyError as error:
         return said(error, 100_000)
     return "read"

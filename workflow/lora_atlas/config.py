@@ -47,7 +47,9 @@ def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> d
     if not problems:
         problems += _variant_problems(config, schema, root)
     if problems:
-        raise StudyError("the configuration cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        raise StudyError(
+            "the configuration cannot be used:\n" + "\n".join(f"  - {printable(problem)}" for problem in problems)
+        )
     return config
 
 

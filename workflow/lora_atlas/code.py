@@ -36,6 +36,7 @@ class _Source:
 
     done: str
     imports: list[Import]
+    renders: bool  # templates that lie beside it
 
 
 class _Sources:
@@ -68,7 +69,7 @@ class _Sources:
         name = hashlib.sha256(source).hexdigest()
         if name not in known:
             imports: list[Import] = []
-            known[name] = _Source(_done(source, imports), imports)
+            known[name] = _Source(_done(source, imports), imports, b'with_name("templates")' in source)
             self._new += 1
         return known[name]
 
@@ -85,8 +86,10 @@ class _Sources:
         if said["rules"] != self.rules:
             return {}
         return {
-            name: _Source(str(done), [(int(level), module, list(names)) for level, module, names in imports])
-            for name, (done, imports) in said["sources"].items()
+            name: _Source(
+                str(done), [(int(level), module, list(names)) for level, module, names in imports], bool(renders)
+            )
+            for name, (done, imports, renders) in said["sources"].items()
         }
 
     def keep(self) -> None:
@@ -97,7 +100,7 @@ class _Sources:
         if len(known) > KNOWN:  # what this process did not ask for is then mostly of files as they were
             used = {id(source) for _, source in self._found.values()}
             known = {name: source for name, source in known.items() if id(source) in used}
-        said = {name: (source.done, source.imports) for name, source in known.items()}
+        said = {name: (source.done, source.imports, source.renders) for name, source in known.items()}
         for memo in self.memos:
             if memo.parent.is_dir():
                 with contextlib.suppress(OSError):
@@ -144,7 +147,7 @@ def data(*modules: str) -> list[Path]:
 
 def _beside(files: Sequence[Path]) -> list[Path]:
     found = {table for folder in {file.parent for file in files} for table in folder.glob("*.json")}
-    rendering = (file for file in files if b'with_name("templates")' in file.read_bytes())
+    rendering = (file for file in files if _SOURCES.of(file).renders)
     return sorted(found | {template for file in rendering for template in file.parent.glob("templates/*")})
 
 

@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import tables
+from ..collection.query import voted
 from .page import TEMPLATES, policy
 
 Row = Mapping[str, Any]
@@ -63,13 +64,8 @@ def says(first: Row) -> str:
         return ""
     if first["relation"]:
         return f"It is known: {first['relation']} as {first['lora']}."
-    voted = [
-        f"{kind} {first[f'{kind}_vote']} ({first[f'{kind}_share']:.0%} of the evidence)"
-        for kind in ("artist", "genre")
-        if first[f"{kind}_vote"]
-    ]
-    if voted:
-        return f"Its neighbours speak for {', '.join(voted)}."
+    if votes := voted(first):
+        return f"Its neighbours speak for {votes}."
     if first["chance"] is None:
         return "So few LoRAs do not tell what is nearer than chance."
     nearer = first["cosine"] > first["chance"]

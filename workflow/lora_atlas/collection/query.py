@@ -245,15 +245,19 @@ def told(rows: Sequence[dict[str, Any]], nearest: int = 5) -> str:
     return "\n".join(lines)
 
 
-def _said(first: Mapping[str, Any]) -> str:
-    """What the neighbours say of artist and genre, by the row of the nearest."""
-    voted = [
+def voted(first: Mapping[str, Any]) -> str:
+    """Artist and genre that the neighbours vote for, by the row of the nearest; empty where they vote for none."""
+    return ", ".join(
         f"{kind} {first[f'{kind}_vote']} ({first[f'{kind}_share']:.0%} of the evidence)"
         for kind in ("artist", "genre")
         if first[f"{kind}_vote"]
-    ]
-    if voted:
-        return f": {', '.join(voted)}"
+    )
+
+
+def _said(first: Mapping[str, Any]) -> str:
+    """What the neighbours say of artist and genre, by the row of the nearest."""
+    if votes := voted(first):
+        return f": {votes}"
     if first["chance"] is None:
         return ": so few LoRAs do not tell what is nearer than chance"
     nearer = first["cosine"] > first["chance"]

@@ -55,6 +55,50 @@ def _byte_alphabet() -> list[str]:
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(rest))]
 
 
+class Captions:
+    """What pictures of these contents (N) are trained with: a tenth of the captions is empty (classifier-free guidance,
+    Ho & Salimans 2022), a sixth is the generic one with which the studies train their LoRAs, and the others say what is
+    there."""
+
+    def __init__(self, contents: tuple[str, ...], noun: str):
+        names = tuple(sorted(set(contents)))
+        self.words = tokenizer(names, noun)
+        texts = [content_caption(name, noun) for name in names] + [content_caption("", noun), ""]
+        self._tokens = self.words(
+            texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        ).input_ids
+        self._labels = torch.tensor([names.index(content) for content in contents])
+        self._generic = len(names)
+
+    def draw(self, index: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens of each caption once (captions, MAX_TOKENS), and which of them each picture of a batch has."""
+        chance = torch.rand(len(index), generator=generator)
+        generic = self._generic
+        said, which = (
+            self._labels[index]
+            .where(chance > 0.27, generic)
+            .where(chance > 0.10, generic + 1)
+            .unique(return_inverse=True)
+        )
+        return self._tokens[said], which
+
+
+def text_config(vocabulary: int, start: int, end: int, width: int = 64) -> CLIPTextConfig:
+    """A text encoder of two layers."""
+    return CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=MAX_TOKENS,
+        projection_dim=width,
+        bos_token_id=start,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+
+
 class Denoiser(torch.nn.Module):
     """UNet and text encoder, trained as one."""
 
@@ -72,20 +116,7 @@ class Denoiser(torch.nn.Module):
             attention_head_dim=(2, 4, 6),  # the number of heads, whatever its name says
             norm_num_groups=8,
         ).to(memory_format=torch.channels_last)
-        self.text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=vocabulary,
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=MAX_TOKENS,
-                projection_dim=64,
-                bos_token_id=start,
-                eos_token_id=end,
-                pad_token_id=end,
-            )
-        )
+        self.text = CLIPTextModel(text_config(vocabulary, start, end))
 
 
 def scheduler() -> DDIMScheduler:
@@ -110,32 +141,21 @@ def pretrain(
     size: int = 32,
     noun: str = "painting",
 ):
-    """Train on scaled latents (N, 4, h, w) and their contents; returns (pipeline, log).
-
-    A tenth of the captions is empty (classifier-free guidance, Ho & Salimans 2022) and a sixth is the generic
-    caption with which the studies train their LoRAs.
-    """
+    """Train on scaled latents (N, 4, h, w) and their contents; returns (pipeline, log)."""
     torch.manual_seed(seed)
-    names = tuple(sorted(set(contents)))
-    words = tokenizer(names, noun)
-    captions = [content_caption(name, noun) for name in names] + [content_caption("", noun), ""]
-    tokens = words(
-        captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    ).input_ids
-    labels = torch.tensor([names.index(content) for content in contents])
+    captions = Captions(contents, noun)
+    words = captions.words
     model = Denoiser(len(words), words.bos_token_id, words.eos_token_id, latents.shape[-1])
     noise_schedule = scheduler()
 
     def loss(mean: torch.nn.Module, generator: torch.Generator) -> torch.Tensor:
         index = batch(len(latents), size, generator)
-        chance = torch.rand(size, generator=generator)
-        caption = labels[index].where(chance > 0.27, len(names)).where(chance > 0.10, len(names) + 1)
+        said, which = captions.draw(index, generator)
         x = latents[index]
         epsilon = torch.randn(x.shape, generator=generator)
         t = torch.randint(noise_schedule.config.num_train_timesteps, (size,), generator=generator)
         noisy = noise_schedule.add_noise(x, epsilon, t).contiguous(memory_format=torch.channels_last)
-        said, which = caption.unique(return_inverse=True)  # each caption of the batch once
-        text = model.text(tokens[said]).last_hidden_state[which]
+        text = model.text(said).last_hidden_state[which]
         return (model.unet(noisy, t, text).sample - epsilon).square().mean()
 
     mean, log = fit(

@@ -21,14 +21,13 @@ from diffusers import (
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
 )
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import CLIPTextModelWithProjection
 
 from ..pictures.synthetic import CONTENTS
 from ..seeds import derive_seed
 from . import base
-from .base import MAX_TOKENS, tokenizer
+from .base import MAX_TOKENS, Captions, text_config
 from .card import count_parameters, grid
-from .corpus import content_caption
 from .loop import batch, fit
 
 TEXT = 64  # width of each text encoder
@@ -82,21 +81,7 @@ class Denoiser(torch.nn.Module):
                 torch.nn.init.zeros_(layer.weight)
                 torch.nn.init.zeros_(layer.bias)
         self.text, self.text_2 = (
-            CLIPTextModelWithProjection(
-                CLIPTextConfig(
-                    vocab_size=vocabulary,
-                    hidden_size=TEXT,
-                    intermediate_size=2 * TEXT,
-                    num_hidden_layers=2,
-                    num_attention_heads=2,
-                    max_position_embeddings=MAX_TOKENS,
-                    projection_dim=TEXT,
-                    bos_token_id=start,
-                    eos_token_id=end,
-                    pad_token_id=end,
-                )
-            )
-            for _ in range(2)
+            CLIPTextModelWithProjection(text_config(vocabulary, start, end, TEXT)) for _ in range(2)
         )
 
     def conditioning(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,28 +109,21 @@ def pretrain(
     §3.1), stratified over the batch. Captions are drawn as for the mini base.
     """
     torch.manual_seed(seed)
-    names = tuple(sorted(set(contents)))
-    words = tokenizer(names, noun)
-    captions = [content_caption(name, noun) for name in names] + [content_caption("", noun), ""]
-    tokens = words(
-        captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    ).input_ids
-    labels = torch.tensor([names.index(content) for content in contents])
+    captions = Captions(contents, noun)
+    words = captions.words
     model = Denoiser(len(words), words.bos_token_id, words.eos_token_id, latents.shape[-1])
     schedule = FlowMatchEulerDiscreteScheduler()
     T = schedule.config.num_train_timesteps
 
     def loss(mean: torch.nn.Module, generator: torch.Generator) -> torch.Tensor:
         index = batch(len(latents), size, generator)
-        chance = torch.rand(size, generator=generator)
-        caption = labels[index].where(chance > 0.27, len(names)).where(chance > 0.10, len(names) + 1)
+        said, which = captions.draw(index, generator)
         x = latents[index]
         epsilon = torch.randn(x.shape, generator=generator)
         u = (torch.arange(size) + torch.rand(size, generator=generator)) / size
         sigma = torch.sigmoid(torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
         share = sigma.view(-1, 1, 1, 1)
-        said, which = caption.unique(return_inverse=True)  # each caption of the batch once
-        embeds, pooled = model.conditioning(tokens[said])
+        embeds, pooled = model.conditioning(said)
         guess = model.transformer((1 - share) * x + share * epsilon, embeds[which], pooled[which], sigma * T).sample
         return (guess - (epsilon - x)).square().mean()
 

@@ -7,10 +7,10 @@ import torch
 from diffusers import FluxPipeline
 
 from .denoiser import Conditioning
-from .transformer import Transformer
+from .transformer import Packed
 
 
-class Flux(Transformer):
+class Flux(Packed):
     """``embeds`` (n, tokens, d) and ``pooled`` (n, p) condition it.
 
     Its timesteps are logit-normal in training, their mode shifted by the resolution (Black Forest Labs 2025, arXiv
@@ -19,6 +19,7 @@ class Flux(Transformer):
 
     pipelines = "FluxPipeline"
     classes = ("FluxPipeline",)
+    packing = FluxPipeline
     header: ClassVar[Mapping[str, str]] = {"modelspec.architecture": "flux-1/lora"}
     targets: ClassVar[Mapping[str, str]] = {
         "attention": r"^transformer_blocks\.\d+\.attn\.to_(q|k|v|out\.0)$",
@@ -29,19 +30,10 @@ class Flux(Transformer):
         "projection": r"^(x_embedder|context_embedder|proj_out)$",
     }
 
-    def __init__(self, pipeline: Any):
-        super().__init__(pipeline)
-        self.channels = self.module.config.in_channels // 4
-        self.distilled = bool(self.module.config.guidance_embeds)
-
     @torch.no_grad()
     def encode_text(self, pipeline: Any, prompts: Sequence[str], size: tuple[int, int]) -> Conditioning:
         embeds, pooled, _ = pipeline.encode_prompt(list(prompts), device=self.device)
         return Conditioning({"embeds": embeds, "pooled": pooled})
-
-    def packed(self, latents: torch.Tensor) -> torch.Tensor:
-        packed: torch.Tensor = FluxPipeline._pack_latents(latents.contiguous(), *latents.shape)
-        return packed
 
     def unpacked(self, latents: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
         # Sides in pixels of an autoencoder that does not shrink: those of the latents.

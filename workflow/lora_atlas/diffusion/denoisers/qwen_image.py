@@ -8,15 +8,16 @@ import torch
 from diffusers import QwenImagePipeline
 
 from .denoiser import MASK, Conditioning
-from .transformer import Transformer
+from .transformer import Packed
 
 
-class QwenImage(Transformer):
+class QwenImage(Packed):
     """``embeds`` (n, tokens, d) condition it, and a mask where prompts differ in length. Its timesteps are logit-normal
     in training (ibid., §4.1)."""
 
     pipelines = "QwenImagePipeline"
     classes = ("QwenImagePipeline",)
+    packing = QwenImagePipeline
     header: ClassVar[Mapping[str, str]] = {"modelspec.architecture": "qwen-image/lora"}
     targets: ClassVar[Mapping[str, str]] = {
         "attention": r"^transformer_blocks\.\d+\.attn\.to_(q|k|v|out\.0)$",
@@ -25,11 +26,6 @@ class QwenImage(Transformer):
         "modulation": r"^transformer_blocks\.\d+\.(img|txt)_mod\.1$",
         "projection": r"^(img_in|txt_in|proj_out)$",
     }
-
-    def __init__(self, pipeline: Any):
-        super().__init__(pipeline)
-        self.channels = self.module.config.in_channels // 4
-        self.distilled = bool(self.module.config.guidance_embeds)
 
     @property
     def idle(self) -> frozenset[str]:
@@ -54,10 +50,6 @@ class QwenImage(Transformer):
         z = latents.to(vae.device) * std + mean
         pictures: torch.Tensor = vae.decode(z[:, :, None].to(vae.dtype)).sample[:, :, 0]
         return pictures
-
-    def packed(self, latents: torch.Tensor) -> torch.Tensor:
-        packed: torch.Tensor = QwenImagePipeline._pack_latents(latents.contiguous(), *latents.shape)
-        return packed
 
     def unpacked(self, latents: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
         unpacked: torch.Tensor = QwenImagePipeline._unpack_latents(latents, *shape, 1)[:, :, 0]

@@ -88,3 +88,19 @@ class Transformer(Denoiser):
         )[0]
         stacked.select(layers, None)
         return self.unpacked(found, (height, width)).float()
+
+
+class Packed(Transformer):
+    """One whose pipeline, `packing`, lays latents out in patches of 2 × 2 before the network sees them; `distilled`:
+    whether the network was told of its guidance in training."""
+
+    packing: ClassVar[Any]
+
+    def __init__(self, pipeline: Any):
+        super().__init__(pipeline)
+        self.channels = self.module.config.in_channels // 4
+        self.distilled = bool(self.module.config.guidance_embeds)
+
+    def packed(self, latents: torch.Tensor) -> torch.Tensor:
+        packed: torch.Tensor = self.packing._pack_latents(latents.contiguous(), *latents.shape)
+        return packed

@@ -294,7 +294,7 @@ def AlikeError(folder: Path) -> None:
 def AcrossError(folder: Path) -> None:
     from lora_atlas.findings.across import write
 
-    write([], folder / "ACROSS.md")
+    write([], folder / "ACROSS.md", permutations=1, confidence=0.95, seed=0)
 
 
 def _features(*loras: str):

@@ -268,6 +268,20 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         ("p", _real),
         ("seeds", _whole),
     ),
+    "bases": _schema(
+        "one row a pair of studies on two bases × replicate × descriptor × level × measure of how alike the same LoRAs "
+        "lie in both weight spaces, beside the null of renamed LoRAs or artists",
+        ("left", _text),
+        ("right", _text),
+        ("replicate", _text),
+        ("descriptor", _text),
+        ("level", _text),
+        ("metric", _text),
+        *_score,
+        ("null", _real),
+        ("null_high", _real),
+        ("p", _real),
+    ),
     "crowd": _schema(
         "one row a descriptor × number of artists: how often the nearest LoRA is the artist's own, known artists",
         ("descriptor", _text),

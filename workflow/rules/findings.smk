@@ -2,8 +2,8 @@
 
 Needs: results/{study}/tables/*.parquet, results/{study}/plan.parquet; of each variant results/{study}/variants/{variant}/tables/retrieval.parquet and
        others
-Makes: results/{study}/FINDINGS.md, results/{study}/tables/claims.parquet; of `across` results/ACROSS.md, from the claims
-       of all studies that are there
+Makes: results/{study}/FINDINGS.md, results/{study}/tables/claims.parquet; of `across` results/ACROSS.md and
+       results/ACROSS.parquet, from the claims and embeddings of all studies that are there
 """
 
 import glob
@@ -64,17 +64,28 @@ rule write_findings:
 
 
 rule compare_studies:
-    """What held in which study: the claims of all studies that are there, side by side."""
+    """What held in which study: the claims of all studies that are there, side by side, and the same LoRAs on two bases."""
     input:
         claims=sorted(glob.glob("results/*/tables/claims.parquet")),
+        # Of every study and of its replicates, where they are: LoRAs by their names, and what describes them.
+        described=sorted(
+            path
+            for home in ("results/*", "results/*/variants/*")
+            for table in ("plan", "tables/retrieval", "embeddings/*")
+            for path in glob.glob(f"{home}/{table}.parquet")
+        ),
     output:
-        "results/ACROSS.md",
+        page="results/ACROSS.md",
+        bases="results/ACROSS.parquet",
     log:
         "results/logs/across.log",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        code=code("compare_studies", "findings.across"),
+        code=code("compare_studies", "findings.across", "tables"),
+        permutations=400,
+        confidence=0.95,
+        seed=0,
     script:
         "../scripts/compare_studies.py"

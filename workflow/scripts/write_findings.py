@@ -19,4 +19,5 @@ with job(snakemake):
         about=p.about,
         seed=p.seed,
     )
-    tables.write(out.claims, "claims", rows, {"study": p.study, "base": snakemake.config["base"]["model"]})
+    told = {"study": p.study, "base": snakemake.config["base"]["model"], "replicates": list(p.replicates)}
+    tables.write(out.claims, "claims", rows, told)

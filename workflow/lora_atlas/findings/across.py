@@ -1,4 +1,4 @@
-"""Across studies: which claims held in which of them.
+"""Across studies: which claims held in which of them, and whether two bases arrange the same LoRAs alike.
 
 A claim that holds on one collection of pictures is an anecdote. Every study judges the same claims by its own seeds;
 here they stand side by side, a column a study.
@@ -6,9 +6,11 @@ here they stand side by side, a column a study.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import tables
 from ..tables import replacing
+from .bases import Told, compare, section
 from .evidence import p_text
 
 NOT_ASKED = "–"
@@ -18,18 +20,21 @@ class AcrossError(ValueError):
     """There is nothing to compare; the message says what to run."""
 
 
-def write(paths: Sequence[str | Path], output: str | Path) -> None:
-    """Write the page from tables "claims". Raises AcrossError where there is none, TableError for a damaged one."""
+def write(
+    paths: Sequence[str | Path], output: str | Path, *, permutations: int, confidence: float, seed: int
+) -> list[dict[str, Any]]:
+    """Write the page from tables "claims" (results/STUDY/tables/claims.parquet); returns rows of the table "bases".
+
+    Raises AcrossError where there are no claims, TableError for a damaged table.
+    """
     if not paths:
         raise AcrossError("results/: no study here has claims; run `snakemake findings` of one, then of another")
     studies: dict[str, dict[str, str]] = {}
-    bases: dict[str, str] = {}
+    known = []
     for path in paths:
         found = tables.read(path, "claims")
-        told = tables.metadata(found)
-        name = str(told.get("study", Path(path).parents[1].name))
-        bases[name] = str(told.get("base", "unknown"))
-        studies[name] = {row["claim"]: _cell(row) for row in found.to_pylist()}
+        known.append(Told.of(path, found))
+        studies[known[-1].name] = {row["claim"]: _cell(row) for row in found.to_pylist()}
     every = list(dict.fromkeys(claim for claims in studies.values() for claim in claims))
     # What most studies asked comes first; a claim of one study alone is last.
     every.sort(key=lambda claim: -sum(claim in claims for claims in studies.values()))
@@ -39,7 +44,7 @@ def write(paths: Sequence[str | Path], output: str | Path) -> None:
         "Written by a rule (`snakemake across`) from the claims of every study in results/, each judged by its own "
         "seeds and corrected for all of its claims together: the verdict and the corrected p; – where it does not ask.",
         "",
-        *(f"- `{name}`: base `{base}`" for name, base in bases.items()),
+        *(f"- `{study.name}`: base `{study.base}`" for study in known),
         "",
         "| claim | " + " | ".join(f"`{name}`" for name in studies) + " |",
         "|---|" + "---|" * len(studies),
@@ -47,8 +52,11 @@ def write(paths: Sequence[str | Path], output: str | Path) -> None:
     for claim in every:
         cells = [claims.get(claim, NOT_ASKED) for claims in studies.values()]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (claim, *cells)) + " |")
+    rows = list(compare(known, permutations=permutations, confidence=confidence, seed=seed))
+    lines += ["", *section(known, rows)] if rows else []
     with replacing(output) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        temporary.write_text("\n".join(lines).rstrip("\n") + "\n", encoding="utf-8")
+    return rows
 
 
 def _cell(row: dict) -> str:

@@ -58,10 +58,12 @@ if (
     configfile: "config.yaml"
 
 
+include: "workflow/rules/start.smk"
 include: "workflow/rules/common.smk"
 
 
 onstart:
+    start_at_once()
     # What the command line forces is made anew, kept or not (scripts/job.py). Jobs of a cluster inherit it.
     forced = workflow.dag_settings
     os.environ.update(LORA_ATLAS_AFRESH="\n".join(["all"] * forced.forceall + sorted(map(str, forced.forcerun))))

@@ -44,7 +44,8 @@ for entries in 0 1 2 8; do
   lengths=$(cut -d' ' -f2 "$folder/$entries" | sort -u | wc -l)
   contents=$(cut -d' ' -f3 "$folder/$entries" | sort -u | wc -l)
   echo "metadata entries $entries: $files files in 24 saves, $lengths length of the header, $contents content"
-  [ "$lengths" = 1 ] && [ "$contents" = 1 ]
+  [ "$lengths" = 1 ]
+  [ "$contents" = 1 ]
   case $entries in
     0 | 1) [ "$files" = 1 ] ;;
     2) [ "$files" = 2 ] ;;

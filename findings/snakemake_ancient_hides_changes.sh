@@ -39,8 +39,11 @@ rule x:
 PY
 cd "$folder"
 made() { env/bin/snakemake --cores 1 --quiet all --config "own=$1" "before=$2" >/dev/null 2>&1; cat x; }
-[ "$(made 1 1)" = 1 ]
-[ "$(made 3 1)" = 3 ] && echo "p alone changed:                  x is made again"
-[ "$(made 2 2)" = 3 ] && echo "p and the job before it changed:  x is not made again"
-[ "$(made 2 2)" = 2 ] && echo "the same command once more:       x is made again"
+test "$(made 1 1)" = 1
+test "$(made 3 1)" = 3
+echo "p alone changed:                  x is made again"
+test "$(made 2 2)" = 3
+echo "p and the job before it changed:  x is not made again"
+test "$(made 2 2)" = 2
+echo "the same command once more:       x is made again"
 echo "as seen"

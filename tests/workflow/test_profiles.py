@@ -1,4 +1,5 @@
-"""What a person says wins over profiles/default, key by key; docs/reruns.md has the table."""
+"""What a person says wins over profiles/default, key by key (docs/reruns.md has the table); and a driver that waits,
+waits."""
 
 import os
 import shutil
@@ -56,3 +57,51 @@ def said(place: Path, *arguments: str, **environment: str) -> list[str]:
 )
 def test_what_a_person_says_wins(place, arguments, environment, expected):
     assert said(place, *arguments, **environment) == expected
+
+
+WAITING = f"""
+include: "{Path(__file__).parents[2] / "workflow/rules/start.smk"}"
+
+
+onstart:
+    start_at_once()
+
+
+rule all:
+    input: expand("quick/{{n}}", n=range(5)), "slow", "late"
+
+
+rule quick:
+    output: touch("quick/{{n}}")
+    priority: 2
+    shell: "true"
+
+
+rule slow:
+    output: touch("slow")
+    priority: 1
+    shell: "sleep 3"
+
+
+rule late:
+    output: touch("late")
+    shell: "true"
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "looks"), [([], range(1)), (["--max-jobs-per-timespan", "90/1s"], range(4, 999))]
+)
+def test_a_driver_whose_jobs_all_run_does_not_look_again(tmp_path, arguments, looks):
+    """Snakemake would look five times a second after five jobs; a limit that a person sets is kept."""
+    (tmp_path / "Snakefile").write_text(WAITING)
+    snakemake = str(Path(sys.executable).with_name("snakemake"))
+    done = subprocess.run(
+        [snakemake, "--cores", "1", "--verbose", *arguments],
+        cwd=tmp_path, env={**os.environ, "NO_COLOR": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    _, between = told.split("rule slow:", 1)
+    between, _ = between.split("Touching output file slow", 1)
+    assert between.count("Ready jobs:") in looks

@@ -52,7 +52,7 @@ def test_it_is_small_and_what_it_learns_from_is_what_its_pipeline_gives(made):
 def test_the_size_of_its_loras_is_known_to_the_estimate(made):
     pipeline = bases.load(Base(str(made / "base")), device="cpu")
     denoiser = denoiser_of(pipeline)
-    rates = yaml.safe_load((MINI.parent / "rates.yaml").read_text())["bases"]["results/mini-flow/export/base"]
+    rates = yaml.safe_load((MINI.parent / "rates.yaml").read_text())["bases"]["workflow/resources/mini-flow/base"]
     for target in denoiser.targets:
         layers = [denoiser.module.get_submodule(name) for name in denoiser.layers([target])]
         assert sum(layer.in_features + layer.out_features for layer in layers) == rates[target]

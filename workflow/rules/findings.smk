@@ -15,6 +15,11 @@ ABOUT_MODELS = {
     str(Path(model).parent / "about.yaml")
     for model in [config["base"]["model"], *(each["model"] for each in config["extractors"].values())]
 }
+# Models are placed: seen from here, or by their full names.
+try:
+    ABOUT = about.sentences(config, Path())
+except studies.StudyError as error:
+    raise WorkflowError(str(error)) from None
 
 
 rule write_findings:
@@ -55,8 +60,7 @@ rule write_findings:
             replicates=REPLICATES,
             variants={name: changed for name, changed in overlays.differing(config).items() if name not in REPLICATES},
             evaluation=only(config["evaluation"], "bootstrap", "confidence"),
-            # Models are placed: seen from here, or by their full names.
-            about=about.sentences(config, Path()),
+            about=ABOUT,
             seed=config["seed"],
         ),
     script:

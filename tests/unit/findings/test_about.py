@@ -7,6 +7,7 @@ import yaml
 from plans import embedded_study
 
 from lora_atlas.findings.about import sentences
+from lora_atlas.study import StudyError
 
 ROOT = Path(__file__).parents[3]
 
@@ -85,3 +86,21 @@ def test_what_a_folder_says_is_no_word_on_a_model_of_the_hub(config, tmp_path):
     found = sentences(mine, tmp_path)[1]
     assert found.startswith("The base `models/mine` learnt from what its authors say of models/mine;")
     assert "cats" not in found
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent.name for path in (ROOT / "workflow/resources").glob("*/about.yaml"))
+)
+def test_what_the_committed_models_learnt_from_can_be_read(config, folder):
+    told = yaml.safe_load((ROOT / f"workflow/resources/{folder}/about.yaml").read_text())
+    assert told and all((ROOT / f"workflow/resources/{folder}/{model}").is_dir() for model in told)
+    found = sentences(config | {"base": config["base"] | {"model": f"workflow/resources/{folder}/base"}}, ROOT)
+    assert found[1] == f"The base `base` learnt from {told['base']}."
+
+
+@pytest.mark.parametrize("text", ["base: these: those", "base: [", "base: \x00"])
+def test_words_beside_a_model_that_are_no_yaml_are_named(config, tmp_path, text):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "about.yaml").write_text(text)
+    with pytest.raises(StudyError, match=r"about\.yaml: not YAML of a model's folder and a few words in quotes"):
+        sentences(config | {"base": config["base"] | {"model": str(tmp_path / "base")}}, ROOT)

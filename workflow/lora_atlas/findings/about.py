@@ -9,14 +9,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from ..descriptors import looks
 from ..keys import read_yaml
 from ..pictures import sources
 from ..sections import Pictures
+from ..study import StudyError
 
 
 def sentences(config: Mapping[str, Any], root: Path) -> list[str]:
-    """The sentences of a checked configuration, whose relative models are seen from `root`."""
+    """The sentences of a checked configuration, whose relative models are seen from `root`.
+
+    Raises StudyError for an about.yaml that cannot be read.
+    """
     pictures, base = Pictures(**config["pictures"]), config["base"]["model"]
     side = config["training"]["resolution"]
     found = [f"The pictures are {sources.source(pictures).about}, trained on at {side} pixels."]
@@ -37,7 +43,11 @@ def _learnt(model: str, root: Path) -> str:
     folder = root / model
     told = folder.parent / "about.yaml"
     if folder.is_dir() and told.is_file():
-        known = read_yaml(told.read_text(encoding="utf-8")) or {}
+        try:
+            known = read_yaml(told.read_text(encoding="utf-8")) or {}
+        except (ValueError, YAMLError) as error:
+            why = " ".join(str(error).split())
+            raise StudyError(f"{told}: not YAML of a model's folder and a few words in quotes ({why[:120]})") from None
         if isinstance(known, dict) and folder.name in known:
             return str(known[folder.name])
     return f"what its authors say of {model.removeprefix('hf-hub:')}; nothing beside it says it here"

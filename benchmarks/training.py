@@ -1,6 +1,7 @@
 """How many LoRAs an hour: this project's trainer beside what a user would run instead, in one run, in turns.
 
     python benchmarks/training.py --json benchmarks/training.json --chart benchmarks/training.png
+    python benchmarks/training.py --base mini_flow --turns 3 --packs 24 --threads 1
     python benchmarks/training.py --device cuda --base sd15 --resolution 512 --packs 1 2 4 8 16 --rank 16
 
 (a) a fair sequential loop of plain diffusers and PEFT: cached latents and text, one model in memory for all LoRAs;
@@ -40,13 +41,14 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lora_atlas.diffusion import base as bases
 from lora_atlas.diffusion import pack, stacked
-from lora_atlas.diffusion.denoisers import Conditioning
+from lora_atlas.diffusion.denoisers import Conditioning, Denoiser, denoiser_of
 from lora_atlas.diffusion.denoisers.unet import UNet
 from lora_atlas.diffusion.objectives import Objective, objective_of
 from lora_atlas.diffusion.schedule import learning_rate
 from lora_atlas.diffusion.streams import draw, initial_seeds
 from lora_atlas.sections import Base, Training
 
+MINI = {"mini": "mini", "mini_flow": "mini-flow"}  # bases of the repository: their folders
 BATCH = 4
 PICTURES = 10
 
@@ -55,7 +57,7 @@ PICTURES = 10
 class Bench:
     """A base and pictures, encoded and not."""
 
-    denoiser: UNet
+    denoiser: Denoiser
     vae: Any
     encoders: list[torch.nn.Module]
     tokens: torch.Tensor
@@ -95,18 +97,20 @@ def architecture(name: str, reduced: bool) -> dict[str, Any]:
 
 
 def prepare(args: argparse.Namespace) -> Bench:
-    """The mini base from its folder, or a random one."""
+    """A mini base from its folder, or a random one."""
     device, side = args.device, args.resolution
     torch.manual_seed(0)
     pixels = torch.rand(PICTURES, 3, side, side, device=device) * 2 - 1
-    if args.base == "mini":
-        pipeline = bases.load(Base(str(ROOT / "workflow/resources/mini/base")), device=device)
-        denoiser = UNet(pipeline)
+    if args.base in MINI:
+        pipeline = bases.load(Base(str(ROOT / f"workflow/resources/{MINI[args.base]}/base")), device=device)
+        denoiser = denoiser_of(pipeline)
         text = denoiser.encode_text(pipeline, ["a painting"], (side, side))
         tokens = pipeline.tokenizer("a painting", padding="max_length", return_tensors="pt").input_ids.to(device)
         latents = bases.encode_pictures(pipeline, pixels)
-        objective = objective_of(pipeline.scheduler, device)
-        return Bench(denoiser, pipeline.vae, [pipeline.text_encoder], tokens, pixels, latents, text, objective)
+        objective = objective_of(pipeline.scheduler, device, density=denoiser.density)
+        encoders = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
+        encoders = [encoder for encoder in encoders if encoder is not None]
+        return Bench(denoiser, pipeline.vae, encoders, tokens, pixels, latents, text, objective)
     dtype = bases.DTYPES[device]
     shape = architecture(args.base, args.reduced)
     unet = UNet2DConditionModel(sample_size=side // 8, **shape).to(device, dtype).requires_grad_(False)
@@ -156,7 +160,7 @@ def recipe(args: argparse.Namespace, steps: int) -> Training:
         noise="own",
         steps=steps,
         batch=BATCH,
-        learning_rate=1e-3 if args.base == "mini" else 1e-4,
+        learning_rate=1e-3 if args.base in MINI else 1e-4,
         warmup=10,
         lr_schedule="constant",
         weight_decay=0.01,
@@ -180,7 +184,7 @@ def sequential(bench: Bench, training: Training, lora: int, cached: bool, args: 
     """Arms (a) and (b): one LoRA by PEFT; seconds and loss of each step, and the processor's seconds in all."""
     unet, b, device = bench.denoiser.module, training.batch, args.device
     torch.manual_seed(lora)
-    modules = stacked.targeted(unet, training.targets, UNet.targets)
+    modules = bench.denoiser.layers(training.targets)
     unet.add_adapter(LoraConfig(r=training.rank, lora_alpha=training.rank, target_modules=modules))
     params = [p for p in unet.parameters() if p.requires_grad]
     for p in params:
@@ -202,7 +206,7 @@ def sequential(bench: Bench, training: Training, lora: int, cached: bool, args: 
         t = bench.objective.times(d.u, bench.denoiser.tokens(d.shape)).to(device)
         with cast(args):
             guess = bench.denoiser.predict(bench.objective.noisy(x, epsilon, t), t, bench.text.first(b))
-        loss = (guess - epsilon).square().mean()
+        loss = (guess - bench.objective.value(x, epsilon, t)).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, training.max_grad_norm)
         for group in optimizer.param_groups:
@@ -219,7 +223,7 @@ def sequential(bench: Bench, training: Training, lora: int, cached: bool, args: 
 def packed(bench: Bench, training: Training, K: int, args: argparse.Namespace, whole: bool = True):
     """Arm (c): K LoRAs by the pack loop, saving state as it does; seconds, rows of the log, the processor's seconds."""
     unet, texts = bench.denoiser.module, {bench.shape: bench.text}
-    modules = stacked.targeted(unet, training.targets, UNet.targets)
+    modules = bench.denoiser.layers(training.targets)
     material = pack.Material(bench.denoiser, bench.objective, {bench.shape: bench.latents}, texts, modules)
     layers = stacked.stack(unet, modules, K, training.rank, 1.0)
     names = [f"bench/{k:02d}" for k in range(K)]
@@ -468,7 +472,7 @@ def chart(found: dict[str, Any], path: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--base", default="mini", choices=["mini", "sd15", "sdxl"])
+    parser.add_argument("--base", default="mini", choices=["mini", "mini_flow", "sd15", "sdxl"])
     parser.add_argument("--reduced", action="store_true", help="sd15 and sdxl with a tenth of their channels")
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--rank", type=int, default=4)

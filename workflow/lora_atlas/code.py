@@ -27,6 +27,7 @@ PROJECT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parents[1]
 
 
 KNOWN = 2_000  # sources that are remembered at most
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 Import = tuple[int, str | None, list[str]]  # dots, module and names of a `from … import …` with dots
 
 
@@ -161,14 +162,8 @@ def done(source: bytes) -> str:
 
 def _done(source: bytes, imports: list[Import]) -> str:
     """The same; what is imported from the package is added to `imports`, so that a tree is walked once."""
-    tree = ast.parse(source)
-    if b"__doc__" not in source:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _told(
-                node.body
-            ):
-                del node.body[0]
-    return hashlib.sha256(repr(_plain(tree, imports)).encode()).hexdigest()
+    text = _plain(ast.parse(source), imports, b"__doc__" not in source)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _told(body: Sequence[ast.stmt]) -> bool:
@@ -176,17 +171,30 @@ def _told(body: Sequence[ast.stmt]) -> bool:
     return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
 
 
-def _plain(node: Any, imports: list[Import]) -> Any:
-    if isinstance(node, list):
-        return [_plain(each, imports) for each in node]
-    if not isinstance(node, ast.AST):
-        return node
+def _plain(node: ast.AST, imports: list[Import], bare: bool) -> str:
+    """A tree as the text of nested tuples, type and fields, without docstrings where it is `bare`.
+
+    The text is written at once: tuples, walked again by repr, took four times as long.
+    """
+    kind = type(node)
     if isinstance(node, ast.Constant):
-        return "Constant", type(node.value).__name__, repr(node.value)
+        return f"('Constant', {type(node.value).__name__!r}, {repr(node.value)!r})"
     if isinstance(node, ast.ImportFrom) and node.level:
         imports.append((node.level, node.module, [alias.name for alias in node.names]))
-    values = [(name, getattr(node, name, None)) for name in node._fields]
-    return type(node).__name__, [(name, _plain(each, imports)) for name, each in values if each not in (None, [])]
+    fields = []
+    for name in kind._fields:
+        value: Any = getattr(node, name, None)
+        if isinstance(value, ast.AST):
+            fields.append(f"({name!r}, {_plain(value, imports, bare)})")
+            continue
+        if bare and name == "body" and isinstance(node, DOCUMENTED) and _told(value):
+            value = value[1:]
+        if isinstance(value, list) and value:
+            each = [_plain(one, imports, bare) if isinstance(one, ast.AST) else repr(one) for one in value]
+            fields.append(f"({name!r}, [{', '.join(each)}])")
+        elif value not in (None, []):
+            fields.append(f"({name!r}, {value!r})")
+    return f"({kind.__name__!r}, [{', '.join(fields)}])"
 
 
 @cache

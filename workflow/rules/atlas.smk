@@ -17,7 +17,7 @@ rule study_page:
     input:
         **{table: f"{RESULTS}/tables/{table}.parquet" for table in PAGE_TABLES},
         pictures=rules_of("pictures"),
-        generated=expand("{h}/generated/{p}/{s}.parquet", h=HOME["generated"], p=PACKS, s=[s.name for s in PAINTED_AT]),
+        generated=generated_of(PACKS, [each.name for each in PAINTED_AT]),
         embeddings=embeddings_of(DESCRIBED),
         delta=[f"{RESULTS}/weights/delta.safetensors"] * ("delta" in KERNELS),
         plan=rules_of("plan")[0],

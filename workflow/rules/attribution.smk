@@ -68,10 +68,7 @@ if BY_GRADIENT:
             "../scripts/attribution.py"
 
     if WAYS is not None:
-        WAYS_FILES = {
-            name: expand("{h}/generated/{p}/{s}.parquet", h=HOME["generated"], p=PACKS, s=name)
-            for name in WAYS_GENERATED
-        }
+        WAYS_FILES = {name: generated_of(PACKS, [name]) for name in WAYS_GENERATED}
 
         rule ask_ways:
             """Values of the LoRAs for pictures, asked in other ways too."""

@@ -317,28 +317,56 @@ def gpus(wildcards):
 
 def embeddings_of(described):
     """The embeddings tables of descriptors."""
-    return expand("{r}/embeddings/{d}.parquet", r=RESULTS, d=[each.name for each in described])
+    return [f"{RESULTS}/embeddings/{each.name}.parquet" for each in described]
+
+
+def of_loras(folder, *artists):
+    """The files of artists' LoRAs in a folder. Of many, `expand` takes seconds."""
+    return [f"{folder}/{artist}/{number}.safetensors" for artist in artists for number in NUMBERS]
+
+
+def generated_of(packs, names):
+    """The tables of what packs of LoRAs generate at settings."""
+    return [f"{HOME['generated']}/generated/{pack}/{name}.parquet" for pack in packs for name in names]
+
+
+@functools.cache
+def files_of(stage):
+    """The files of one stage; several rules ask for them."""
+    match stage:
+        case "pictures":
+            return [f"{HOME['pictures']}/pictures/{artist}.parquet" for artist in ARTISTS]
+        case "page":
+            return [f"{HOME['pictures']}/pictures/index.html"]
+        case "plan":
+            return [f"{HOME['plan']}/plan.parquet"]
+        case "loras":
+            return of_loras(f"{HOME['loras']}/loras", *ARTISTS)
+        case "kohya":
+            return of_loras(f"{RESULTS}/kohya", *ARTISTS)
+        case "generated":
+            return generated_of(PACKS, SETTINGS)
+        case "features":
+            looked = [f"{name}/{source}" for name in MODELS for source in ["training", *SETTINGS]]
+            looked += [f"{name}/training" for name in [*BY_GRADIENT, *CONTROLS]]
+            return [f"{RESULTS}/features/{each}.parquet" for each in looked]
+        case "weights":
+            return [f"{RESULTS}/weights/{kernel}.safetensors" for kernel in KERNELS]
+        case "embeddings":
+            return embeddings_of(DESCRIBED)
+        case "tables":
+            return [f"{RESULTS}/tables/{table}.parquet" for table in TABLES]
+        case "findings":
+            return [f"{RESULTS}/FINDINGS.md"]
+        case "atlas":
+            return [PAGE]
+        case "charts":
+            return [f"{RESULTS}/charts/{chart}.{form}" for chart in CHARTS for form in ("png", "svg")]
 
 
 def rules_of(*stages):
-    """The files that a stage is asked for by name."""
-    files = {
-        "pictures": expand("{h}/pictures/{a}.parquet", h=HOME["pictures"], a=ARTISTS),
-        "page": [f"{HOME['pictures']}/pictures/index.html"],
-        "plan": [f"{HOME['plan']}/plan.parquet"],
-        "loras": expand("{h}/loras/{a}/{n}.safetensors", h=HOME["loras"], a=ARTISTS, n=NUMBERS),
-        "kohya": expand("{r}/kohya/{a}/{n}.safetensors", r=RESULTS, a=ARTISTS, n=NUMBERS),
-        "generated": expand("{h}/generated/{p}/{s}.parquet", h=HOME["generated"], p=PACKS, s=SETTINGS),
-        "features": expand("{r}/features/{e}/{s}.parquet", r=RESULTS, e=MODELS, s=["training", *SETTINGS])
-        + expand("{r}/features/{e}/training.parquet", r=RESULTS, e=[*BY_GRADIENT, *CONTROLS]),
-        "weights": expand("{r}/weights/{k}.safetensors", r=RESULTS, k=KERNELS),
-        "embeddings": embeddings_of(DESCRIBED),
-        "tables": expand("{r}/tables/{t}.parquet", r=RESULTS, t=TABLES),
-        "findings": [f"{RESULTS}/FINDINGS.md"],
-        "atlas": [PAGE],
-        "charts": expand("{r}/charts/{c}.{f}", r=RESULTS, c=CHARTS, f=["png", "svg"]),
-    }
-    return [file for stage in stages for file in files[stage]]
+    """The files that stages are asked for by name."""
+    return [file for stage in stages for file in files_of(stage)]
 
 
 def cache_folder(results):

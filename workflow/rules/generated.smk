@@ -8,9 +8,7 @@ Makes: results/{study}/generated/{pack}/{setting}.parquet
 rule generate_pictures:
     """Generate pictures with the LoRAs of a pack, at one sampler setting."""
     input:
-        loras=lambda wildcards: expand(
-            "{h}/loras/{a}/{n}.safetensors", h=HOME["loras"], a=PACKS[wildcards.pack], n=NUMBERS
-        ),
+        loras=lambda wildcards: of_loras(f"{HOME['loras']}/loras", *PACKS[wildcards.pack]),
         base=receipts(config["base"]["model"]),
     output:
         generated=expand(f"{RESULTS}/generated/{{{{pack}}}}/{{setting}}.parquet", setting=SETTINGS),

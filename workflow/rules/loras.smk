@@ -50,7 +50,7 @@ rule unpack_loras:
     input:
         lambda wildcards: f"{RESULTS}/packs/{pack_of(wildcards.artist)}",
     output:
-        loras=expand(f"{RESULTS}/loras/{{{{artist}}}}/{{number}}.safetensors", number=NUMBERS),
+        loras=of_loras(f"{RESULTS}/loras", "{artist}"),
         log=f"{RESULTS}/loras/{{artist}}/log.parquet",
     log:
         f"{RESULTS}/logs/unpack/{{artist}}.log",
@@ -67,9 +67,9 @@ rule unpack_loras:
 rule export_kohya:
     """Write an artist's LoRAs under kohya's names."""
     input:
-        loras=expand(f"{RESULTS}/loras/{{{{artist}}}}/{{number}}.safetensors", number=NUMBERS),
+        loras=of_loras(f"{RESULTS}/loras", "{artist}"),
     output:
-        expand(f"{RESULTS}/kohya/{{{{artist}}}}/{{number}}.safetensors", number=NUMBERS),
+        of_loras(f"{RESULTS}/kohya", "{artist}"),
     log:
         f"{RESULTS}/logs/kohya/{{artist}}.log",
     localrule: True

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
+from sklearn.cluster import kmeans_plusplus
 
 from lora_atlas import tables
 from lora_atlas.metrics import BEST_CONTROL, intervals, partitions
 from lora_atlas.metrics.clustering import WITHIN, clustering, clusterings
-from lora_atlas.metrics.labels import majority
+from lora_atlas.metrics.labels import _first, majority
 from lora_atlas.metrics.partitions import METRICS
 from lora_atlas.seeds import derive_seed
 from lora_atlas.tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
@@ -150,10 +151,27 @@ def test_silhouettes_of_clusters_are_scikit_learns(algorithm):
     vectors, artists = painters(4, 5, apart=1.5, seed=3)
     row = scores(embeddings(vectors, artists))["artist", algorithm, "silhouette"]
     clusters = partitions.ALGORITHMS[algorithm](
-        vectors.astype(np.float32).astype(float), 4, 2, derive_seed("clustering", algorithm, 0)
+        partitions.Points(vectors.astype(np.float32).astype(float)), 4, 2, derive_seed("clustering", algorithm, 0)
     )
     assert row["value"] == pytest.approx(reference.silhouette_score(vectors, clusters), abs=1e-5)
     assert row["chance"] is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_first_centres_of_k_means_are_scikit_learns(seed):
+    X = np.random.default_rng(seed).normal(size=(40, 60))
+    _, expected = kmeans_plusplus(X, 9, random_state=np.random.RandomState(seed))
+    found = partitions.Points(X).spread_out(X, 9, np.random.RandomState(seed))
+    np.testing.assert_array_equal(found, X[expected])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_first_of_equals_are_random_and_others_are_the_nearest(tied):
+    distance = np.repeat([[3.0, 1.0, 2.0 if tied else 1.5, 2.0, np.inf]], 400, 0)
+    found = np.sort(_first(distance, 2, np.random.default_rng(0)), 1)
+    assert (found[:, 0] == 1).all()
+    shares = np.bincount(found[:, 1], minlength=5) / len(found)
+    np.testing.assert_allclose(shares, [0, 0, 0.5, 0.5, 0] if tied else [0, 0, 1, 0, 0], atol=0.1)
 
 
 def one_nearest(vectors: np.ndarray, labels: list[str]) -> float:
@@ -294,7 +312,7 @@ def test_chance_is_what_scikit_learn_gives_for_shuffled_artists():
     vectors, artists = painters(4, 4, apart=1.5, seed=2)
     found = scores(embeddings(vectors, artists), permutations=400)
     who = np.unique(artists, return_inverse=True)[1]
-    clusters = partitions.ALGORITHMS["Ward"](vectors.astype(np.float32), 4, 1, 0)
+    clusters = partitions.ALGORITHMS["Ward"](partitions.Points(vectors.astype(np.float32)), 4, 1, 0)
     rng = np.random.default_rng(5)
     shuffled = [rng.permutation(who) for _ in range(400)]
     v = np.mean([reference.v_measure_score(labels, clusters) for labels in shuffled])
@@ -397,7 +415,7 @@ def test_genres_drawn_by_lot_score_at_chance(row):
 def test_intervals_of_clusterings_are_a_jackknife_over_artists(metric):
     vectors, artists = painters(7, 4, 1, 0)
     who = np.array(artists)
-    clusters = partitions.ALGORITHMS["Ward"](vectors.astype(np.float32).astype(float), 7, 1, 0)
+    clusters = partitions.ALGORITHMS["Ward"](partitions.Points(vectors.astype(np.float32).astype(float)), 7, 1, 0)
     expected = left_out(lambda kept: REFERENCE[metric](who[kept], clusters[kept]), artists)
     row = scores(embeddings(vectors, artists))["artist", "Ward", metric]
     assert (row["value"], row["low"], row["high"]) == pytest.approx(expected)
@@ -459,7 +477,7 @@ def test_intervals_within_genres_leave_out_artists_and_genres_of_which_one_artis
     clusters = np.zeros(20, int)
     for genre, artists in (("one", 2), ("two", 3)):
         rows = genres == genre
-        clusters[rows] = partitions.ALGORITHMS["Ward"](vectors[rows], artists, 1, 0)
+        clusters[rows] = partitions.ALGORITHMS["Ward"](partitions.Points(vectors[rows]), artists, 1, 0)
 
     def score(kept: np.ndarray) -> float:
         parts = [kept & (genres == genre) for genre in ("one", "two")]
@@ -567,7 +585,7 @@ def estimates(tables_of, left: str, others: list[str], metric: str = "ARI") -> l
     without, values = {}, {}
     for name in (left, *others):
         X, who = (np.array(tables_of[name][column].to_pylist()) for column in ("vector", "artist"))
-        clusters = partitions.ALGORITHMS["Ward"](X, 8, 1, 0)
+        clusters = partitions.ALGORITHMS["Ward"](partitions.Points(X), 8, 1, 0)
         D = ((X[:, None] - X) ** 2).sum(-1) + np.diag([np.inf] * len(X))
         right = who[D.argmin(1)] == who
 
@@ -652,7 +670,9 @@ def test_jackknives_of_scores_and_of_differences_cover_the_mean_of_other_artists
     for _ in range(300):
         centres, both = rng.normal(size=(12, 6)), []
         for apart in (1.0, 0.8):
-            clusters = partitions.ALGORITHMS["Ward"](apart * centres[who] + rng.normal(size=(72, 6)), 12, 1, 0)
+            clusters = partitions.ALGORITHMS["Ward"](
+                partitions.Points(apart * centres[who] + rng.normal(size=(72, 6))), 12, 1, 0
+            )
             table = contingency(who, clusters)
             left = np.stack([table * (np.arange(12) != a)[:, None] for a in range(12)])
             both.append(np.append(METRICS["ARI"](left), METRICS["ARI"](table)))

@@ -21,7 +21,7 @@ out costs an eigenproblem of the size of the gallery.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
@@ -47,11 +47,31 @@ class Embedding:
 
 @dataclass(frozen=True)
 class _Basis:
-    """k orthonormal directions as combinations of the LoRAs `rows`: C (len(rows), k); their variances (k,)."""
+    """k orthonormal directions as combinations of the LoRAs `rows`: C (len(rows), k); their variances (k,).
+
+    `whole`: the basis whose first directions these are; products are computed with all of its, and kept in `products`.
+    """
 
     rows: np.ndarray
     C: np.ndarray
     variances: np.ndarray
+    whole: "_Basis | None" = None
+    products: dict[tuple[bytes, ...], np.ndarray] = field(default_factory=dict)
+
+    def first(self, dimensions: int) -> "_Basis":
+        return _Basis(self.rows, self.C[:, :dimensions], self.variances[:dimensions], self, self.products)
+
+    @property
+    def every(self) -> np.ndarray:
+        """All directions that are known (len(rows), ≥ k)."""
+        return self.C if self.whole is None else self.whole.C
+
+    def once(self, what: tuple[bytes, ...], product: Callable[[], np.ndarray]) -> np.ndarray:
+        """A product with all directions, which is not to be written to."""
+        if what not in self.products:
+            self.products[what] = product()
+            self.products[what].flags.writeable = False
+        return self.products[what]
 
 
 Fit = Callable[[np.ndarray, int], _Basis]  # LoRAs (n,) and a number of dimensions → their basis
@@ -59,10 +79,9 @@ Fit = Callable[[np.ndarray, int], _Basis]  # LoRAs (n,) and a number of dimensio
 
 def _fit(K: np.ndarray, rows: np.ndarray, dimensions: int) -> _Basis:
     """Principal directions of the LoRAs `rows`, centred on their mean; none where these are all alike."""
-    n = len(rows)
-    centred = _centre(K[np.ix_(rows, rows)])
-    rounding = 1e-12 * np.trace(K[np.ix_(rows, rows)])
-    values, U = np.linalg.eigh(centred)
+    n, own = len(rows), K[np.ix_(rows, rows)]
+    rounding = 1e-12 * np.trace(own)
+    values, U = np.linalg.eigh(_centre(own))
     order = np.argsort(values)[::-1][:dimensions]
     values, U = values[order], U[:, order]
     keep = values > max(1e-10 * values.max(initial=0), rounding, 1e-300)
@@ -73,18 +92,22 @@ def _fit(K: np.ndarray, rows: np.ndarray, dimensions: int) -> _Basis:
     return _Basis(rows, C, values / n)
 
 
-def _remembering(K: np.ndarray, widest: int) -> Fit:
-    """_fit of up to `widest` dimensions that solves one eigenproblem for each set of LoRAs, whatever its dimensions."""
-    known: dict[bytes, _Basis] = {}
+class _Remembered:
+    """`_fit` at one step of a ladder of dimensions. An eigenproblem is solved once for each set of LoRAs, and as many
+    directions are kept as the widest step asks for: the same multiple of its dimensions, whoever asks."""
 
-    def fit(rows: np.ndarray, dimensions: int) -> _Basis:
-        key = rows.tobytes()
-        if key not in known:
-            known[key] = _fit(K, rows, widest)
-        whole = known[key]
-        return _Basis(rows, whole.C[:, :dimensions], whole.variances[:dimensions])
+    def __init__(self, K: np.ndarray, widest: int):
+        self.K, self.widest = K, widest
+        self.known: dict[bytes, _Basis] = {}
 
-    return fit
+    def at(self, step: int) -> Fit:
+        def fit(rows: np.ndarray, dimensions: int) -> _Basis:
+            key = rows.tobytes()
+            if key not in self.known:
+                self.known[key] = _fit(self.K, rows, -(-dimensions * self.widest // step))
+            return self.known[key].first(dimensions)
+
+        return fit
 
 
 def _centre(K: np.ndarray) -> np.ndarray:
@@ -93,8 +116,11 @@ def _centre(K: np.ndarray) -> np.ndarray:
 
 def _scores(K: np.ndarray, basis: _Basis, rows: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """Scores of `rows` on a basis, about the gallery's mean whichever LoRAs the basis was fitted on."""
-    cross = K[np.ix_(rows, basis.rows)] - K[np.ix_(gallery, basis.rows)].mean(0)
-    return cross @ basis.C
+
+    def product() -> np.ndarray:
+        return (K[np.ix_(rows, basis.rows)] - K[gallery].mean(0)[basis.rows]) @ basis.every
+
+    return basis.once((rows.tobytes(), gallery.tobytes()), product)[:, : basis.C.shape[1]]
 
 
 def _align(K: np.ndarray, basis: _Basis, onto: _Basis) -> np.ndarray:
@@ -104,7 +130,12 @@ def _align(K: np.ndarray, basis: _Basis, onto: _Basis) -> np.ndarray:
     """
     if not basis.C.shape[1]:
         return np.zeros((0, onto.C.shape[1]))
-    P, _, Q = np.linalg.svd(basis.C.T @ K[np.ix_(basis.rows, onto.rows)] @ onto.C, full_matrices=False)
+
+    def product() -> np.ndarray:
+        return basis.every.T @ (K[np.ix_(basis.rows, onto.rows)] @ onto.every)
+
+    cross = basis.once((onto.rows.tobytes(),), product)
+    P, _, Q = np.linalg.svd(cross[: basis.C.shape[1], : onto.C.shape[1]], full_matrices=False)
     return P @ Q
 
 
@@ -198,7 +229,7 @@ def _split(f: _Fitted) -> tuple[np.ndarray, np.ndarray]:
     half = _folds(len(gallery), 2, f.seed)[0]
     basis = f.fit(gallery[half], min(2 * k, len(half) - 1))
     R = _align(f.K, basis, f.full)
-    scores = _scores(f.K, basis, gallery, gallery)
+    scores = _scores(f.K, basis, gallery, gallery).copy()
     scores[half] *= drift(f.K, basis, _scores(f.K, basis, basis.rows, basis.rows), f.seed, f.fit)
     return scores @ R, _scores(f.K, basis, f.query, gallery) @ R
 
@@ -245,9 +276,9 @@ def ladder(
     `embed` does.
     """
     check_gallery(K, gallery)
-    fit = _remembering(K, 4 * max(dimensions))  # `split` measures the drift of a basis twice as wide, in one twice that
+    bases = _Remembered(K, max(dimensions))
     for k in dimensions:
-        fitted = _fitted(K, gallery, k, folds, seed, fit)
+        fitted = _fitted(K, gallery, k, folds, seed, bases.at(k))
         yield {name: _vectors(fitted, name) for name in calibrations}
 
 

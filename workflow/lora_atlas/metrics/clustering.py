@@ -25,7 +25,7 @@ from ..seeds import derive_seed
 from ..tables import KNOWN, TOGETHER, WHOLE
 from . import BEST_CONTROL, intervals
 from .labels import majority, nearest, probe
-from .partitions import ALGORITHMS, METRICS, contingency, estimated_groups, hdbscan, silhouette
+from .partitions import ALGORITHMS, METRICS, Points, contingency, estimated_groups, hdbscan, silhouette
 
 AMI_PERMUTATIONS = 100
 SILHOUETTES = 20  # permutations behind the chance of a silhouette
@@ -72,13 +72,21 @@ class _Setting:
 
 @dataclass(frozen=True)
 class _Space:
-    """LoRAs of one scenario: vectors (n, k), their distances (n, n), artists (n,), genres (n,) or None, splits."""
+    """LoRAs of one scenario: vectors (n, k), artists (n,), genres (n,) or None, splits."""
 
-    X: np.ndarray
-    D: np.ndarray
+    points: Points
     artists: np.ndarray
     genres: np.ndarray | None
     gallery: np.ndarray
+
+    @property
+    def X(self) -> np.ndarray:
+        return self.points.X
+
+    @property
+    def D(self) -> np.ndarray:
+        """(n, n)."""
+        return self.points.distances
 
 
 def clustering(
@@ -180,7 +188,7 @@ def _measured(space: _Space, queried: _Space, setting: _Setting) -> Iterator[Row
     """Rows of one space of all LoRAs; the probe for artists is asked about those of `queried`."""
     if len(space.X) < 3:  # no two artists of whom one has two LoRAs
         return
-    found, groups = hdbscan(space.X) if len(space.X) > 3 else None, estimated_groups(space.X, space.D)
+    found, groups = hdbscan(space.X) if len(space.X) > 3 else None, estimated_groups(space.points)
     for name, labels in (("artist", space.artists), ("genre", space.genres)):
         if labels is None or not 1 < len(set(labels)) < len(labels):
             continue
@@ -188,8 +196,8 @@ def _measured(space: _Space, queried: _Space, setting: _Setting) -> Iterator[Row
         partitions = {}
         for algorithm, cluster in ALGORITHMS.items():
             seed = derive_seed("clustering", algorithm, setting.seed)
-            partitions[algorithm] = cluster(space.X, labels.max() + 1, setting.restarts, seed)
-            partitions[f"{algorithm}, K estimated"] = cluster(space.X, groups, setting.restarts, seed)
+            partitions[algorithm] = cluster(space.points, labels.max() + 1, setting.restarts, seed)
+            partitions[f"{algorithm}, K estimated"] = cluster(space.points, groups, setting.restarts, seed)
         if found is not None:
             partitions["HDBSCAN"] = found
         for algorithm, clusters in partitions.items():
@@ -200,8 +208,6 @@ def _measured(space: _Space, queried: _Space, setting: _Setting) -> Iterator[Row
 
 
 def _space(embeddings: pa.Table, scenario: str, calibration: str | None) -> _Space | None:
-    from scipy.spatial.distance import cdist
-
     chosen = np.array(embeddings["scenario"].to_pylist(), object) == scenario
     if calibration is not None:
         chosen &= np.array(embeddings["calibration"].to_pylist(), object) == calibration
@@ -212,8 +218,7 @@ def _space(embeddings: pa.Table, scenario: str, calibration: str | None) -> _Spa
     artists = np.unique(part["artist"].to_pylist(), return_inverse=True)[1]
     genres = part["genre"].to_pylist()
     return _Space(
-        X,
-        cdist(X, X),
+        Points(X),
         artists,
         None if None in genres else np.unique(genres, return_inverse=True)[1],
         np.array(part["split"].to_pylist()) == "gallery",
@@ -305,9 +310,13 @@ def _within(space: _Space, setting: _Setting) -> Iterator[Row]:
             genres.append((rows, names, labels))
     if not genres:
         return
+    apart = [Points(space.X[rows]) for rows, _, _ in genres]
     for algorithm, cluster in ALGORITHMS.items():
         seed = derive_seed("clustering", algorithm, setting.seed)
-        clusters = [cluster(space.X[rows], len(names), setting.restarts, seed) for rows, names, _ in genres]
+        clusters = [
+            cluster(points, len(names), setting.restarts, seed)
+            for points, (_, names, _) in zip(apart, genres, strict=True)
+        ]
         tables = [
             contingency(labels, found, len(names), len(names))
             for (_, names, labels), found in zip(genres, clusters, strict=True)

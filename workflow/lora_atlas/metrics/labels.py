@@ -34,13 +34,25 @@ def majority(
     k = min(k, int(np.isfinite(distance).sum(1).min()))
     if k < 2:
         return None
-    order = np.lexsort((rng.random(distance.shape), distance), axis=1)[:, :k]
+    order = _first(distance, k, rng)
     return _voted(order, labels), float(np.mean([_voted(order, each).mean() for each in shuffled]))
 
 
+def _first(distance: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """The k nearest (n, k) by distances (n, m > k), in no order; of those equally near, at random. Whole rows are
+    sorted only where such lie on both sides of the last place."""
+    drawn = rng.random(distance.shape)
+    found = np.argpartition(distance, (k - 1, k), 1)
+    ends = np.take_along_axis(distance, found[:, k - 1 : k + 1], 1)
+    tied = np.flatnonzero(ends[:, 0] == ends[:, 1])
+    found[tied] = np.lexsort((drawn[tied], distance[tied]), axis=1)
+    return found[:, :k]
+
+
 def _voted(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    votes = np.zeros((len(order), labels.max() + 1))
-    np.add.at(votes, (np.arange(len(order))[:, None], labels[order]), 1)
+    classes = labels.max() + 1
+    cells = np.arange(len(order))[:, None] * classes + labels[order]
+    votes = np.bincount(cells.ravel(), minlength=len(order) * classes).reshape(-1, classes)
     winners = votes == votes.max(1, keepdims=True)
     return winners[np.arange(len(order)), labels] / winners.sum(1)
 

@@ -8,6 +8,9 @@ it cannot place.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.special import gammaln
@@ -41,8 +44,12 @@ def adjusted_rand(tables: np.ndarray) -> np.ndarray:
 
 
 def _entropy(counts: np.ndarray) -> np.ndarray:
-    p = counts / counts.sum(-1, keepdims=True)
-    return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(-1)
+    """Entropies (...) of counts (..., cells), of which few are not zero."""
+    rows = counts.reshape(-1, counts.shape[-1])
+    cells = np.flatnonzero(rows)
+    of, there = cells // rows.shape[1], rows.ravel()[cells]
+    p = there / rows.sum(1)[of]
+    return -np.bincount(of, p * np.log(p), len(rows)).reshape(counts.shape[:-1])
 
 
 def _information(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -104,27 +111,74 @@ METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 # --- groupings of vectors (n, k), told the number of groups: (n,) numbers from 0
 
 
-def _k_means(X: np.ndarray, groups: int, restarts: int, seed: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Points:
+    """Vectors `X` (n, k), with what groupings of them share: every distance is computed once."""
+
+    X: np.ndarray
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """(n, n)."""
+        from scipy.spatial.distance import pdist, squareform
+
+        return squareform(pdist(self.X))
+
+    @cached_property
+    def squares(self) -> np.ndarray:
+        return np.square(self.distances)
+
+    @cached_property
+    def tree(self) -> np.ndarray:
+        """Ward's, as of scipy.cluster.hierarchy."""
+        from scipy.cluster.hierarchy import linkage
+        from scipy.spatial.distance import squareform
+
+        return linkage(squareform(self.distances, checks=False), "ward")
+
+    def cut(self, groups: int) -> np.ndarray:
+        """Ward's partition into so many groups."""
+        from scipy.cluster.hierarchy import fcluster
+
+        return fcluster(self.tree, groups, "maxclust") - 1
+
+    def spread_out(self, centred: np.ndarray, groups: int, random_state: Any) -> np.ndarray:
+        """Greedy k-means++ (Arthur & Vassilvitskii 2007) from distances that are known: the first centres of k-means,
+        of `centred` vectors of the same points. Trials and random numbers are those of scikit-learn, which computes
+        the distances again for every centre."""
+        n = len(self.X)
+        chosen = [random_state.choice(n, p=np.full(n, 1 / n))]
+        nearest = self.squares[chosen[0]]
+        for _ in range(groups - 1):
+            drawn = random_state.uniform(size=2 + int(np.log(groups))) * nearest.sum()
+            tried = np.searchsorted(np.cumsum(nearest), drawn).clip(max=n - 1)
+            left = np.minimum(nearest, self.squares[tried])
+            best = left.sum(1).argmin()
+            chosen.append(tried[best])
+            nearest = left[best]
+        return centred[chosen]
+
+
+def _k_means(points: Points, groups: int, restarts: int, seed: int) -> np.ndarray:
     import warnings
 
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     # Of vectors as wide as a collection is large, fewer restarts: a start costs n × groups × width.
-    restarts = max(min(restarts, STARTS // (X.size * groups)), min(restarts, LEAST_RESTARTS))
+    restarts = max(min(restarts, STARTS // (points.X.size * groups)), min(restarts, LEAST_RESTARTS))
     with warnings.catch_warnings():
         # A control may have fewer different points than there are groups; it then has fewer clusters.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return KMeans(groups, n_init=restarts, random_state=seed % 2**32).fit_predict(X)
+        found = KMeans(groups, init=points.spread_out, n_init=restarts, random_state=seed % 2**32)
+        return found.fit_predict(points.X)
 
 
-def _ward(X: np.ndarray, groups: int, restarts: int, seed: int) -> np.ndarray:
-    from scipy.cluster.hierarchy import fcluster, linkage
-
-    return fcluster(linkage(X, "ward"), groups, "maxclust") - 1
+def _ward(points: Points, groups: int, restarts: int, seed: int) -> np.ndarray:
+    return points.cut(groups)
 
 
-ALGORITHMS: dict[str, Callable[[np.ndarray, int, int, int], np.ndarray]] = {"k-means": _k_means, "Ward": _ward}
+ALGORITHMS: dict[str, Callable[[Points, int, int, int], np.ndarray]] = {"k-means": _k_means, "Ward": _ward}
 
 
 def hdbscan(X: np.ndarray) -> np.ndarray:
@@ -137,23 +191,24 @@ def hdbscan(X: np.ndarray) -> np.ndarray:
     return np.unique(found, return_inverse=True)[1]
 
 
-def estimated_groups(X: np.ndarray, distances: np.ndarray) -> int:
+def estimated_groups(points: Points) -> int:
     """The number of groups, 2 to MOST_GROUPS and at most n/2, whose Ward partition has the widest mean silhouette
-    (Rousseeuw 1987); `distances` (n, n)."""
-    from scipy.cluster.hierarchy import fcluster, linkage
-
-    tree = linkage(X, "ward")
-    most = max(min(len(X) // 2, MOST_GROUPS), 2)
-    widths = [silhouette(distances, fcluster(tree, k, "maxclust") - 1).mean() for k in range(2, most + 1)]
+    (Rousseeuw 1987)."""
+    most = max(min(len(points.X) // 2, MOST_GROUPS), 2)
+    widths = [silhouette(points.distances, points.cut(k)).mean() for k in range(2, most + 1)]
     return 2 + int(np.argmax(widths))
 
 
 def silhouette(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Silhouette width of each row (n,) from distances (n, n); 0 in groups of one, as in scikit-learn."""
+    """Silhouette width of each row (n,) from distances (n, n), which are symmetric; 0 in groups of one, as in
+    scikit-learn."""
     sizes = np.bincount(labels)
     if (sizes > 0).sum() < 2:
         return np.zeros(len(labels))
-    near = distances @ np.eye(len(sizes))[labels]  # summed distances to each group
+    near = np.zeros((len(sizes), len(labels)))
+    order, first = np.argsort(labels, kind="stable"), (np.cumsum(sizes) - sizes)[sizes > 0]
+    near[sizes > 0] = np.add.reduceat(distances[order], first)  # rows of a group lie together
+    near = near.T  # summed distances to each group
     own = near[np.arange(len(labels)), labels] / (sizes[labels] - 1).clip(1)
     mean = near / sizes.clip(1)
     mean[np.arange(len(labels)), labels] = np.inf

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from .scenes import DARK, PALE, Scene
 
@@ -82,6 +81,8 @@ class Hatching:
 
 
 def cloisonne(colour, scene: Scene, p: Cloisonne, palette, rng, scale):
+    from scipy import ndimage  # here: every start of Snakemake asks for the painters' names, which need none of it
+
     levels = np.round((scene.light * 0.5 + 0.5) * p.levels) / p.levels * 2 - 1
     flat = colour * (1 + 0.30 * (levels - scene.light))[..., None]
     region = scene.region.astype(np.int16)
@@ -148,6 +149,8 @@ def strokes(colour, scene: Scene, p: Strokes, palette, rng, scale):
 
 
 def chiaroscuro(colour, scene: Scene, p: Chiaroscuro, palette, rng, scale):
+    from scipy import ndimage
+
     side = colour.shape[0]
     y, x = (np.mgrid[0:side, 0:side].astype(np.float32) + 0.5) / side
     distance = np.hypot(x - p.x, (y - p.y) * 1.1)

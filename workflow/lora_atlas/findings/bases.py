@@ -103,7 +103,7 @@ def section(studies: Sequence[Told], rows: Sequence[Mapping[str, Any]]) -> list[
             f"LoRAs of the same pictures, trained on `{of[left].base}` and on `{of[right].base}`, over "
             f"{len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}. No module is common to both, so no update of one "
             "can be multiplied with one of the other: what is compared is how each space arranges its LoRAs "
-            "([docs/method.md](docs/method.md#two-bases)). Means over seeds, in brackets the mean of the null and at "
+            "(docs/method.md, Two bases). Means over seeds, in brackets the mean of the null and at "
             f"how many seeds p ≤ {ALIKE:.2f}.",
             "",
             "| descriptor | LoRAs, CKA | artists, RSA | LoRAs within artists, CKA | an artist found across bases, mAP "

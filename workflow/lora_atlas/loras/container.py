@@ -168,8 +168,6 @@ def _header(raw: bytes, start: int) -> tuple[Mapping[str, Entry], Mapping[str, s
         metadata, end = _DECODER.raw_decode(text, len(_METADATA))
         text = "{" + text[end:].lstrip().removeprefix(",")
     entries, late = (_entries if len(text) <= MAX_KNOWN else _entries.__wrapped__)(text, start)
-    if late is not None and metadata is not None:
-        raise ValueError("keys that come twice: __metadata__")
     return entries, metadata or late or {}
 
 
@@ -177,21 +175,19 @@ def _header(raw: bytes, start: int) -> tuple[Mapping[str, Entry], Mapping[str, s
 def _entries(text: str, start: int) -> tuple[Mapping[str, Entry], Any]:
     """Entries of a header's tensors, sorted, and its metadata where they are in that part."""
     tensors, metadata = (_tensors if len(text) <= MAX_KNOWN else _tensors.__wrapped__)(text)
-    entries = {
-        key: Entry(shape, dtype, *(start + offset for offset in offsets)) for key, shape, dtype, offsets in tensors
-    }
+    entries = {key: Entry(shape, dtype, start + first, start + last) for key, shape, dtype, (first, last) in tensors}
     return entries, metadata
 
 
 @lru_cache(maxsize=KNOWN)
-def _tensors(text: str) -> tuple[list[tuple[str, tuple[int, ...], str, list[int]]], Any]:
+def _tensors(text: str) -> tuple[list[tuple[str, tuple[int, ...], str, tuple[int, int]]], Any]:
     """The same with offsets as the header tells them."""
     header = json.loads(text, object_pairs_hook=_no_twins)
     metadata = header.pop("__metadata__", None)
     return [(key, *_told(entry)) for key, entry in sorted(header.items())], metadata
 
 
-def _told(found: Any) -> tuple[tuple[int, ...], str, list[int]]:
+def _told(found: Any) -> tuple[tuple[int, ...], str, tuple[int, int]]:
     if not isinstance(found, dict):  # Rust, which safetensors is written in, takes a list for a mapping
         raise ValueError("an entry of the header is no mapping")
     return tuple(found["shape"]), found["dtype"], found["data_offsets"]

@@ -101,8 +101,8 @@ class Halves:
             X = self._single(mine[:, block], "left").astype(kind, copy=False)
             if its is None:
                 found = X @ X.T
-                # Squares are summed there: below this bound nothing was infinite or NaN.
-                if not found.diagonal().max() < _OVERFLOW and _not_finite(mine[:, block]):
+                # As in _convert: squares are summed in the diagonal.
+                if not found.diagonal().max() < 0.99 * _OVERFLOW and _not_finite(mine[:, block]):
                     X = _cast(mine[:, block])
                     found = X @ X.T
             else:
@@ -117,7 +117,7 @@ class Halves:
 
     def _single(self, bits: np.ndarray, name: str) -> np.ndarray:
         X = self.own.array(f"block {name}", bits.shape, np.float32)
-        _widen(bits, X)
+        _widen(bits, X, np.float32(1))
         return X
 
     def updates(self, module: str) -> list[Update]:
@@ -272,11 +272,13 @@ def _convert(
 ) -> None:
     """The same of a few modules, `count` numbers each, of which A is the first `cut`."""
     bits = _read_bits(places, own.array("bits", (len(places), count), np.int16))
-    s = np.array(scales, np.float32).reshape(len(places), 1, 1)
-    for part, X, scale in ((bits[:, :cut], A, np.ones_like(s)), (bits[:, cut:], B, s)):
+    least = min(scales, key=abs)
+    s = np.float32(least) if len(set(scales)) == 1 else np.array(scales, np.float32)[:, None, None]
+    for part, X, scale, low in ((bits[:, :cut], A, np.float32(1), 1.0), (bits[:, cut:], B, s, least)):
         _widen(part.reshape(X.shape), X, scale)
         flat = X.reshape(-1)
-        if not flat.dot(flat) < _OVERFLOW * float(np.square(scale).min()) and _not_finite(part):
+        # A sum of squares below this bound has nothing in it that was infinite or NaN.
+        if not flat.dot(flat) < 0.99 * _OVERFLOW * low * low and _not_finite(part):
             with np.errstate(over="ignore", invalid="ignore"):
                 np.multiply(_cast(part).reshape(X.shape), scale, out=X)
 
@@ -290,7 +292,7 @@ def _read_bits(places: Sequence[Place], bits: np.ndarray) -> np.ndarray:
     return bits
 
 
-def _widen(bits: np.ndarray, X: np.ndarray, scale: np.ndarray | float = 1.0) -> None:
+def _widen(bits: np.ndarray, X: np.ndarray, scale: np.ndarray | np.float32) -> None:
     """float16, given as int16, times `scale` into float32 of the same shape, exactly; infinities and NaN become numbers
     of 65,536 and more. In place, since memory costs more than arithmetic."""
     # As in container.py: the sign to the top, exponent and mantissa to their place, then the exponent's bias.

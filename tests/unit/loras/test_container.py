@@ -287,6 +287,20 @@ def test_keys_that_come_twice_are_refused_by_name(tmp_path):
         assert "twice" in refusal(build(tmp_path / "y.safetensors", text, bytes(56)))
 
 
+def test_files_that_tell_the_same_tensors_after_other_metadata_are_read_each_where_its_tensors_are(make, tmp_path):
+    """Headers are parsed once for all files of one trainer; offsets count from the end of each file's own."""
+    for n, metadata in enumerate((None, {"a": "1"}, {"title": '\\"}, ' * 30}, {"b": "2"}, {})):
+        values = {
+            f"{Q}.lora_A.weight": np.full((2, 3), n, np.float32),
+            f"{Q}.lora_B.weight": np.ones((4, 2), np.float32),
+        }
+        found = open_container(make.store(tmp_path / f"{n}.safetensors", values, metadata))
+        np.testing.assert_array_equal(found.read(f"{Q}.lora_A.weight"), values[f"{Q}.lora_A.weight"])
+        assert dict(found.metadata) == (metadata or {})
+    late = f'{{"{Q}.lora_A.weight":{json.dumps(entry([2, 3], 0, 24))},"__metadata__": {{"a": "1"}} }}  '
+    assert open_container(build(tmp_path / "late.safetensors", late, bytes(24))).metadata == {"a": "1"}
+
+
 @pytest.mark.fault(
     "LoRA files", "a header of more than the largest size", "refused before it is read, in less than 1 MiB"
 )

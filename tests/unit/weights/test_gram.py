@@ -282,8 +282,8 @@ def test_files_of_all_kinds_and_ranks_in_one_matrix(make, tmp_path):
         {"TILE_BYTES": 1},
         {"LARGEST": 25},
         {"LARGEST": 1, "DENSE": 0},
-        {"DOUBLE": 0, "DENSE": np.inf, "ROWS": 1},
-        {"DOUBLE": 0, "DENSE": np.inf, "ROWS": 700, "TILE_BYTES": 3000},
+        {"DOUBLE": 0, "DENSE": np.inf, "DENSE_BLOCK": 1},
+        {"DOUBLE": 0, "DENSE": np.inf, "DENSE_BLOCK": 700, "TILE_BYTES": 3000},
         {"OPEN_FILES": 0},
         {"EXPAND": 0},
         {"EXPAND": 200, "LARGEST": 81},
@@ -590,3 +590,92 @@ def test_a_stack_is_what_the_files_hold_and_one_cut_short_is_refused(make, tmp_p
         os.truncate(path, path.stat().st_size - 4)
         with pytest.raises(LoraFileError, match="cut short while it was read"):
             read([0], module, "left")
+
+
+# --- float16 as it is stored
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_every_number_of_float16_is_widened_exactly(scale):
+    """All 65,536 patterns of bits, against numpy's cast: zeros of both signs and subnormal numbers among them."""
+    bits = np.arange(2**16, dtype=np.uint16).view(np.int16)
+    values = bits.view(np.float16)
+    finite = np.isfinite(values)
+    X = np.empty(2**16, np.float32)
+    stack._widen(bits, X, np.float32(scale))
+    expected = values[finite].astype(np.float32) * np.float32(scale)
+    np.testing.assert_array_equal(X[finite].view(np.int32), expected.view(np.int32))
+    assert (np.abs(X[~finite]) >= np.float32(scale) * 2**16).all()  # their squares show what was not finite
+    assert stack._not_finite(bits) and not stack._not_finite(bits[finite])
+
+
+@pytest.fixture
+def halves(make, tmp_path) -> list[Path]:
+    """Six LoRAs in float16 of two modules, some with an α; the last lacks one. The largest numbers are those of
+    float16 itself, whose squares are as large as those of infinities that were taken for numbers."""
+    rng, paths = np.random.default_rng(0), []
+    for n in range(6):
+        tensors = {}
+        for module, (width, out) in list(SIDES.items())[: 1 if n == 5 else 2]:
+            A, B = rng.normal(size=(3, width)).astype(np.float16), rng.normal(size=(out, 3)).astype(np.float16)
+            A[0, 0], B[0, 0] = (65504 if n == 4 else 6e-8), -0.0
+            tensors |= {f"{module}.lora_A.weight": A, f"{module}.lora_B.weight": B}
+            if n % 2:
+                tensors[f"{module}.alpha"] = np.array(1.5 * n, np.float16)
+        paths.append(make.store(tmp_path / f"half-{n}.safetensors", tensors, {"title": "x" * n}))
+    return paths
+
+
+def raw_rows(paths: list[Path], side: str) -> np.ndarray:
+    rows = []
+    for path in paths:
+        updates = read_lora(path).updates
+        zero = {m: Update(m, np.zeros((3, width)), np.zeros((out, 3))) for m, (width, out) in list(SIDES.items())[:2]}
+        rows.append(np.concatenate([getattr(updates.get(m, zero[m]), side).ravel() for m in zero]))
+    return np.stack(rows).astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{}, {"BLOCK": 1, "NARROWEST": 4}, {"SMALL": 0}, {"SMALL": 0, "TILE_BYTES": 1}, {"OPEN_FILES": 0}],
+    ids=str,
+)
+def test_raw_factors_in_float16_are_multiplied_as_they_are_stored(tmp_path, halves, monkeypatch, limits):
+    for name, value in limits.items():
+        monkeypatch.setattr(stack if hasattr(stack, name) else engine, name, value)
+    rows = {"down": raw_rows(halves, "A"), "up": raw_rows(halves, "B")}
+    for kernel, X in (*rows.items(), ("factors", np.concatenate(list(rows.values()), axis=1))):
+        norms = np.linalg.norm(X, axis=1)
+        bound = 1e-6 * norms[:, None] * norms
+        assert (np.abs(sum(gram(halves, kernel).values()) - X @ X.T) <= bound).all()
+        cache = tmp_path / f"{kernel}.safetensors"
+        gram(halves[:4], kernel, cache=cache)
+        assert (np.abs(sum(gram(halves, kernel, cache=cache).values()) - X @ X.T) <= bound).all()
+    both, _ = module_grams(halves, ["down", "up"])
+    assert (np.abs(sum(both["up"].values()) - rows["up"] @ rows["up"].T) <= 1e-6 * norms[:, None] * norms).all()
+
+
+def test_raw_factors_of_other_types_or_ranks_beside_float16(make, tmp_path, halves):
+    tensors = {key: value.astype(np.float32) for key, value in load_file(halves[0]).items()}
+    single = make.store(tmp_path / "single.safetensors", tensors)
+    K = sum(gram([*halves[:2], single], "factors").values())
+    np.testing.assert_allclose(K[2], K[0][[0, 1, 0]], rtol=1e-6)
+    wider = {key: np.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, 0)]) for key, value in load_file(halves[0]).items()}
+    wider |= {key: np.pad(value, [(0, 2), (0, 0)]) for key, value in wider.items() if "lora_A" in key}
+    wider |= {key: np.pad(value, [(0, 0), (0, 2)]) for key, value in wider.items() if "lora_B" in key}
+    K = sum(gram([*halves[:2], make.store(tmp_path / "wider.safetensors", wider)], "factors").values())
+    np.testing.assert_allclose(K[2], K[0][[0, 1, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["delta", "factors"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("side", ["lora_A", "lora_B"])
+def test_what_is_not_finite_in_float16_is_named(make, tmp_path, halves, kernel, value, side):
+    tensors = load_file(halves[1])
+    key = f"{FIRST}.{side}.weight"
+    tensors[key][1, 1] = value
+    bad = make.store(tmp_path / "bad.safetensors", tensors)
+    for paths in ([halves[0], bad], [bad, halves[0]]):
+        with pytest.raises(LoraFileError, match=r"bad\.safetensors: not finite") as caught:
+            gram(paths, kernel)
+        assert key in str(caught.value)

@@ -14,8 +14,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -27,6 +28,7 @@ MAX_HEADER = 16 * 2**20  # bytes; 200,000 tensors make 13 MB, a LoRA has a few t
 MAX_TENSORS = 50_000
 MAX_MARKS = 16 * MAX_TENSORS  # quotes and brackets; what Python builds of a header is fifty times as large as its text
 MAX_DIMENSIONS = 8
+KNOWN, MAX_KNOWN = 8, 2**20  # headers whose tensors are remembered, and characters of one
 
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1",
@@ -46,8 +48,7 @@ class NotFiniteError(LoraFileError):
         super().__init__(f"{path}: not finite: {listed(self.keys)}")
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One tensor of a file: its shape, its type as safetensors names it, and where its bytes begin and end."""
 
     shape: tuple[int, ...]
@@ -142,11 +143,9 @@ def open_container(path: str | Path, *, pickles: bool = True) -> Container:
     if raw.count(b'"') - raw.count(b'\\"') + raw.count(b"[") + raw.count(b"{") > MAX_MARKS:
         raise LoraFileError(f"{path}: a header of too many parts; no LoRA has so many")
     try:
-        header = json.loads(raw, object_pairs_hook=_no_twins)
         with safe_open(path, "np"):  # offsets, overlaps, holes and trailing bytes are its business
             pass
-        metadata = header.pop("__metadata__", None) or {}
-        entries = {key: _entry(e, 8 + length) for key, e in sorted(header.items())}
+        entries, metadata = _header(raw, 8 + length)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise LoraFileError(f"{path}: damaged ({brief(str(error), 200)})") from error
     unread = sorted(key for key, e in entries.items() if e.dtype not in _DTYPES or len(e.shape) > MAX_DIMENSIONS)
@@ -158,10 +157,40 @@ def open_container(path: str | Path, *, pickles: bool = True) -> Container:
     return Container(path, entries, metadata)
 
 
-def _entry(found: Any, start: int) -> Entry:
-    if not isinstance(found, Mapping):  # Rust, which safetensors is written in, takes a list for a mapping
+def _header(raw: bytes, start: int) -> tuple[Mapping[str, Entry], Mapping[str, str]]:
+    """Entries and metadata that a header tells; raises ValueError for what is none.
+
+    Files of one trainer and one setting tell the same tensors after other metadata: that part is parsed once for all.
+    """
+    text = raw.decode(json.detect_encoding(raw), "surrogatepass").rstrip()
+    metadata = None
+    if text.startswith(_METADATA):
+        metadata, end = _DECODER.raw_decode(text, len(_METADATA))
+        text = "{" + text[end:].lstrip().removeprefix(",")
+    entries, late = (_entries if len(text) <= MAX_KNOWN else _entries.__wrapped__)(text, start)
+    return entries, metadata or late or {}
+
+
+@lru_cache(maxsize=KNOWN)
+def _entries(text: str, start: int) -> tuple[Mapping[str, Entry], Any]:
+    """Entries of a header's tensors, sorted, and its metadata where they are in that part."""
+    tensors, metadata = (_tensors if len(text) <= MAX_KNOWN else _tensors.__wrapped__)(text)
+    entries = {key: Entry(shape, dtype, start + first, start + last) for key, shape, dtype, (first, last) in tensors}
+    return entries, metadata
+
+
+@lru_cache(maxsize=KNOWN)
+def _tensors(text: str) -> tuple[list[tuple[str, tuple[int, ...], str, tuple[int, int]]], Any]:
+    """The same with offsets as the header tells them."""
+    header = json.loads(text, object_pairs_hook=_no_twins)
+    metadata = header.pop("__metadata__", None)
+    return [(key, *_told(entry)) for key, entry in sorted(header.items())], metadata
+
+
+def _told(found: Any) -> tuple[tuple[int, ...], str, tuple[int, int]]:
+    if not isinstance(found, dict):  # Rust, which safetensors is written in, takes a list for a mapping
         raise ValueError("an entry of the header is no mapping")
-    return Entry(tuple(found["shape"]), found["dtype"], *(start + offset for offset in found["data_offsets"]))
+    return tuple(found["shape"]), found["dtype"], found["data_offsets"]
 
 
 def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
@@ -228,6 +257,10 @@ def _no_twins(pairs: Iterable[tuple[str, object]]) -> dict:
     return found
 
 
+_METADATA = '{"__metadata__":'  # what safetensors begins a header with
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_twins)
+
+
 def _unpickled(path: Path) -> Container:
     try:
         found = located(path)
@@ -237,7 +270,7 @@ def _unpickled(path: Path) -> Container:
         start = 8 + int.from_bytes(found[:8], "little")
         header = json.loads(found[8:start])
         header.pop("__metadata__", None)
-        stored = {key: _entry(value, start) for key, value in sorted(header.items())}
+        stored, _ = _entries.__wrapped__(json.dumps(header), start)
         arrays = {key: _float32(found[e.start : e.end], e) for key, e in stored.items()}
         entries = {key: Entry(array.shape, "F32", 0, array.nbytes) for key, array in arrays.items()}
         return Container(path, entries, {}, arrays)

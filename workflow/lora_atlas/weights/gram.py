@@ -5,7 +5,7 @@ For two updates of one module,
     ⟨ΔW₁, ΔW₂⟩ = tr(A₁ᵀB₁ᵀ B₂A₂) = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ),
 
 products of size r × r, and N LoRAs at once are two matrix products of stacked factors; where ranks are so high that the
-updates themselves are less work, a few rows of them at a time. Modules are streamed and LoRAs tiled: memory holds one
+updates themselves are less work, a block of them at a time. Modules are streamed and LoRAs tiled: memory holds one
 module of a tile of LoRAs, never a whole ΔW and never a matrix of N × parameters. A module that a LoRA lacks is a zero
 update; LoRAs of several ranks and kinds (LoHa, LoKr) are stacked side by side.
 
@@ -20,8 +20,9 @@ else. A run that was killed goes on after the last module that it wrote down.
 """
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,22 +33,23 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..descriptors import KFAC
 from ..loras.container import LoraFileError, digest
 from ..loras.factors import Factored, KroneckerUpdate, Update, expanded, inner
 from ..loras.files import LoraFile, open_lora
 from ..loras.kinds import NAMED
 from ..loras.names import block, component
 from ..tables import replacing
-from .stack import Buffer, Stack, is_plain, of_updates, read_stack
+from .stack import Buffer, Halves, Stack, all_plain, of_updates, read_halves, read_stack
 
 Grams = dict[tuple[str, str], np.ndarray]
-Group = Stack | Sequence[Factored]
+Group = Stack | Halves | Sequence[Factored]
 Read = Callable[[Sequence[int], str, str], Group]  # a module of a tile of files, for one side
 ReadModule = Callable[[Sequence[int], str], Group]  # the same of one module
 
 TILE_BYTES = 256 * 2**20  # of stacked float32 factors of one module
 LARGEST = 4096**2  # numbers of a matrix of products of factors
-ROWS = 2**22  # numbers of rows of updates that are formed together
+DENSE_BLOCK = 2**22  # numbers of updates that are formed together
 DENSE = 0.8  # of the multiplications of factored products below which those of updates are worth their memory
 DOUBLE = 2**27  # multiplications up to which a product is in float64
 SMALL = 2**18  # numbers of raw factors up to which they are copied to float64
@@ -89,7 +91,7 @@ def delta(left: Group, right: Group | None = None) -> np.ndarray:
 
 
 def _listed(group: Group) -> Sequence[Factored]:
-    return group.updates("") if isinstance(group, Stack) else group
+    return group.updates("") if isinstance(group, Stack | Halves) else group
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _products(left: Stack, right: Stack | None) -> np.ndarray:
     """Inner products (n, m) float64 of stacked updates; of one stack with itself where `right` is None.
 
     By products of the factors, R² (in + out) multiplications for ranks that sum to R, or by the updates themselves, a
-    few rows of all of them at a time, R · in · out + n² · in · out: what is less work.
+    block of all of them at a time, R · in · out + n² · in · out: what is less work.
     """
     other = left if right is None else right
     ranks = (left.ranks, other.ranks)
@@ -147,7 +149,7 @@ def _products(left: Stack, right: Stack | None) -> np.ndarray:
     work = half * total * its * (out + width)
     dense = (total + (0 if right is None else its) + half * len(left) * len(other)) * out * width
     if work > DOUBLE and dense < DENSE * work:
-        return _by_rows(left, right)
+        return _by_blocks(left, right)
     if total * its > LARGEST and max(len(left), len(other)) > 1:
         return _in_parts(left, right)
     kind: np.dtype = np.dtype(np.float64 if total * its * (out + width) <= DOUBLE else np.float32)
@@ -179,20 +181,30 @@ def _in_parts(left: Stack, right: Stack | None) -> np.ndarray:
     return np.concatenate([_products(part, right) for part in left.halves()])
 
 
-def _by_rows(left: Stack, right: Stack | None) -> np.ndarray:
-    """The same from the rows of the updates, in float32, their sums in float64."""
+def _by_blocks(left: Stack, right: Stack | None) -> np.ndarray:
+    """The same from the updates, block by block, in float32, their sums in float64. Blocks are square, in which a
+    product of factors moves the least memory for its multiplications."""
     out, width = len(left.B[0]), left.A.shape[1]
     count = len(left) + (0 if right is None else len(right))
-    step = max(ROWS // (count * width), 1)
+    side = max(math.isqrt(DENSE_BLOCK // count), 1)
     kept = Buffer()
     K = np.zeros((len(left), len(left if right is None else right)))
-    for start in range(0, out, step):
-        rows = slice(start, min(start + step, out))
-        X = left.dense(rows, kept.array("left", (len(left), rows.stop - start, width), np.float32))
-        Y = X if right is None else right.dense(rows, kept.array("right", (len(right), *X.shape[1:]), np.float32))
-        X, Y = X.reshape(len(X), -1), Y.reshape(len(Y), -1)
-        K += X @ (X if right is None else Y).T
+    for rows in _cut(out, side):
+        for columns in _cut(width, max(DENSE_BLOCK // (count * (rows.stop - rows.start)), 1)):
+            size = (rows.stop - rows.start, columns.stop - columns.start)
+            X = left.dense(rows, columns, kept.array("left", (len(left), *size), np.float32))
+            Y = X
+            if right is not None:
+                Y = right.dense(rows, columns, kept.array("right", (len(right), *size), np.float32))
+            X, Y = X.reshape(len(X), -1), Y.reshape(len(Y), -1)
+            K += X @ (X if right is None else Y).T
     return K
+
+
+def _cut(length: int, most: int) -> Iterator[slice]:
+    """Slices of nearly one length, of at most so many."""
+    pieces = -(-length // most)
+    return (slice(length * n // pieces, length * (n + 1) // pieces) for n in range(pieces))
 
 
 def _flat(side: str) -> Callable[..., np.ndarray]:
@@ -201,6 +213,10 @@ def _flat(side: str) -> Callable[..., np.ndarray]:
     def kernel(left: Group, right: Group | None = None) -> np.ndarray:
         """Inner products of raw factors; a smaller rank is padded with zeros."""
         groups = [left] if right is None else [left, right]
+        halves = [group for group in groups if isinstance(group, Halves)]
+        if len(halves) == len(groups) and halves[0].rank == halves[-1].rank:
+            exact = halves[0].side(side).size + halves[-1].side(side).size <= SMALL
+            return halves[0].products(None if right is None else halves[1], side, exact)
         stacks = [group for group in groups if isinstance(group, Stack)]
         rows = [X.A.reshape(len(X), -1) if side == "A" else X.rows for X in stacks if X.rows is not None]
         if len(rows) == len(groups) and len({stack.ranks[0] for stack in stacks}) == 1:
@@ -282,7 +298,7 @@ def last_row(files: Sequence[LoraFile], kernel: str) -> dict[str, np.ndarray]:
     check_one_base(files)
     old = np.arange(len(files)) < len(files) - 1
     found = {}
-    with reading(files) as read:
+    with reading(files, [kernel]) as read:
         for module in sorted(files[-1].layout.specs):
             total = np.zeros((len(files), len(files)))
             _add(total, files, module, kernel, old, of_module(read, module))
@@ -293,7 +309,10 @@ def last_row(files: Sequence[LoraFile], kernel: str) -> dict[str, np.ndarray]:
 def check_one_base(files: Sequence[LoraFile]) -> None:
     """Raise GramError where two files give one module different shapes, naming both."""
     first: dict[str, LoraFile] = {}
+    alike: dict[int, LoraFile] = {}
     for file in files:
+        alike.setdefault(id(file.layout.specs), file)  # files of one trainer share what is understood of them
+    for file in alike.values():
         for module, spec in file.layout.specs.items():
             other = first.setdefault(module, file)
             shape = other.layout.specs[module].shape
@@ -318,7 +337,7 @@ def _fresh(
     if progress is not None:
         done, saved = progress.resume(modules)
         grams |= saved
-    with reading(files) as read:
+    with reading(files, [kernel]) as read:
         for number, module in enumerate(modules[done:], done + 1):
             total = grams.setdefault((component(module), block(module)), np.zeros((len(files), len(files))))
             _add(total, files, module, kernel, old, of_module(read, module))
@@ -328,8 +347,10 @@ def _fresh(
 
 
 @contextmanager
-def reading(files: Sequence[LoraFile]) -> Iterator[Read]:
-    """A function that reads a module of a tile of files for one side, left or right, over what that side last held."""
+def reading(files: Sequence[LoraFile], kernels: Iterable[str] = ("delta",)) -> Iterator[Read]:
+    """A function that reads a module of a tile of files for one side, left or right, over what that side last held, as
+    these kernels want it."""
+    raw = not {"delta", KFAC} & set(kernels)
     with ExitStack() as stack:
         descriptors: list[int | None] = [None] * len(files)
         if len(files) <= OPEN_FILES:
@@ -338,9 +359,11 @@ def reading(files: Sequence[LoraFile]) -> Iterator[Read]:
 
         # In one thread: the work is in many small steps, and two threads would spend it waiting for each other.
         def read(tile: Sequence[int], module: str, side: str) -> Group:
-            if not all(is_plain(files[i], module) for i in tile):
+            if not all_plain([files[i] for i in tile], module):
                 return [files[i].update(module, descriptors[i]) for i in tile]
-            return read_stack([files[i] for i in tile], module, [descriptors[i] for i in tile], kept, side)
+            place = ([files[i] for i in tile], module, [descriptors[i] for i in tile], kept, side)
+            halves = read_halves(*place) if raw else None
+            return read_stack(*place) if halves is None else halves
 
         yield read
 
@@ -393,10 +416,11 @@ def tiles(files: Sequence[LoraFile], module: str, among: np.ndarray | None = Non
     alone."""
     tile: list[int] = []
     room = TILE_BYTES
+    sizes: dict[int, int] = {}  # of layouts, which files share
     for i, file in enumerate(files):
         if module not in file.layout.specs or not (among is None or among[i]):
             continue
-        size = _bytes(file, module)
+        size = sizes.get(id(file.layout.specs)) or sizes.setdefault(id(file.layout.specs), _bytes(file, module))
         if tile and size > room:
             yield tile
             tile, room = [], TILE_BYTES

@@ -59,7 +59,7 @@ def module_grams(
         )
     grams: ModuleGrams = {kernel: {} for kernel in kernels}
     new = np.zeros(len(files), bool)
-    with reading(files) as read:
+    with reading(files, kernels) as read:
         for module in modules:
             totals = {kernel: np.zeros((len(files), len(files))) for kernel in plain}
             add_products(totals, files, module, new, of_module(read, module))

@@ -102,10 +102,15 @@ class Variant:
     def shape(self, flat: str, found: Numbers) -> tuple[int, ...] | None:
         """The shape of a module, None where there is none."""
         for ranges, shape in self.rows.get(flat, ()):
-            if len(ranges) == len(found) and all(
-                any(a <= n <= b for a, b in each) for each, n in zip(ranges, found, strict=True)
-            ):
-                return shape
+            if len(ranges) == len(found):
+                for each, n in zip(ranges, found, strict=True):
+                    for a, b in each:  # loops, since this is asked some thousand times of a file
+                        if a <= n <= b:
+                            break
+                    else:
+                        break
+                else:
+                    return shape
         return None
 
     def fits(self, flat: str, found: Numbers, shape: Shape) -> bool:

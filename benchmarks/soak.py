@@ -2,10 +2,10 @@
 
     python benchmarks/soak.py --folder /tmp/soak --rounds 20
 
-Each round is a folder of its own with nothing in it, not even a cache. A number drawn from the seed and the round says
-what is killed (Snakemake itself, or one of its jobs) and when; the same command is then run again as its messages ask.
-A round is sound where the run ends, every table and every LoRA has the bytes of an undisturbed run (but for seconds that
-were measured), no process of the round is alive, and a lock that was left is named with the command that removes it.
+Each round is a folder of its own with nothing in it, not even a cache. Numbers drawn from seed and round say what is
+killed (Snakemake itself, or one of its jobs) and when; the same command is then run again as its messages ask.
+A round is sound where the run ends, every table and every LoRA has the bytes of an undisturbed run (but for measured
+seconds), no process of the round is alive, and a lock that was left is named with the command that removes it.
 
 What a round came to is a line of FOLDER/rounds.jsonl; rounds that have one are not run again, so that the whole can be
 stopped at any time and goes on. The code is that of the commit that is checked out when FOLDER is made.
@@ -28,20 +28,23 @@ sys.path.insert(0, str(ROOT / "workflow"))
 
 from lora_atlas import tables
 
-# All stages from pictures to findings, as small as they may be. Four artists, so that some are unseen; training that
-# saves its state often enough to be met between two states.
+# From pictures by training and weights to tables, as small as may be; training saves its state often enough to be met
+# between two states. What looks at pictures is left out: a round is then minutes of two busy cores.
 STUDY = """
 study: soak
-pictures: {artists: [maren, odile, joris, berthe], per_artist: 12}
+pictures: {artists: [maren, odile, joris], per_artist: 12}
 plan: {gallery: [4, 3], query: [3]}
 training: {steps: 60, rank: 2, alpha: 2, batch: 2, warmup: 1}
-generation: {num_inference_steps: [2], guidance_scale: [1], prompts: [a painting], seeds: [0, 1], batch: 6, worth: null}
-extractors: {dino: null, one_gradient: null}
+extractors: {clip: null, dino: null, one_gradient: null}
 weights: {kernels: [delta], modules: [consensus, plain], controls: [norm]}
 embedding: {dimensions: 4, folds: 3}
 evaluation: {bootstrap: 50, restarts: 2, permutations: 10, draws: 2, subsets: 3}
 resources: {device: cpu, checkpoint_every: 10}
 """
+WANTED = [
+    "pictures",
+    *(f"results/soak/tables/{name}.parquet" for name in ("retrieval", "clustering", "module_weights")),
+]
 MARK = "LORA_ATLAS_SOAK"  # of the environment: the processes of a round, whoever their parent is
 GRACE = 20  # seconds that processes have to end after their driver
 LIMIT = 1800  # seconds of one run
@@ -61,7 +64,9 @@ class Round:
         environment = {**os.environ, MARK: self.name, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         environment.pop("PYTHONPATH", None)
         command = [Path(sys.executable).with_name("snakemake"), "--snakefile", self.code / "Snakefile", "--cores", "2"]
-        command += ["--workflow-profile", self.code / "profiles/default", *arguments, "--configfile", "soak.yaml"]
+        command += ["--workflow-profile", self.code / "profiles/default", "--configfile", "soak.yaml", "--", *arguments]
+        if arguments == ("--unlock",):
+            command.remove("--")
         with (self.root / "said.log").open("a") as log:
             return subprocess.Popen(
                 list(map(str, command)), cwd=self.root, env=environment, stdin=subprocess.DEVNULL, stdout=log,
@@ -71,7 +76,7 @@ class Round:
     def run(self, *arguments: str) -> tuple[int, str]:
         """Exit status, and what was said."""
         before = self.said()
-        status = self.start(*arguments).wait(LIMIT)
+        status = self.start(*arguments or WANTED).wait(LIMIT)
         return status, self.said()[len(before) :]
 
     def said(self) -> str:
@@ -94,14 +99,20 @@ class Round:
     def jobs(self) -> list[int]:
         """Processes that run an adapter."""
         python = {pid: words[1] for pid, words in self.processes().items() if len(words) > 1 and "python" in words[0]}
-        return sorted(pid for pid, script in python.items() if Path(script).parent.parts[-2:] == (".snakemake", "scripts"))
+        return sorted(
+            pid for pid, script in python.items() if Path(script).parent.parts[-2:] == (".snakemake", "scripts")
+        )
 
     def digests(self) -> dict[str, str]:
         """What the study holds: tables by their rows without seconds, and all other results by their bytes."""
         found = {}
         for path in sorted((self.root / "results/soak").rglob("*")):
             name = path.relative_to(self.root / "results/soak")
-            if not path.is_file() or {"logs", ".made", "state", "cost"} & set(name.parts) or path.suffix in (".html", ".md"):
+            if (
+                not path.is_file()
+                or {"logs", ".made", "state", "cost"} & set(name.parts)
+                or path.suffix in (".html", ".md")
+            ):
                 continue
             found[name.as_posix()] = _timeless(path) if path.suffix == ".parquet" else _sha256(path)
         return found
@@ -121,13 +132,17 @@ def _timeless(path: Path) -> str:
 def disturbed(each: Round, draw: random.Random, length: float) -> dict:
     """Run, kill something at a random moment, and complete it; what came of that."""
     what, moment = draw.choice(["driver", "job"]), draw.uniform(0, length)
-    driver, start, victim = each.start(), time.monotonic(), None
+    driver, start, victim = each.start(*WANTED), time.monotonic(), None
     while driver.poll() is None and victim is None:
         time.sleep(0.05)
         if time.monotonic() - start >= moment:
             victim = driver.pid if what == "driver" else next(iter(draw.sample(jobs := each.jobs(), len(jobs))), None)
     doing = each.processes().get(victim or 0, [])
-    found = {"killed": what, "at": round(time.monotonic() - start, 1), "doing": _named(doing) if what == "job" else None}
+    found = {
+        "killed": what,
+        "at": round(time.monotonic() - start, 1),
+        "doing": _named(doing) if what == "job" else None,
+    }
     if victim is None:
         return found | {"wrong": "the run had ended before anything was killed"}
     os.kill(victim, signal.SIGKILL)
@@ -151,7 +166,8 @@ def _named(words: list[str]) -> str:
 def judged(found: dict, expected: dict[str, str], each: Round) -> dict:
     """The same with what is wrong."""
     have = each.digests()
-    wrong = [found["wrong"]] * ("wrong" in found) + [f"left alive: {name}" for name in found.get("left", ())]
+    wrong = [found["wrong"]] if "wrong" in found else []
+    wrong += [f"left alive: {name}" for name in found.get("left", ())]
     wrong += [f"ended with status {found['status']}"] * bool(found.get("status"))
     wrong += [f"{name}: other bytes" for name in sorted({*have, *expected}) if have.get(name) != expected.get(name)][:5]
     wrong += ["a lock without the way out"] * (found.get("lock") == "not explained")

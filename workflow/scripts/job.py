@@ -97,6 +97,7 @@ def job(snakemake: Any, *, parts: Collection[str] | None = None) -> Iterator[Sim
             # The library's own errors are sentences for the reader; others need their type.
             ours = type(error).__module__.startswith("lora_atlas")
             text = str(error) if ours else f"{type(error).__name__}: {error}"
+            text += "".join(f"\n{said}" for said in _inputs_changed(snakemake))
             os.write(terminal, f"\n{snakemake.rule}: {text}\nlog: {log}\n\n".encode())
             sys.exit(1)
 
@@ -226,6 +227,26 @@ def _starter() -> int:
             return process
         process = int(rest.split()[1])
     raise ProcessLookupError
+
+
+def _inputs_changed(snakemake: Any) -> list[str]:
+    """Inputs that hold other bytes than their jobs made, each with what makes it again. Asked when a job has failed:
+    before one, Snakemake itself looks (rules/common.smk)."""
+    try:
+        from lora_atlas.store import changed
+
+        config = snakemake.config
+        shared = (config.get("shared") or {}).get("study")
+        studies = [Path("results", name) for name in (config["study"], shared) if name]
+        found = {file: rule for study in studies for file, rule in changed(study).items()}
+        inputs = sorted({path for path in map(str, snakemake.input) if path in found})
+    except Exception:  # noqa: BLE001 - what the job itself said comes first
+        return []
+    return [
+        f"{path}: not the bytes that {found[path]} made; run the same again, which makes it anew, or "
+        f"snakemake --forcerun {path}"
+        for path in inputs
+    ]
 
 
 def _of_study(snakemake: Any) -> str:

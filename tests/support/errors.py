@@ -255,6 +255,27 @@ def WeightingError(folder: Path) -> None:
     of_base(["transformer.blocks.0.attn.to_q"], {"unet.conv_in": 1.0})
 
 
+@provoked(
+    "a file of this project whose bytes changed; its reader's error goes on with it", "not those that were written"
+)
+def ContentError(folder: Path) -> None:
+    from lora_atlas import tensors
+
+    tensors.write(folder / "x.safetensors", {"x": np.ones(4, np.float32)}, {})
+    data = bytearray((folder / "x.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "x.safetensors").write_bytes(data)
+    tensors.check(folder / "x.safetensors")
+
+
+@provoked("pictures to pretrain on that are damaged", "corpus.safetensors", "delete it and rerun")
+def CorpusError(folder: Path) -> None:
+    from lora_atlas.mini.corpus import load
+
+    (folder / "corpus.safetensors").write_bytes(b"junk")
+    load(folder / "corpus.safetensors")
+
+
 @provoked("a base's sensitivity that is absent", "base.safetensors", "delete it and rerun")
 def MetricError(folder: Path) -> None:
     from lora_atlas.weights.metric import read_metric
@@ -262,7 +283,7 @@ def MetricError(folder: Path) -> None:
     read_metric(folder / "base.safetensors")
 
 
-@provoked("gradients' products that are absent", "products.safetensors", "rerun its stage")
+@provoked("gradients' products that are absent", "products.safetensors", "delete it and rerun")
 def AttributionError(folder: Path) -> None:
     from lora_atlas.attribution.study import read
 

@@ -30,9 +30,6 @@ ON_SLURM = {
 }
 # Fault → why no row above is about it.
 APART = {
-    "two runs in one folder": "Snakemake locks the folder: the second ends with a LockException, which says to wait or "
-    "to run `snakemake --unlock`.",
-    "SIGTERM to the driver": "Snakemake starts no further job, waits for those that run, and ends with status 1.",
     "SLURM requeues a job that Snakemake tries again, too": "profiles/slurm turns requeueing off (`slurm-no-requeue`).",
     "a signal before the walltime ends": "The SLURM plugin asks for none, so that none is counted on: training saves "
     "its state every `resources.checkpoint_every` steps and looks at the clock itself.",
@@ -49,6 +46,8 @@ APART = {
     "hostile captions in `snakemake --report`, which shows them as HTML": "No rule puts anything into that report.",
     "a bit of a JPEG in a folder of one's own flips, and it still decodes": "Nobody said what its bytes should be: it "
     "is another picture. Pictures that were fetched are held to their hash whenever they are read.",
+    "a bit of a model's weights flips in the hub's cache, after they were fetched": "They are held to their hash when "
+    "they are fetched, and not whenever they are read: they are tens of gigabytes.",
     "a hole in torch's restricted unpickler": "Trusted, in the pinned version, and kept in a process with limits; "
     "`weights.pickles: refuse` opens no pickle at all.",
 }  # fmt: skip

@@ -39,7 +39,6 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 def test_outputs_name_neither_person_nor_machine_nor_folder(home):
-    """A collection's folder is named as its person names it: here from the working directory."""
     rng, out = np.random.default_rng(0), home / "out"
     for n in range(3):
         (home / "art" / "monet").mkdir(parents=True, exist_ok=True)
@@ -57,8 +56,13 @@ def test_outputs_name_neither_person_nor_machine_nor_folder(home):
     export(out / "loras/a.safetensors", out / "loras/kohya.safetensors")
     shutil.copy(out / "loras/a.safetensors", out / "loras/copy.safetensors")
     (out / "loras/cut.safetensors").write_bytes((out / "loras/a.safetensors").read_bytes()[:-9])
-    tables.write(out / "loras.parquet", "loras", inventory(find("out/loras"), out / "cache", numbers=6144))
+    tables.write(
+        out / "loras.parquet",
+        "loras",
+        loras := inventory(find(out / "loras"), out / "cache", numbers=6144, folder=out / "loras"),
+    )
 
+    assert [row["file"] for row in loras] == [f"{name}.safetensors" for name in ("a", "copy", "cut", "kohya")]
     files = [path for path in out.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".parquet", ".html", ".safetensors"} and len(files) >= 8
     refused = [row["reason"] for row in tables.read(out / "loras.parquet", "loras").to_pylist() if row["reason"]]

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import private
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -38,6 +39,7 @@ class Workflow:
     def run(self, *arguments: str, fails: bool = False) -> str:
         """What Snakemake prints; its exit status is checked."""
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "NO_COLOR": "1"}
+        environment |= {"USER": private.USER, "LOGNAME": private.USER}
         environment.pop("PYTHONPATH", None)
         done = subprocess.run(
             [str(Path(sys.executable).with_name("snakemake")), "--cores", "2", *arguments],

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import private
 import pytest
 from pages import held
 from safetensors.numpy import load_file, save_file
@@ -95,6 +96,12 @@ def test_every_file_is_a_row_imported_or_refused_with_the_reason(mapped):
     assert rows["ada/one"]["ranks"] == [2] and rows["ada/one"]["zero_share"] == 0
     assert rows["bob/two"]["family"] == "SD1.x" and rows["bob/two"]["header_family"] == "SDXL"
     assert "zero: every update is zero" in mapped[1] and "3 refused" in mapped[1]
+
+
+def test_nothing_that_is_handed_on_names_person_machine_or_folder(copied, folder, mapped):
+    files = private.outputs(mapped[0])
+    assert {".parquet", ".safetensors", ".html", ".png", ".svg"} <= {path.suffix for path in files}
+    assert private.told(files, private.words(copied.root, folder)) == []
 
 
 def test_copies_are_named_whatever_their_format(mapped):

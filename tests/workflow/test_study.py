@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import private
 import pytest
 from pages import held
 from safetensors import safe_open
@@ -92,6 +93,12 @@ def test_no_file_of_a_lora_tells_the_artist_or_the_caption(tiny):
         data = path.read_bytes()
         header = data[8 : 8 + int.from_bytes(data[:8], "little")].decode()
         assert not any(word in header for word in (*ARTISTS, "painting", str(tiny.root)))
+
+
+def test_nothing_that_is_handed_on_names_person_machine_or_folder(tiny):
+    files = private.outputs(tiny.root / "results/tiny")
+    assert {".parquet", ".safetensors", ".html", ".md", ".png", ".svg"} <= {path.suffix for path in files}
+    assert private.told(files, private.words(tiny.root, tiny.root.parent.parent)) == []
 
 
 def test_the_cost_of_every_route_is_measured(tiny):

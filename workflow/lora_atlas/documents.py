@@ -142,7 +142,7 @@ COLUMNS = {
     "explained": "share of the variance",
     "held_out": "the same ratio of left-out gallery LoRAs",
     "predicted": "the same in closed form",
-    "file": "path, beginning with the folder as the study names it",
+    "file": "path below the folder of LoRA files",
     "sha256": "of the file",
     "bytes": "of the file",
     "format": "spelling of its keys",

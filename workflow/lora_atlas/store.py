@@ -205,6 +205,18 @@ def used(results: Path) -> set[str]:
     return found
 
 
+def changed(study: Path, digests: keys.Digests = keys.DIGESTS) -> dict[str, str]:
+    """Outputs of a study that no longer hold what their jobs made → the rule that made them: files that a disk lost
+    bytes of, or that somebody put in their place, at whatever time."""
+    found: dict[str, str] = {}
+    for record in study.glob(".made/*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):  # a damaged record says nothing
+            for file, made in json.loads(record.read_text())["outputs"].items():
+                if os.path.isfile(file) and digests.file(file) != made:
+                    found[file] = record.stem.rpartition("-")[0]
+    return found
+
+
 def outdated(results: Path, current: Collection[Path]) -> list[Path]:
     """Folders ``cache/VERSION`` of studies, of rows that other code computed."""
     found = [folder for folder in sorted(results.glob("*/cache/*")) if re.fullmatch("[0-9a-f]{16}", folder.name)]

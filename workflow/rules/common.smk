@@ -32,6 +32,7 @@ from lora_atlas import (
     schema,
     sections,
     settings,
+    store,
     study as studies,
     variants as overlays,
     views,
@@ -273,20 +274,6 @@ def introduced(wildcards):
     return introduced_to_list(wildcards) if FETCHED else []
 
 
-def changed_outputs(folder):
-    """Outputs that no longer hold what their jobs made: files that somebody put in their place, at whatever time."""
-    found = []
-    for record in Path(folder, ".made").glob("*.json"):
-        try:
-            outputs = json.loads(record.read_text())["outputs"]
-            found += [
-                file for file, made in outputs.items() if os.path.isfile(file) and keys.DIGESTS.file(file) != made
-            ]
-        except (OSError, ValueError, KeyError, AttributeError):  # a record that is damaged says nothing
-            continue
-    return found
-
-
 def force_changed(wildcards):
     """No files; but jobs whose outputs were changed are forced, and take them from what is kept where that is whole.
 
@@ -295,7 +282,7 @@ def force_changed(wildcards):
     """
     if workflow.is_main_process and workflow.dag is not None:
         for folder in (RESULTS, *(f"{RESULTS}/variants/{variant}" for variant in VARIANTS)):
-            workflow.dag.forcefiles.update(changed_outputs(folder))
+            workflow.dag.forcefiles.update(store.changed(Path(folder)))
     return []
 
 

@@ -14,7 +14,7 @@ with job(snakemake) as cost:
     options = {"pickles": p.options["pickles"] == "load", "base": p.options["base"]}
     rows = find(
         p.query,
-        collections(Path(snakemake.output[0]).parents[1], **options),
+        collections(Path(snakemake.output[0]).parents[1], folder=snakemake.config["folder"], **options),
         Base(**p.base),
         Attribution(**p.attribution),
         Probe(**p.probe),

@@ -14,6 +14,7 @@ with job(snakemake) as cost:
         numbers=p.engine["sketch_numbers"],
         pickles=p.engine["pickles"] == "load",
         base=p.engine["base"],
+        folder=p.folder,
     )
     tables.write(snakemake.output.table, "loras", rows)
     cost.count = len(rows)

@@ -9,7 +9,10 @@ before the adapter's body, and with it any numeric library, is begun.
 import contextlib
 import json
 import os
+import select
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Collection, Iterator, Mapping
@@ -67,6 +70,7 @@ def job(snakemake: Any, *, parts: Collection[str] | None = None) -> Iterator[Sim
         )
         start = time.perf_counter()
         _tell_progress(snakemake, terminal)
+        _end_with_the_driver(terminal)
         try:
             if kept and whole and kept.restore(kept.inputs(), _named(snakemake)):
                 kept.record()
@@ -93,6 +97,7 @@ def job(snakemake: Any, *, parts: Collection[str] | None = None) -> Iterator[Sim
             # The library's own errors are sentences for the reader; others need their type.
             ours = type(error).__module__.startswith("lora_atlas")
             text = str(error) if ours else f"{type(error).__name__}: {error}"
+            text += "".join(f"\n{said}" for said in _inputs_changed(snakemake))
             os.write(terminal, f"\n{snakemake.rule}: {text}\nlog: {log}\n\n".encode())
             sys.exit(1)
 
@@ -189,6 +194,59 @@ def _tell_progress(snakemake: Any, terminal: int) -> None:
         os.write(terminal, f"{named}: {text}{_of_study(snakemake)}; log: {snakemake.log[0]}\n".encode())
 
     progress.to(say, 15 if os.isatty(terminal) else 60)
+
+
+def _end_with_the_driver(terminal: int) -> None:
+    """Snakemake that is killed (SIGKILL, out of memory) leaves its jobs running, beside those of the next run.
+
+    So a job ends with the process that started it. It may end at any moment: what it writes is renamed when it is
+    whole, and training goes on from its last state. Linux alone tells of another's end; elsewhere jobs run out.
+    """
+    if Path(sys.argv[0]).parent.parts[-2:] != (".snakemake", "scripts") or not hasattr(os, "pidfd_open"):
+        return
+    try:
+        driver = os.pidfd_open(_starter())
+    except OSError:
+        return
+
+    def watch() -> None:
+        select.select([driver], [], [])  # readable when that process has ended
+        with contextlib.suppress(OSError):  # a terminal that is gone, too
+            os.write(terminal, b"Snakemake was killed: its job ends with it, and goes on when the same is run again\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="driver").start()
+
+
+def _starter() -> int:
+    """The nearest ancestor that is no shell; raises OSError where there is no /proc, or no such ancestor."""
+    process = os.getppid()
+    while process:
+        name, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")
+        if name.partition("(")[2] not in ("sh", "bash", "dash"):
+            return process
+        process = int(rest.split()[1])
+    raise ProcessLookupError
+
+
+def _inputs_changed(snakemake: Any) -> list[str]:
+    """Inputs that hold other bytes than their jobs made, each with what makes it again. Asked when a job has failed:
+    before one, Snakemake itself looks (rules/common.smk)."""
+    try:
+        from lora_atlas.store import changed
+
+        config = snakemake.config
+        shared = (config.get("shared") or {}).get("study")
+        studies = [Path("results", name) for name in (config["study"], shared) if name]
+        found = {file: rule for study in studies for file, rule in changed(study).items()}
+        inputs = sorted({path for path in map(str, snakemake.input) if path in found})
+    except Exception:  # noqa: BLE001 - what the job itself said comes first
+        return []
+    return [
+        f"{path}: not the bytes that {found[path]} made; run the same again, which makes it anew, or "
+        f"snakemake --forcerun {path}"
+        for path in inputs
+    ]
 
 
 def _of_study(snakemake: Any) -> str:

@@ -12,7 +12,7 @@ with job(snakemake) as cost:
 
     p, out = snakemake.params, snakemake.output
     options = {"pickles": p.options["pickles"] == "load", "base": p.options["base"]}
-    known = collections(Path(out.table).parents[1], weighting=p.weighting, **options)
+    known = collections(Path(out.table).parents[1], weighting=p.weighting, folder=snakemake.config["folder"], **options)
     rows = query([p.query], known, **p.weights, **options)
     tables.write(out.table, "query", rows)
     write(out.page, p.study, rows)

@@ -24,4 +24,6 @@ with job(snakemake):
                 (folder / name).unlink(missing_ok=True)
             else:
                 save(collection_map(members, where[space]), folder / name)
+    # Previews lie beside the files.
+    rows = [{**row, "file": str(Path(snakemake.config["folder"], row["file"]))} for row in rows]
     page.write(snakemake.output.page, p.study, rows, where)

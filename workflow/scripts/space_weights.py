@@ -14,7 +14,7 @@ with job(snakemake) as cost:
     for space, rows in found.items():
         weights = Path(p.folder, space, "weights")
         collection(
-            [row["file"] for row in rows],
+            [Path(snakemake.config["folder"], row["file"]) for row in rows],
             [row["lora"] for row in rows],
             weights / "delta.safetensors",
             weights / "weighted.safetensors",

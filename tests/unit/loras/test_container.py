@@ -170,7 +170,8 @@ def test_what_is_written_is_read_back_and_any_safetensors_reader_opens_it(tmp_pa
     updates = {K: Update(K, A, B), Q: Update(Q, A[:1] * np.float64(3), np.asfortranarray(B[:, 1:]))}
     write_lora(path, updates, {"base": "x", "lora_atlas.recipe": "\u00e9"})
     lora = read_lora(path)
-    assert lora.metadata == {"format": "pt", "base": "x", "lora_atlas.recipe": "\u00e9"}
+    told = {"format": "pt", "base": "x", "lora_atlas.recipe": "\u00e9"}
+    assert lora.metadata == told | {"lora_atlas.content_sha256": lora.metadata["lora_atlas.content_sha256"]}
     for module, update in updates.items():
         assert (lora.updates[module].A == update.A).all() and (lora.updates[module].B == update.B).all()
     plain = load_file(path)
@@ -519,7 +520,8 @@ def test_hostile_metadata_is_text_and_nothing_more(tmp_path):
     path = store(tmp_path / "x.safetensors", pair(), hostile)
     assert read_lora(path).metadata == hostile
     write_lora(tmp_path / "y.safetensors", read_lora(path).updates, hostile)
-    assert read_lora(tmp_path / "y.safetensors").metadata == {"format": "pt", **hostile}
+    found = dict(read_lora(tmp_path / "y.safetensors").metadata)
+    assert len(found.pop("lora_atlas.content_sha256")) == 64 and found == {"format": "pt", **hostile}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.safetensors", "y.safetensors"]
 
 

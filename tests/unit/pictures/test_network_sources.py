@@ -8,6 +8,7 @@ import sys
 import tarfile
 from hashlib import sha1, sha256
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import hub_server
@@ -541,6 +542,43 @@ def test_a_dataset_gives_only_what_is_wanted(museum, tmp_path):
 def _length(span: str, size: int) -> int:
     first, _, last = span.removeprefix("bytes=").partition("-")
     return min(int(last or size - 1), size - 1) - int(first) + 1
+
+
+@pytest.mark.fault(
+    "downloads",
+    "a dataset's Parquet file is cut, junk, or has a flipped bit anywhere",
+    "named, with what to do, or read",
+)
+def test_a_damaged_file_of_a_dataset_is_named(monkeypatch):
+    """Arrow raises many types of errors, at any step; the hub's file system is a file in memory here."""
+    from lora_atlas.pictures.sources import huggingface
+
+    whole = parquet()
+    config = CONFIG | {"source": "huggingface", "artists": None}
+    config |= {"dataset": {"id": "o/d", "revision": "a" * 40, "image": "image", "artist": "artist"}}
+    held = {}
+    hub = SimpleNamespace(
+        HfFileSystem=lambda **_: SimpleNamespace(open=lambda *_, **__: io.BytesIO(held["data"])),
+        HfApi=lambda: SimpleNamespace(list_repo_tree=lambda *_, **__: [SimpleNamespace(path="0.parquet", size=1)]),
+    )
+    monkeypatch.setattr(huggingface, "_hub", lambda _: hub)
+
+    def refused(data: bytes) -> bool:
+        held["data"] = data
+        try:
+            return not huggingface.listed(config)
+        except SourceError as error:
+            said = str(error)
+            assert ("o/d at aaa" in said and "0.parquet" in said) or "pictures.dataset: 0.parquet has no column" in said
+            assert len(said) < 400 and said.isprintable()
+            return True
+
+    assert not refused(whole)
+    for data in (b"", b"PAR1", b"<html>", b"x" * 99, *(whole[:cut] for cut in range(1, len(whole), len(whole) // 20))):
+        assert refused(data)
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for place in range(footer, len(whole), 11):
+        refused(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
 
 
 def test_a_dataset_without_a_list_of_artists_says_what_to_do(tmp_path):

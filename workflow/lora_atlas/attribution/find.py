@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from .. import tensors
 from ..code import digest as digest_of_code
 from ..collection.chance import LEVEL
 from ..collection.known import Known
@@ -18,7 +18,6 @@ from ..diffusion.attribution import matrix, of_files, products
 from ..loras.container import digest
 from ..sections import Attribution, Base, Probe
 from ..seeds import derive_seed
-from ..tables import replacing
 from ..weights.products import combine
 from . import scores
 from .asking import Asker, asker
@@ -107,14 +106,14 @@ def _reference(one: _Fitting, ask: Asker, base: Base, probe: Probe, cache: Path)
     key = [bases.identity(base), files, asked, sorted(probe.plain().items()), digest_of_code("attribution.find")]
     kept = cache / f"{derive_seed('attribution', key):016x}.safetensors"
     try:
-        values: np.ndarray = load_file(kept)["values"]
+        with tensors.reading(kept) as (_, file):
+            values: np.ndarray = file.get_tensor("values")
         if values.shape == (ask.settings.reference, len(files)) and np.isfinite(values).all():
             return values
-    except (OSError, SafetensorError, KeyError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         pass  # there is none, or it is damaged: it is made again
     values = _values(ask, ask.own(probe), one)[0]
-    with replacing(kept) as temporary:
-        save_file({"values": values}, temporary)
+    tensors.write(kept, {"values": values}, {})
     return values
 
 

@@ -8,7 +8,6 @@ A picture's gradient is also a description of the picture: its sketch (weights/s
 that one step of gradient descent would make, goes into a table of features, and is compared as those of image models.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
-from .. import tables
+from .. import tables, tensors
 from ..descriptors import CONSENSUS, GRADIENT, PLAIN
 from ..diffusion.attribution import of_files, products
 from ..embeddings.components import halves
@@ -104,15 +102,9 @@ def measure(
             memory=settings.memory_mb * 10**6, seen=sketcher.seen if features is not None else None,
         )  # fmt: skip
     modules = [prefix + name for name in names]
-    header = {"modules": modules, "pictures": wanted, "loras": list(loras)}
     kept = found.values.astype(np.float32)
-    tensors = {"values": kept[:, : len(wanted)], "reference": kept[:, len(wanted) :]}
-    with tables.replacing(output) as temporary:
-        save_file(
-            {name: np.ascontiguousarray(each) for name, each in tensors.items()},
-            temporary,
-            metadata={"lora_atlas": json.dumps(header)},
-        )
+    named = {"values": kept[:, : len(wanted)], "reference": kept[:, len(wanted) :]}
+    tensors.write(output, named, {"modules": modules, "pictures": wanted, "loras": list(loras)})
     if features is not None:
         vectors = sketcher.vectors(len(latents))[: len(wanted)]
         told = {"caption": ask.caption, "samples": settings.samples, "numbers": vectors.shape[1]}
@@ -178,14 +170,14 @@ def opened(path: str | Path) -> Iterator[tuple[dict[str, Any], Any]]:
     """Header and open file of what a stage of attribution wrote; raises AttributionError naming a file that is absent
     or damaged, there or while it is read."""
     try:
-        with safe_open(path, "np") as file:
-            yield json.loads((file.metadata() or {})["lora_atlas"]), file
+        with tensors.reading(path) as found:
+            yield found
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: str | Path, why: object) -> AttributionError:
-    return AttributionError(f"{path}: absent or damaged ({why}); delete it and rerun its stage")
+    return AttributionError(f"{path}: absent or damaged ({why}); {tensors.AGAIN}")
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ import pyarrow as pa
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
-from .. import tables
+from .. import tables, tensors
 from ..diffusion.attribution import LoRAs, Question, contracted, of_files, products, samples
 from ..diffusion.classifier import LoRA, losses_under
 from ..diffusion.one_step import inverse_power
@@ -254,14 +253,13 @@ def saved_again(image: bytes, quality: int, scale: float) -> bytes:
 
 
 def _write(path: str | Path, ways: Sequence[Way], gallery: Sequence[str]) -> None:
-    tensors, told = {}, []
+    arrays, told = {}, []
     for i, way in enumerate(ways):
-        tensors[f"{i}/values"] = way.values.astype(np.float32)
+        arrays[f"{i}/values"] = way.values.astype(np.float32)
         if way.gram is not None:
-            tensors[f"{i}/gram"] = way.gram
+            arrays[f"{i}/gram"] = way.gram
         told.append({"name": way.name, "setting": way.setting, "of": way.of, "exact": way.exact})
-    with tables.replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"lora_atlas": json.dumps({"ways": told, "loras": list(gallery)})})
+    tensors.write(path, arrays, {"ways": told, "loras": list(gallery)})
 
 
 def read(path: str | Path) -> tuple[list[Way], list[str]]:
@@ -277,7 +275,7 @@ def read(path: str | Path) -> tuple[list[Way], list[str]]:
         ]  # fmt: skip
     for way in found:
         if way.values.shape != (len(way.of), len(header["loras"])) or not np.isfinite(way.values).all():
-            raise AttributionError(f"{path}: damaged ({way.name} {way.setting}); delete it and rerun its stage")
+            raise AttributionError(f"{path}: damaged ({way.name} {way.setting}); {tensors.AGAIN}")
     return found, header["loras"]
 
 

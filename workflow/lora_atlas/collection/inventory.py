@@ -49,9 +49,13 @@ def inventory(
     numbers: int = NUMBERS,
     pickles: bool = True,
     base: str | None = None,
+    folder: str | Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of the table "loras", in the order of the candidates; sketches are kept in the folder `cache`."""
-    rows = [_row(candidate) for candidate in candidates]
+    """Rows of the table "loras", in the order of the candidates; sketches are kept in the folder `cache`.
+
+    Paths in them begin below `folder`, so that a table that is handed on does not say where somebody keeps files.
+    """
+    rows = [_row(candidate, folder) for candidate in candidates]
     files: dict[int, LoraFile] = {}
     first: dict[str, int] = {}
     for i, candidate in enumerate(candidates):
@@ -81,13 +85,14 @@ def inventory(
     return rows
 
 
-def _row(candidate: Found) -> dict[str, Any]:
+def _row(candidate: Found, folder: str | Path | None) -> dict[str, Any]:
     try:
         size = candidate.path.stat().st_size if candidate.path.is_file() else None
     except OSError:
         size = None
+    path = candidate.path if folder is None else candidate.path.relative_to(folder)
     return {
-        "lora": candidate.lora, "file": printable(str(candidate.path)), "artist": candidate.artist,
+        "lora": candidate.lora, "file": printable(str(path)), "artist": candidate.artist,
         "genre": candidate.genre, "sha256": None, "bytes": size, "format": None, "kinds": [], "family": None,
         "header_family": None, "space": None, "modules": 0, "parameters": 0, "ranks": [], "components": [],
         "norm": None, "zero_share": None, "tokens": 0, "copy_of": None, "relation": None, "remark": None,

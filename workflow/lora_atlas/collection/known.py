@@ -63,11 +63,16 @@ class Known:
 
 
 def collections(
-    results: str | Path, *, weighting: str = PLAIN, pickles: bool = True, base: str | None = None
+    results: str | Path,
+    *,
+    weighting: str = PLAIN,
+    folder: str | Path | None = None,
+    pickles: bool = True,
+    base: str | None = None,
 ) -> list[Known]:
     """The collections of a study's results folder: one a space of a folder of LoRAs, or the LoRAs that it trained,
     whose modules then count by `weighting` (those that give a module one number: gradient, consensus; else as they
-    are).
+    are). `folder`: where the LoRA files are, below which the study's table names them.
 
     Raises GramError where the study has no weights yet, LoraFileError where a file of it is gone.
     """
@@ -75,6 +80,7 @@ def collections(
     options = {"pickles": pickles, "base": base}
     if (results / "tables" / "loras.parquet").is_file():
         rows = [row for row in read(results / "tables" / "loras.parquet", "loras").to_pylist() if row["space"]]
+        rows = [{**row, "file": str(Path(folder or "", row["file"]))} for row in rows]
         spaces = sorted({row["space"] for row in rows})
         return [
             _known(space, [r for r in rows if r["space"] == space], results / "spaces" / space, options)

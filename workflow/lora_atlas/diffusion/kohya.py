@@ -15,6 +15,7 @@ from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from .. import tensors
 from ..loras.container import with_metadata
 from ..loras.families import claimed
 from ..loras.families.table import Named, spoken
@@ -31,15 +32,16 @@ def export(source: str | Path, output: str | Path) -> None:
     Raises ExportError for a file without a pair of this project's names, or with a key of others.
     """
     try:
+        tensors.check(source)
         with safe_open(source, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-    except (OSError, SafetensorError) as error:
-        raise ExportError(f"{source}: cannot be read ({error}); make it again") from error
-    foreign = [key for key in tensors if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
-    if foreign or not tensors:
+            found = {key: file.get_tensor(key) for key in sorted(file.keys())}
+    except (OSError, SafetensorError, tensors.ContentError) as error:
+        raise ExportError(f"{source}: cannot be read ({error}); {tensors.AGAIN}") from error
+    foreign = [key for key in found if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
+    if foreign or not found:
         raise ExportError(f"{source}: expected keys MODULE.lora_A.weight and MODULE.lora_B.weight, found {foreign[:5]}")
-    renamed = _of_transformer(source, tensors, metadata) or convert_state_dict_to_kohya(tensors)
+    renamed = _of_transformer(source, found, metadata) or convert_state_dict_to_kohya(found)
     ranks = {key: value.to(torch.float32) for key, value in renamed.items() if key.endswith(".alpha")}
     modules = [key.removesuffix(".alpha") for key in ranks]
     kept = {key: value for key, value in metadata.items() if key.startswith(("lora_atlas.", "modelspec."))}
@@ -47,26 +49,26 @@ def export(source: str | Path, output: str | Path) -> None:
     header = {
         **kept,
         "format": "pt",
+        **tensors.ENTRY,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(max(int(rank) for rank in ranks.values())),
         "ss_network_alpha": str(max(int(rank) for rank in ranks.values())),
     }
     assert len(modules) * 3 == len(renamed), "a module of one name swallowed another"
     with replacing(output) as temporary:
-        temporary.write_bytes(with_metadata(data, header))
+        temporary.write_bytes(tensors.signed(with_metadata(data, header)))
 
 
 def _of_transformer(
-    source: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+    source: str | Path, stored: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> dict[str, torch.Tensor]:
     """The tensors of a LoRA of a transformer under its authors' names; none where it is of another network."""
     prefix = "transformer."
-    names = sorted({key.rsplit(".lora_", 1)[0] for key in tensors})
+    names = sorted({key.rsplit(".lora_", 1)[0] for key in stored})
     if not all(name.startswith(prefix) for name in names):
         return {}
     factors = {
-        name.removeprefix(prefix): (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"])
-        for name in names
+        name.removeprefix(prefix): (stored[f"{name}.lora_A.weight"], stored[f"{name}.lora_B.weight"]) for name in names
     }
     said = [Named("transformer", name, (len(B), A.shape[1])) for name, (A, B) in factors.items()]
     found = spoken(said, claimed(metadata))

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
-from .. import progress
+from .. import progress, tensors
 from ..code import digest
 from ..sections import Base, Probe
 from ..seeds import derive_seed
@@ -140,12 +140,9 @@ def own_samples(pipeline: Any, text: Conditioning, probe: Probe, resolution: int
 
 def write(path: str | Path, found: Sensitivity, made: Mapping[str, Any]) -> None:
     """One small safetensors: scalars in the header, ``sigma/module`` and ``G/module`` as float32 tensors."""
-    header = json.dumps({"weights": found.weights, "inputs": found.inputs, **made}, sort_keys=True)
-    tensors = {
-        f"{kind}/{name}": X.cpu().contiguous() for kind in ("sigma", "G") for name, X in getattr(found, kind).items()
-    }
-    with replacing(path) as temporary:
-        save_file(tensors or {"none": torch.zeros(1)}, temporary, metadata={"lora_atlas": header})
+    named = {f"{kind}/{name}": X.cpu().numpy() for kind in ("sigma", "G") for name, X in getattr(found, kind).items()}
+    header = {"weights": found.weights, "inputs": found.inputs, **made}
+    tensors.write(path, named or {"none": np.zeros(1, np.float32)}, json.loads(json.dumps(header, sort_keys=True)))
 
 
 def cached(
@@ -187,8 +184,7 @@ def cached(
 def _kept(path: Path, cost: Path) -> dict[str, Any] | None:
     """What a kept file cost; None where there is none, or a damaged one."""
     try:
-        with safe_open(path, "pt") as file:
-            json.loads(file.metadata()["lora_atlas"])
+        with tensors.reading(path) as (_, file):
             for key in file.keys():  # noqa: SIM118 - no dictionary
                 file.get_tensor(key)
         told = json.loads(cost.read_text())

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from .. import code, tables
+from .. import code, tables, tensors
 from .errors import TrainingError
 
 
@@ -76,11 +76,12 @@ def load(file: Path, loras: Sequence[str], device: torch.device) -> dict[str, An
     if not file.exists():
         return None
     try:
+        tensors.check_records(file)
         kept = torch.load(file, map_location=device, weights_only=True)
         found = kept["loras"]
     except Exception as error:  # the unpickler raises whatever it trips on
         raise TrainingError(
-            f"{file}: damaged ({type(error).__name__}: {error}); delete it to train its LoRAs again"
+            f"{file}: damaged ({' '.join(str(error).split())[:150]}); delete it to train its LoRAs again"
         ) from error
     if found != list(loras):
         raise TrainingError(f"{file}: the state of {found}, expected {list(loras)}; {_away(file.parent)}")

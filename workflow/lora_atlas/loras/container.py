@@ -135,7 +135,9 @@ def open_container(path: str | Path, *, pickles: bool = True) -> Container:
                 "alone, in a process of its own"
             )
         if len(start) < 8 or length > MAX_HEADER or length > size - 8:
-            raise LoraFileError(f"{path}: not a safetensors file, or cut short (its header claims {length} bytes)")
+            raise LoraFileError(
+                f"{path}: not a safetensors file, or cut short (its header claims {length} bytes); copy it again"
+            )
         raw = os.pread(descriptor, length, 8)
     if raw.count(b'"data_offsets"') > MAX_TENSORS:
         raise LoraFileError(f"{path}: more than {MAX_TENSORS:,} tensors; no LoRA has so many")
@@ -147,7 +149,7 @@ def open_container(path: str | Path, *, pickles: bool = True) -> Container:
             pass
         entries, metadata = _header(raw, 8 + length)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise LoraFileError(f"{path}: damaged ({brief(str(error), 200)})") from error
+        raise LoraFileError(f"{path}: damaged ({brief(str(error), 200)}); copy it again") from error
     unread = sorted(key for key, e in entries.items() if e.dtype not in _DTYPES or len(e.shape) > MAX_DIMENSIONS)
     if unread:
         raise LoraFileError(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from .. import tensors
 from ..tables import replacing
 from .assemble import read_scale, read_update
 from .base import base_tensor
@@ -51,12 +52,18 @@ class LoraFile:
 
     @contextmanager
     def reading(self) -> Iterator[int]:
-        """A descriptor for `update`, so that a file is opened once for many modules."""
+        """A descriptor for `update`, so that a file is opened once for many modules; raises LoraFileError where the
+        file says what its bytes should be, and they are not."""
+        self.check()
         if self.container.arrays:
             yield -1
         else:
             with opened(self.path) as descriptor:
                 yield descriptor
+
+    def check(self) -> None:
+        """Hold a file of this project to the digest in its header; raises LoraFileError."""
+        _check(self.container)
 
     def scale(self, module: str, descriptor: int | None = None) -> float:
         """s of a module's update s·BA."""
@@ -98,7 +105,11 @@ def open_lora(path: str | Path, *, pickles: bool = True, base: str | None = None
     else:
         file = path
     container = open_container(file, pickles=pickles)
-    found = layout(container, _adapter_config(file), base)
+    try:
+        found = layout(container, _adapter_config(file), base)
+    except LoraFileError:
+        _check(container)  # a flipped bit may be what makes no sense
+        raise
     return LoraFile(container, found, base)
 
 
@@ -125,12 +136,26 @@ def write_lora(path: str | Path, updates: Mapping[str, Update], metadata: Mappin
     wrong = sorted(m for m, u in updates.items() if not (np.isfinite(u.A).all() and np.isfinite(u.B).all()))
     if wrong:
         raise LoraFileError(f"{path}: not written, the factors of {wrong} are not finite")
-    tensors = {}
+    named = {}
     for module, update in sorted(updates.items()):
-        tensors[f"{module}.lora_A.weight"] = np.ascontiguousarray(update.A, np.float32)
-        tensors[f"{module}.lora_B.weight"] = np.ascontiguousarray(update.B, np.float32)
+        named[f"{module}.lora_A.weight"] = np.ascontiguousarray(update.A, np.float32)
+        named[f"{module}.lora_B.weight"] = np.ascontiguousarray(update.B, np.float32)
     with replacing(path) as temporary:
-        temporary.write_bytes(with_metadata(save(tensors), {"format": "pt", **metadata}))
+        temporary.write_bytes(tensors.signed(with_metadata(save(named), {"format": "pt", **metadata, **tensors.ENTRY})))
+
+
+def _check(container: Container) -> None:
+    if f"lora_atlas.{tensors.KEY}" not in container.metadata:
+        return
+    try:
+        tensors.check(container.path)
+    except tensors.ContentError as error:
+        raise LoraFileError(
+            f"{container.path}: damaged ({error}): copy it again, or where it is a study's, {tensors.AGAIN}. If "
+            f"another program saved it, take lora_atlas.{tensors.KEY} out of its metadata"
+        ) from error
+    except OSError as error:
+        raise LoraFileError(f"{container.path}: cannot be read ({error.strerror})") from error
 
 
 def _adapter_config(file: Path) -> Mapping[str, Any] | None:

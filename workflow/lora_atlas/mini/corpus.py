@@ -5,18 +5,16 @@ names a style by more than its genre. The base sees contents only ("a painting o
 through a LoRA. CLIP, like its large sister, also reads of manner, light and colour.
 """
 
-import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
+from .. import tensors
 from ..pictures.synthetic import CONTENTS, paint, random_style
 from ..seeds import derive_seed
-from ..tables import replacing
 
 MANNER = {
     "cloisonne": "flat colours and dark outlines",
@@ -28,6 +26,10 @@ MANNER = {
 }
 # Hue names at the centres of twelve 30° sectors.
 HUES = ("red", "orange", "gold", "lime", "green", "jade", "teal", "azure", "blue", "violet", "magenta", "rose")
+
+
+class CorpusError(ValueError):
+    """A file of pictures to pretrain on cannot be used; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,15 @@ def make(count: int, size: int, seed: int, workers: int) -> Corpus:
 
 
 def save(corpus: Corpus, path: str | Path) -> None:
-    with replacing(path) as temporary:
-        texts = {"contents": json.dumps(corpus.contents), "captions": json.dumps(corpus.captions), "noun": corpus.noun}
-        save_file({"pictures": corpus.pictures}, temporary, metadata=texts)
+    texts = {"contents": corpus.contents, "captions": corpus.captions, "noun": corpus.noun}
+    tensors.write(path, {"pictures": corpus.pictures}, texts)
 
 
 def load(path: str | Path) -> Corpus:
-    with safe_open(path, "np") as file:
-        texts = file.metadata()
-        return Corpus(
-            file.get_tensor("pictures"),
-            tuple(json.loads(texts["contents"])),
-            tuple(json.loads(texts["captions"])),
-            texts.get("noun", "painting"),
-        )
+    """What `save` wrote; raises CorpusError naming a file that is absent or damaged."""
+    try:
+        with tensors.reading(path) as (texts, file):
+            told = tuple(texts["contents"]), tuple(texts["captions"]), texts["noun"]
+            return Corpus(file.get_tensor("pictures"), *told)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CorpusError(f"{path}: not pictures to pretrain on, or damaged ({error}); {tensors.AGAIN}") from error

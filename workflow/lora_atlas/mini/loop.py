@@ -6,11 +6,12 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from .. import tensors
 from ..seeds import derive_seed
 from ..tables import replacing
 
@@ -44,7 +45,7 @@ def fit(
     mean = copy.deepcopy(module).requires_grad_(False).eval()
     generator = torch.Generator().manual_seed(seed)
     log, start, running, spent = [], 0, 0.0, 0.0
-    kept = torch.load(state, weights_only=True) if state.exists() else None
+    kept = _kept(state)
     if kept and kept["recipe"] != recipe:
         print(f"{state} belongs to another recipe or other data; starting again", flush=True)
     elif kept:
@@ -91,6 +92,18 @@ def fit(
             with replacing(state) as temporary:
                 torch.save(kept, temporary)
     return mean, log
+
+
+def _kept(state: Path) -> dict[str, Any] | None:
+    if not state.exists():
+        return None
+    try:
+        tensors.check_records(state)
+        found: dict[str, Any] = torch.load(state, weights_only=True)
+    except Exception as error:  # noqa: BLE001 - the unpickler raises whatever it trips on
+        print(f"{state} is damaged ({error}); starting again", flush=True)
+        return None
+    return found
 
 
 def batch(count: int, size: int, generator: torch.Generator) -> torch.Tensor:

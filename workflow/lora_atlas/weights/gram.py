@@ -30,16 +30,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
+from .. import tensors
 from ..descriptors import KFAC
 from ..loras.container import LoraFileError, digest
 from ..loras.factors import Factored, KroneckerUpdate, Update, expanded, inner
 from ..loras.files import LoraFile, open_lora
 from ..loras.kinds import NAMED
 from ..loras.names import block, component
-from ..tables import replacing
 from .stack import Buffer, Halves, Stack, all_plain, of_updates, read_halves, read_stack
 
 Grams = dict[tuple[str, str], np.ndarray]
@@ -70,8 +69,8 @@ def delta(left: Group, right: Group | None = None) -> np.ndarray:
     if isinstance(left, Stack) and (right is None or isinstance(right, Stack)):
         return _products(left, right)
     same = right is None
-    left = _listed(left)
-    right = left if right is None else _listed(right)
+    left = listed(left)
+    right = left if right is None else listed(right)
     K = np.zeros((len(left), len(right)))
     groups, odd = _sorted(left)
     groups_right, odd_right = (groups, odd) if same else _sorted(right)
@@ -90,7 +89,8 @@ def delta(left: Group, right: Group | None = None) -> np.ndarray:
     return K
 
 
-def _listed(group: Group) -> Sequence[Factored]:
+def listed(group: Group) -> Sequence[Factored]:
+    """A module's updates, each by itself."""
     return group.updates("") if isinstance(group, Stack | Halves) else group
 
 
@@ -223,7 +223,7 @@ def _flat(side: str) -> Callable[..., np.ndarray]:
             exact = rows[0].size + rows[-1].size <= SMALL
             rows = [X.astype(np.float64 if exact else np.float32, copy=False) for X in rows]
         else:
-            thin = [[_raw(update, side) for update in _listed(group)] for group in groups]
+            thin = [[_raw(update, side) for update in listed(group)] for group in groups]
             rank = max(len(factor) for factors in thin for factor in factors)
             rows = [_padded(factors, rank) for factors in thin]
         return (rows[0] @ rows[-1].T).astype(np.float64)
@@ -451,8 +451,7 @@ class _Progress:
     def resume(self, modules: Sequence[str]) -> tuple[int, Grams]:
         """The number of modules that are done, and the sums; nothing where the state is of other work."""
         try:
-            with safe_open(self.path, "np") as file:
-                header = json.loads((file.metadata() or {})["lora_atlas"])
+            with tensors.reading(self.path) as (header, file):
                 if header["task"] != self.task or header["modules"] != list(modules):
                     return 0, {}
                 print(f"going on after {header['done']} of {len(modules)} modules", flush=True)
@@ -465,9 +464,8 @@ class _Progress:
             with suppress(FileNotFoundError):
                 self.path.unlink()
         elif time.monotonic() - self.saved > SAVE_EVERY:
-            header = json.dumps({"task": self.task, "modules": list(modules), "done": done})
-            with replacing(self.path) as temporary:
-                save_file({f"{c}/{b}": K for (c, b), K in grams.items()}, temporary, metadata={"lora_atlas": header})
+            header = {"task": self.task, "modules": list(modules), "done": done}
+            tensors.write(self.path, {f"{c}/{b}": K for (c, b), K in grams.items()}, header)
             self.saved = time.monotonic()
 
 
@@ -495,35 +493,32 @@ def write_gram(
     path: str | Path, ids: Sequence[str], grams: Grams, kernel: str, made: Mapping[str, Any] = {"engine": "exact"}
 ) -> None:
     """One tensor ``component/block`` each; ids, kernel and how they were `made` in the header."""
-    tensors = {f"{component}/{block}": np.ascontiguousarray(K) for (component, block), K in sorted(grams.items())}
-    # One metadata entry: the order of several is not stable in safetensors.
-    header = json.dumps({**made, "ids": list(ids), "kernel": kernel})
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"lora_atlas": header})
+    named = {f"{component}/{block}": K for (component, block), K in sorted(grams.items())}
+    tensors.write(path, named, {**made, "ids": list(ids), "kernel": kernel})
 
 
 def read_gram(path: str | Path, kernel: str | None = None) -> tuple[list[str], Grams]:
     """Ids and Gram matrices of a file, of `kernel` where one is named; raises GramError naming the file."""
     try:
-        with safe_open(path, "np") as file:
-            header = json.loads((file.metadata() or {})["lora_atlas"])
+        with tensors.reading(path) as (header, file):
             ids = list(header["ids"])
             grams = {tuple(key.split("/", 1)): file.get_tensor(key) for key in sorted(file.keys())}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise GramError(
-            f"{path}: not a Gram file of this project, or damaged ({error}); delete it and rerun"
-        ) from error
+        raise GramError(f"{path}: not a Gram file of this project, or damaged ({error}); {tensors.AGAIN}") from error
     if kernel is not None and header.get("kernel") != kernel:
-        raise GramError(f"{path}: of kernel {header.get('kernel')!r}, not {kernel!r}; delete it and rerun")
+        raise GramError(f"{path}: of kernel {header.get('kernel')!r}, not {kernel!r}; {tensors.AGAIN}")
     bad = [
         key for key, K in grams.items() if len(key) != 2 or K.shape != (len(ids), len(ids)) or not np.isfinite(K).all()
     ]
     if bad or not grams:
-        raise GramError(f"{path}: Gram matrices {bad} are not finite {len(ids)} × {len(ids)}; delete it and rerun")
+        raise GramError(f"{path}: Gram matrices {bad} are not finite {len(ids)} × {len(ids)}; {tensors.AGAIN}")
     return ids, grams
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
     """How the matrices of a file that `read_gram` reads were made."""
-    with safe_open(path, "np") as file:
-        return json.loads(file.metadata()["lora_atlas"])
+    try:
+        with tensors.reading(path) as (header, _):
+            return header
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise GramError(f"{path}: not a Gram file of this project, or damaged ({error}); {tensors.AGAIN}") from error

@@ -1,14 +1,14 @@
 """The metric of a base: what diffusion/sensitivity.py measured of it, read back for the weights of its LoRAs."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from .. import tensors
 from ..loras.factors import expanded
-from .gram import Group
+from .gram import Group, listed
 from .stack import Stack, of_updates
 
 
@@ -46,8 +46,7 @@ def _root(X: np.ndarray) -> np.ndarray:
 def read_metric(path: str | Path) -> Metric:
     """What is known of a base; raises MetricError naming a file that is absent or damaged."""
     try:
-        with safe_open(path, "np") as file:
-            header = json.loads((file.metadata() or {})["lora_atlas"])
+        with tensors.reading(path) as (header, file):
             keys = set(file.keys())
         weights = {str(module): float(w) for module, w in header["weights"].items()}
         if not all(np.isfinite(w) and w >= 0 for w in weights.values()):
@@ -63,6 +62,6 @@ def read_metric(path: str | Path) -> Metric:
 def warped(group: Group, roots: tuple[np.ndarray, np.ndarray]) -> Stack:
     """Updates of one module in the base's metric: A Σ^½ and G^½ B, whose plain inner products are
     tr(G ΔWᵢ Σ ΔWⱼᵀ)."""
-    stack = group if isinstance(group, Stack) else of_updates([expanded(update) for update in group])
+    stack = group if isinstance(group, Stack) else of_updates([expanded(update) for update in listed(group)])
     of_inputs, of_gradients = roots
     return Stack(stack.A @ of_inputs, tuple(of_gradients @ B for B in stack.B), stack.ranks)

@@ -9,18 +9,16 @@ both for ``factors`` and ``delta``. Of LoRAs of several ranks it is the largest 
 LoHa, a LoKr, a full difference) has the parameters that its file holds.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
+from .. import tensors
 from ..descriptors import KFAC
 from ..loras.files import LoraFile, open_lora
-from ..tables import replacing
 from .gram import KERNELS, GramError, ReadModule, add_products, check_one_base, of_module, reading
 from .metric import Metric, warped
 
@@ -110,23 +108,18 @@ def _numbers(file: LoraFile, module: str, kernel: str) -> int:
 
 def write_modules(path: str | Path, ids: Sequence[str], grams: ModuleGrams, parameters: Parameters) -> None:
     """One tensor ``kernel/module`` each; ids and parameters in the header."""
-    tensors = {
-        f"{kernel}/{module}": np.ascontiguousarray(K)
-        for kernel, matrices in sorted(grams.items())
-        for module, K in sorted(matrices.items())
+    named = {
+        f"{kernel}/{module}": K for kernel, matrices in sorted(grams.items()) for module, K in sorted(matrices.items())
     }
-    # One metadata entry: the order of several is not stable in safetensors.
-    header = json.dumps({"ids": list(ids), "parameters": parameters}, sort_keys=True)
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"lora_atlas": header})
+    counted = {kernel: dict(sorted(of.items())) for kernel, of in sorted(parameters.items())}
+    tensors.write(path, named, {"ids": list(ids), "parameters": counted})
 
 
 def read_modules(path: str | Path) -> tuple[list[str], ModuleGrams, Parameters]:
     """Ids, Gram matrices and parameters of a file; raises GramError naming the file and what is wrong with it."""
     grams: ModuleGrams = {}
     try:
-        with safe_open(path, "np") as file:
-            header = json.loads((file.metadata() or {})["lora_atlas"])
+        with tensors.reading(path) as (header, file):
             ids, parameters = list(header["ids"]), header["parameters"]
             for key in sorted(file.keys()):
                 kernel, module = key.split("/", 1)
@@ -134,13 +127,13 @@ def read_modules(path: str | Path) -> tuple[list[str], ModuleGrams, Parameters]:
         counted = {kernel: set(counts) for kernel, counts in parameters.items()}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise GramError(
-            f"{path}: not Gram matrices of modules of this project, or damaged ({error}); delete it and rerun"
+            f"{path}: not Gram matrices of modules of this project, or damaged ({error}); {tensors.AGAIN}"
         ) from error
     bad = _unsound(grams, (len(ids), len(ids)))
     if bad or not grams:
-        raise GramError(f"{path}: Gram matrices {bad} are not finite {len(ids)} × {len(ids)}; delete it and rerun")
+        raise GramError(f"{path}: Gram matrices {bad} are not finite {len(ids)} × {len(ids)}; {tensors.AGAIN}")
     if counted != {kernel: set(matrices) for kernel, matrices in grams.items()}:
-        raise GramError(f"{path}: parameters are not those of its matrices; delete it and rerun")
+        raise GramError(f"{path}: parameters are not those of its matrices; {tensors.AGAIN}")
     return ids, grams, parameters
 
 

@@ -27,15 +27,14 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 from scipy.sparse import csr_matrix
 
+from .. import tensors
 from ..loras.container import LoraFileError, open_container, opened
 from ..loras.factors import Factored, KroneckerUpdate, expand, expanded, inner
 from ..loras.files import LoraFile
 from ..loras.names import block, component
-from ..tables import replacing
 from .gram import EXPAND, delta
 from .stack import Buffer, is_plain, read_alike
 
@@ -261,6 +260,11 @@ def sketch_files_gram(
     weights: Mapping[str, float] | None = None,
 ) -> dict[Any, np.ndarray]:
     """`sketch_gram` of sketches on disk, a few modules at a time: memory does not grow with what a sketch holds."""
+    for path in paths:
+        try:
+            tensors.check(path)
+        except (tensors.ContentError, OSError) as error:
+            raise LoraFileError(f"{path}: a sketch that is damaged ({error}); delete it and rerun") from error
     containers = [open_container(path) for path in paths]
     grams: dict[Any, np.ndarray] = {}
     modules = sorted(set().union(*(container.entries for container in containers)))
@@ -282,20 +286,17 @@ def sketch_path(cache: str | Path, sha256: str, numbers: int) -> Path:
 
 
 def write_sketch(path: str | Path, found: Sketch) -> None:
-    header = json.dumps({"D": found.D, "norms": dict(found.norms)})
-    with replacing(path) as temporary:
-        save_file(dict(found.parts), temporary, metadata={"lora_atlas": header})
+    tensors.write(path, found.parts, {"D": found.D, "norms": dict(found.norms)})
 
 
 def read_sketch(path: str | Path) -> Sketch:
     """A sketch that `write_sketch` wrote; raises LoraFileError naming a file that is damaged."""
     try:
-        with safe_open(path, "np") as file:
-            header = json.loads((file.metadata() or {})["lora_atlas"])
+        with tensors.reading(path) as (header, file):
             parts = {module: file.get_tensor(module) for module in sorted(file.keys())}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise LoraFileError(f"{path}: a sketch that is damaged ({error}); delete it and rerun") from error
-    D, norms = header.get("D"), header.get("norms", {})
+    D, norms = header.get("D", 0), header.get("norms", {})
     if set(norms) != set(parts) or any(part.shape != (D,) for part in parts.values()):
         raise LoraFileError(f"{path}: a sketch that is damaged (not {D} numbers a module); delete it and rerun")
     return Sketch(D, parts, norms)

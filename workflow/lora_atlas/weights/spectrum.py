@@ -25,11 +25,12 @@ def spectra(
     place = {module: i for i, module in enumerate(modules)}
     found = []
     for number, file in enumerate(files):
-        for module in file.layout.specs:
-            update = expanded(file.update(module))
-            A, B = update.A.astype(np.float64), update.B.astype(np.float64)
-            values = np.linalg.svd(_triangle(B) @ _triangle(A.T).T, compute_uv=False)
-            found.append((number, place[module], values))
+        with file.reading() as descriptor:
+            for module in file.layout.specs:
+                update = expanded(file.update(module, descriptor))
+                A, B = update.A.astype(np.float64), update.B.astype(np.float64)
+                values = np.linalg.svd(_triangle(B) @ _triangle(A.T).T, compute_uv=False)
+                found.append((number, place[module], values))
     stacked = np.zeros((len(files), len(modules), max((len(values) for *_, values in found), default=0)))
     for number, column, values in found:
         stacked[number, column, : len(values)] = values

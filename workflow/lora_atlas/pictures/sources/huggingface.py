@@ -11,9 +11,11 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ...hub import tokens
+from ...labels import printable
 from ...sections import Pictures
 from . import manifest
 from .listing import Source, SourceError, choose, names_of, slug, wanted
@@ -31,7 +33,7 @@ def listed(pictures: Pictures) -> list[dict[str, Any]]:
     many: dict[str, dict[str | None, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for path in _files(dataset, pictures):
         columns = [dataset["artist"], *([dataset["genre"]] if dataset["genre"] else [])]
-        with _parquet(dataset, path, pictures) as file:
+        with _readable(dataset, path), _parquet(dataset, path, pictures) as file:
             found = _named_values(file, columns, path)
             for number, values in enumerate(zip(*found, strict=True)):
                 artist, genre = values[0], values[1] if dataset["genre"] else None
@@ -136,15 +138,32 @@ def _files(dataset: Mapping[str, Any], pictures: Pictures) -> list[str]:
     return found
 
 
+@contextmanager
+def _readable(dataset: Mapping[str, Any], path: str) -> Iterator[None]:
+    """Raise SourceError naming a file of the dataset for whatever Arrow or the hub raise while it is read."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Arrow's own are of many types, and hubs' of many libraries
+        # Arrow's words may hold bytes of the file.
+        why = tokens.hidden(printable(" ".join(str(error).split()))[:150])
+        raise SourceError(
+            f"pictures.dataset: {dataset['id']} at {dataset['revision']}: {path} cannot be read as Parquet "
+            f"({type(error).__name__}: {why}); run the same again, and if that fails too, name those that are sound "
+            "in pictures.dataset.files"
+        ) from tokens.cause(error)
+
+
 def _parquet(dataset: Mapping[str, Any], path: str, pictures: Pictures) -> Any:
-    """A file of the dataset, of which only what is read travels."""
+    """A file of the dataset, of which only what is read travels; raises whatever Arrow or the hub raise."""
     import pyarrow.parquet as pq
 
     hub = _hub(pictures)
     remote = hub.HfFileSystem(skip_instance_cache=True).open(
         f"datasets/{dataset['id']}/{path}", revision=dataset["revision"], cache_type="none"
     )
-    return pq.ParquetFile(remote, pre_buffer=False, buffer_size=BUFFER)
+    return pq.ParquetFile(remote, pre_buffer=False, buffer_size=BUFFER, page_checksum_verification=True)
 
 
 def _named_values(file: Any, columns: Sequence[str], path: str) -> list[list[str | None]]:
@@ -155,7 +174,7 @@ def _named_values(file: Any, columns: Sequence[str], path: str) -> list[list[str
             f"pictures.dataset: {path} has no column {names_of(absent)}; it has {names_of(file.schema_arrow.names)}"
         )
     said = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-    features = said.get("info", {}).get("features", {})
+    features = (said.get("info") or {}).get("features") or {}
     table, found = file.read(columns=list(columns)), []
     for name in columns:
         labels = features.get(name, {}).get("names")

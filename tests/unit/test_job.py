@@ -1,0 +1,101 @@
+"""What an adapter does around its call: it ends with Snakemake, and says which of its inputs are not what was made."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import job  # noqa: E402
+
+# A driver as Snakemake is one: it starts a shell, which starts the script and waits for it.
+DRIVER = "import subprocess, sys; subprocess.run(['bash', '-c', sys.argv[1] + '; true'])"
+SCRIPT = """
+import os, sys, time
+sys.path.insert(0, {scripts!r})
+import job
+job._end_with_the_driver(2)
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+
+
+def started(folder: Path) -> tuple[subprocess.Popen, int]:
+    """A driver and its job's process."""
+    folder.mkdir(parents=True)
+    (folder / "tmp1.train.py").write_text(SCRIPT.format(scripts=str(SCRIPTS)))
+    command = [sys.executable, "-c", DRIVER, f"{sys.executable} {folder}/tmp1.train.py"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return driver, int(driver.stdout.readline())
+
+
+def ended(process: int) -> bool:
+    """Whether a process has ended, whoever is to ask about it."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.skipif(not hasattr(job.os, "pidfd_open"), reason="Linux alone tells of another process's end")
+@pytest.mark.fault(
+    "Snakemake and SLURM",
+    "Snakemake is killed (SIGKILL) while a job runs on the same machine",
+    "the job ends with it: the next run has no other beside it that writes the same files",
+)
+def test_a_job_ends_with_the_driver_that_is_killed(tmp_path):
+    driver, process = started(tmp_path / ".snakemake" / "scripts")
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    while not ended(process):  # pytest's own limit ends a wait without end
+        time.sleep(0.01)
+    with driver.stdout:
+        assert "Snakemake was killed: its job ends with it" in driver.stdout.read()
+
+
+def test_a_script_that_no_driver_started_is_left_alone(tmp_path):
+    """As a person runs one, or a test."""
+    driver, process = started(tmp_path / "scripts")
+    try:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        assert not ended(process)
+    finally:
+        job.os.kill(process, signal.SIGKILL)
+        driver.stdout.close()
+
+
+@pytest.mark.fault(
+    "Snakemake and SLURM",
+    "a file changes after Snakemake has looked at it and before the job that reads it",
+    "where the job fails, it names the file, the rule that made it, and the command that makes it again",
+)
+def test_inputs_that_are_not_what_was_made_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = Path("results/s/.made")
+    made.mkdir(parents=True)
+    for name in ("whole", "cut"):
+        Path(f"results/s/{name}.parquet").write_bytes(b"bytes of a table")
+    digest = job_digest(Path("results/s/whole.parquet"))
+    outputs = {f"results/s/{name}.parquet": digest for name in ("whole", "cut")}
+    (made / "embed_weights-0123456789abcdef.json").write_text(json.dumps({"outputs": outputs, "used": []}))
+    (made / "other-0123456789abcdef.json").write_text("{")
+    Path("results/s/cut.parquet").write_bytes(b"bytes")
+    snakemake = SimpleNamespace(config={"study": "s", "shared": {}}, input=[*outputs, "elsewhere.parquet"])
+    assert job._inputs_changed(snakemake) == [
+        "results/s/cut.parquet: not the bytes that embed_weights made; run the same again, which makes it anew, or "
+        "snakemake --forcerun results/s/cut.parquet"
+    ]
+
+
+def job_digest(path: Path) -> str:
+    from lora_atlas.keys import DIGESTS
+
+    return DIGESTS.file(path)

@@ -21,7 +21,7 @@ from .. import progress
 from ..loras.factors import expanded
 from ..loras.files import LoraFile
 from ..seeds import derive_seed
-from ..weights.gram import Group, listed, of_module, reading, tiles
+from ..weights.gram import Group, of_module, reading, tiles, updates_of
 from ..weights.stack import Stack, of_updates
 from .denoisers import Conditioning, Denoiser
 from .objectives import Objective
@@ -175,7 +175,7 @@ def products(
 
 def contracted(gradient: torch.Tensor, group: Group) -> np.ndarray:
     """⟨ΔW, g⟩ (pictures, LoRAs) of gradients (pictures, out, in) and updates of one layer, of any kind."""
-    stack = group if isinstance(group, Stack) else of_updates([expanded(update) for update in listed(group)])
+    stack = group if isinstance(group, Stack) else of_updates([expanded(update) for update in updates_of(group)])
     A = torch.from_numpy(np.ascontiguousarray(stack.A)).to(gradient.device)
     B = torch.from_numpy(np.concatenate(stack.B, 1)).to(gradient.device)
     by_row = ((gradient @ A.T) * B).sum(1).double().cpu().numpy()

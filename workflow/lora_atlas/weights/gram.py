@@ -69,8 +69,8 @@ def delta(left: Group, right: Group | None = None) -> np.ndarray:
     if isinstance(left, Stack) and (right is None or isinstance(right, Stack)):
         return _products(left, right)
     same = right is None
-    left = listed(left)
-    right = left if right is None else listed(right)
+    left = updates_of(left)
+    right = left if right is None else updates_of(right)
     K = np.zeros((len(left), len(right)))
     groups, odd = _sorted(left)
     groups_right, odd_right = (groups, odd) if same else _sorted(right)
@@ -89,7 +89,7 @@ def delta(left: Group, right: Group | None = None) -> np.ndarray:
     return K
 
 
-def listed(group: Group) -> Sequence[Factored]:
+def updates_of(group: Group) -> Sequence[Factored]:
     """A module's updates, each by itself."""
     return group.updates("") if isinstance(group, Stack | Halves) else group
 
@@ -223,7 +223,7 @@ def _flat(side: str) -> Callable[..., np.ndarray]:
             exact = rows[0].size + rows[-1].size <= SMALL
             rows = [X.astype(np.float64 if exact else np.float32, copy=False) for X in rows]
         else:
-            thin = [[_raw(update, side) for update in listed(group)] for group in groups]
+            thin = [[_raw(update, side) for update in updates_of(group)] for group in groups]
             rank = max(len(factor) for factors in thin for factor in factors)
             rows = [_padded(factors, rank) for factors in thin]
         return (rows[0] @ rows[-1].T).astype(np.float64)

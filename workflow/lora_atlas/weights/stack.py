@@ -21,7 +21,7 @@ from ..loras.formats import Spec
 from ..loras.kinds import NAMED
 
 CONVERTED = 2**15  # numbers that are converted together, in a core's own cache
-BLOCK, NARROWEST = 2**16, 256  # numbers of raw factors that are multiplied together, and columns at least
+BLOCK, NARROWEST = 2**17, 256  # numbers of raw factors that are multiplied together, and columns at least
 _EXPONENT = 0x7C00  # of float16: infinite or NaN where all its bits are set
 _OVERFLOW = 2.0**32  # the square of what conversion by shifts makes of the smallest of these
 _BIAS = 2.0**112  # between the exponents of float16 and float32

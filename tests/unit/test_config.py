@@ -162,6 +162,13 @@ def test_text_where_text_is_wanted_stays_text(text):
     assert kept["generation"]["prompts"] == [text]
 
 
+@pytest.mark.fault("configuration", "a path that no file can have: thousands of letters, or NUL", "refused by key")
+@pytest.mark.parametrize("key", ["folder", "query", "lock", "base.model", "weights.base", "pictures.manifest"])
+@pytest.mark.parametrize("text", ["x" * 5000, "y" * 256, "a\0b"])
+def test_a_path_that_no_file_can_have_is_named(key, text):
+    assert any(problem.startswith(f"{key}: ") for problem in problems({key: text}))
+
+
 @pytest.mark.fault("configuration", "text on the command line where a number is wanted", "refused by key")
 @pytest.mark.parametrize("text", ["many", "[", "x: [", "1.5", ""])
 def test_text_that_is_no_number_is_named(text):

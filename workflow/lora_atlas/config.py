@@ -6,7 +6,9 @@ with the number that is needed, a folder with what to put there.
 
 import contextlib
 import difflib
+import errno
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ from .study import StudyError, too_few
 from .variants import merge, variants
 
 PATHS = ("folder", "query", "pictures.manifest", "base.model", "weights.base")  # keys that people's own names go into
+PATH_KEYS = {"folder", "query", "lock", "cache", "manifest", "store", "model", "base", "pretrained"}  # of any section
 # Keys that had another name, section by section: old → new. Accepted, with a warning, until the next release.
 RENAMED = {"evaluation": {"level": "confidence"}}
 
@@ -37,7 +40,7 @@ def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> d
     models, is taken from `root`, the project's folder.
     """
     config = resolve(config, schema)
-    problems = list(_schema_problems(config, schema))
+    problems = list(_schema_problems(config, schema)) or list(_path_problems(config))
     if not problems:  # what is said below takes keys and types for granted
         config = placed(config, root)
         trained = config["loras"]["source"] == "trained"
@@ -51,6 +54,23 @@ def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> d
             "the configuration cannot be used:\n" + "\n".join(f"  - {printable(problem)}" for problem in problems)
         )
     return config
+
+
+def _path_problems(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Texts that no file can be called by, wherever they stand: any may be looked for."""
+    for key, value in config.items():
+        name = f"{where}{key}"
+        if isinstance(value, Mapping):
+            if name not in ("variants", "shared"):  # a variant is checked by itself
+                yield from _path_problems(value, f"{name}.")
+        elif isinstance(value, str) and name.rpartition(".")[2] in PATH_KEYS:
+            try:
+                os.stat(value)
+            except (OSError, ValueError) as error:  # ValueError: a character that no name may have
+                if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                    continue  # absent, or not for us: what looks for it says so
+                why = error.strerror if isinstance(error, OSError) else str(error)
+                yield f"{name}: {value[:80]!r} … names no file ({why}); expected a path"
 
 
 def _variant_problems(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> Iterator[str]:

@@ -36,7 +36,7 @@ from lora_atlas.pictures.sources import (
 from lora_atlas.sections import Pictures
 from lora_atlas.study import StudyError
 
-QUICK = Limits(attempts=2, connect=2, read=1, deadline=2, backoff=0.01)
+CALM = Limits(attempts=2, connect=60, read=60, deadline=120, backoff=0.01)
 CONFIG = FOLDER | {"source": "manifest", "contact": "atlas@example.org", "store": ""}
 
 
@@ -69,7 +69,7 @@ def archived(config: Pictures, places: dict) -> None:
 
 
 def fetched(config: Pictures, seed: int = 0) -> list[dict]:
-    client = Client(config.contact, private=True, limits=QUICK)
+    client = Client(config.contact, private=True, limits=CALM)
     return manifest.fetch(config, seed, client.fetch_all)
 
 
@@ -427,7 +427,7 @@ def test_categories_of_commons_become_a_manifest(museum, tmp_path, capsys):
     config |= {"manifest": str(tmp_path / "m.csv")}
     config |= {"categories": {"Monet": {"categories": ["Category:Monet"], "genre": "Impressionism"}, "repin": "Repin"}}
     assert artists(config, None) == {"monet": "impressionism", "repin": None} and count(config, None)["monet"] > 0
-    entries = commons.listed(config, Client("atlas@example.org", private=True, limits=QUICK))
+    entries = commons.listed(config, Client("atlas@example.org", private=True, limits=CALM))
     manifest.write(config.manifest, entries)
     said = capsys.readouterr().out
     assert "it is video/webm" in said and "it names no licence" in said
@@ -454,7 +454,7 @@ def test_an_empty_category_and_a_wiki_that_refuses_are_named(museum, tmp_path):
         "api": museum.url + "/w/api.php",
         "categories": {"monet": "Paintings by Mone"},
     }
-    client = Client("atlas@example.org", private=True, limits=QUICK)
+    client = Client("atlas@example.org", private=True, limits=CALM)
     with pytest.raises(SourceError, match="no picture of monet in 'Paintings by Mone'"):
         commons.listed(config, client)
     museum.paths["/w/api.php"] = b'{"error": {"code": "badvalue", "info": "no such thing"}}'

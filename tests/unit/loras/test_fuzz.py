@@ -266,8 +266,8 @@ def test_every_mutant_is_imported_or_refused(seeds, tmp_path, mutation):
             assert tracemalloc.get_traced_memory()[1] < 2 * len(data) + CONSTANT, n
         finally:
             tracemalloc.stop()
-    assert seen["refused"] > 50
-    assert seen["imported"] > 50 or mutation in (cut, head)
+    assert seen["refused"] > 15
+    assert seen["imported"] > 15 or mutation in (cut, head)
 
 
 @pytest.mark.fault("LoRA files", "mutants of a pickle", "imported whole, or refused")

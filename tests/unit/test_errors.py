@@ -1,6 +1,7 @@
 """Every error that the library raises by a name of its own is on docs/errors.md, as it comes about."""
 
 import ast
+import resource
 from pathlib import Path
 
 import errors
@@ -16,7 +17,10 @@ ROWS = {
 
 @pytest.mark.parametrize("name", sorted(errors.FOUND))
 def test_it_is_as_on_the_page(name, tmp_path):
+    limits = {of: resource.getrlimit(getattr(resource, of)) for of in dir(resource) if of.startswith("RLIMIT_")}
     error, message = errors.said(name, tmp_path)
+    # A limit that stays with this process ends some later test for want of memory.
+    assert {of: resource.getrlimit(getattr(resource, of)) for of in limits} == limits
     assert type(error).__name__ == name and type(error).__module__.startswith("lora_atlas."), repr(error)
     assert ROWS[name] == errors.row(name, message), "run `make docs` and commit what it changes"
     assert len(message) < 400 and all(line.isprintable() for line in message.splitlines())

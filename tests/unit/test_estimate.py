@@ -198,3 +198,12 @@ def test_every_rate_says_where_it_comes_from():
         assert rates["source"] and isinstance(rates["measured"], bool)
         assert rates["measured"] or "assumed" in rates["source"]
     assert room.estimate
+
+
+@pytest.mark.parametrize("model", sorted(base for base in RATES["bases"] if base.startswith("workflow/")))
+def test_a_base_of_the_project_is_known_from_another_folder(model, tmp_path, monkeypatch):
+    here = estimate(overlaid("findings", base={"model": model}), RATES)
+    monkeypatch.chdir(tmp_path)
+    config = overlaid("findings", base={"model": model})
+    assert Path(config["base"]["model"]).is_absolute()
+    assert estimate(config, RATES).hours == here.hours

@@ -5,7 +5,7 @@ says its source; what was assumed there is called assumed here. No network, and 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,16 @@ class Estimate:
     measured: bool
 
 
+def _named(base: str, known: Collection[str]) -> str:
+    """The name by which rates know a base: its own, or of a folder of the project that is seen from elsewhere by its
+    full name, its path within the project."""
+    own = [each for each in known if each.startswith("workflow/") and Path(base).match(f"*/{each}")]
+    return own[0] if base not in known and own else base
+
+
 def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
     """The estimate of a checked configuration; ValueError for a base that the rates do not know."""
-    base = config["base"]["model"]
+    base = _named(config["base"]["model"], rates["bases"])
     if base not in rates["bases"]:
         raise ValueError(
             f"base.model: no rates for {base!r} in workflow/resources/rates.yaml; it knows "

@@ -39,7 +39,7 @@ class ContentError(ValueError):
 def write(path: str | Path, tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
     """Write tensors, and values of JSON as the header, atomically; equal input gives equal bytes."""
     # One metadata entry: the order of several is not stable in safetensors.
-    told = json.dumps({KEY: UNSIGNED, **dict(sorted(header.items()))})
+    told = json.dumps({KEY: UNSIGNED, **json.loads(json.dumps(header, sort_keys=True))})
     with replacing(path) as temporary:
         save_file(
             {name: np.ascontiguousarray(each) for name, each in tensors.items()},

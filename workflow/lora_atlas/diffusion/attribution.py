@@ -18,11 +18,9 @@ import numpy as np
 import torch
 
 from .. import progress
-from ..loras.factors import expanded
 from ..loras.files import LoraFile
 from ..seeds import derive_seed
-from ..weights.gram import Group, of_module, reading, tiles, updates_of
-from ..weights.stack import Stack, of_updates
+from ..weights.gram import Group, of_module, reading, stacked, tiles
 from .denoisers import Conditioning, Denoiser
 from .objectives import Objective
 from .streams import stratified
@@ -175,7 +173,7 @@ def products(
 
 def contracted(gradient: torch.Tensor, group: Group) -> np.ndarray:
     """⟨ΔW, g⟩ (pictures, LoRAs) of gradients (pictures, out, in) and updates of one layer, of any kind."""
-    stack = group if isinstance(group, Stack) else of_updates([expanded(update) for update in updates_of(group)])
+    stack = stacked(group)
     A = torch.from_numpy(np.ascontiguousarray(stack.A)).to(gradient.device)
     B = torch.from_numpy(np.concatenate(stack.B, 1)).to(gradient.device)
     by_row = ((gradient @ A.T) * B).sum(1).double().cpu().numpy()

@@ -142,7 +142,7 @@ def write(path: str | Path, found: Sensitivity, made: Mapping[str, Any]) -> None
     """One small safetensors: scalars in the header, ``sigma/module`` and ``G/module`` as float32 tensors."""
     named = {f"{kind}/{name}": X.cpu().numpy() for kind in ("sigma", "G") for name, X in getattr(found, kind).items()}
     header = {"weights": found.weights, "inputs": found.inputs, **made}
-    tensors.write(path, named or {"none": np.zeros(1, np.float32)}, json.loads(json.dumps(header, sort_keys=True)))
+    tensors.write(path, named or {"none": np.zeros(1, np.float32)}, header)
 
 
 def cached(

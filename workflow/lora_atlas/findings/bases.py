@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from .. import tables
-from ..descriptors import GENERATED, WEIGHTS, Descriptor, restored
+from ..descriptors import GENERATED, RAW, WEIGHTS, Descriptor, restored
 from ..metrics import relative
+from ..metrics.structure import ARTISTS, LORAS, WITHIN
 from .evidence import Study, two
 
 OWN = "own seed"  # of studies without replicates
@@ -80,7 +81,7 @@ def _descriptors(study: Study) -> dict[str, Descriptor]:
     return {
         name: each
         for name, each in described.items()
-        if each.kind in (WEIGHTS, GENERATED) and each.scale != "raw" and each.series is None
+        if each.kind in (WEIGHTS, GENERATED) and each.scale != RAW and each.series is None
     }
 
 
@@ -114,8 +115,8 @@ def section(studies: Sequence[Told], rows: Sequence[Mapping[str, Any]]) -> list[
             cells = [
                 _cell([row for row in own if (row["descriptor"], row["level"], row["metric"]) == (descriptor, *asked)])
                 for asked in (
-                    ("LoRAs", "CKA"), ("artists", "RSA"), ("within artists", "CKA"),
-                    ("LoRAs", relative.RETRIEVAL), ("LoRAs", relative.ALONE),
+                    (LORAS, "CKA"), (ARTISTS, "RSA"), (WITHIN, "CKA"),
+                    (LORAS, relative.RETRIEVAL), (LORAS, relative.ALONE),
                 )
             ]  # fmt: skip
             lines.append(f"| {words.get(descriptor, descriptor)} | " + " | ".join(cells) + " |")

@@ -24,7 +24,7 @@ from ..seeds import derive_seed
 from ..tables import WHOLE
 from . import intervals
 from .ranking import average_precision
-from .structure import structure
+from .structure import LORAS, structure
 
 RETRIEVAL, ALONE = "mAP across bases", "mAP of profiles on one base"
 LEAST = 5  # artists: with two left out, a correlation needs three
@@ -50,9 +50,7 @@ def bases(
         if descriptor not in right:
             continue
         either = {"left": left[descriptor], "right": right[descriptor]}
-        rows = structure(
-            either, sizes, scenario=WHOLE, permutations=permutations, confidence=confidence, seed=seed
-        )  # fmt: skip
+        rows = structure(either, sizes, scenario=WHOLE, permutations=permutations, confidence=confidence, seed=seed)
         for row in rows:
             kept = {name: value for name, value in row.items() if name not in ("left", "right")}
             yield {"descriptor": descriptor, **kept}
@@ -103,7 +101,7 @@ def _retrieved(
         low, high = intervals.mean(of_artists, same).interval(confidence)
         value = float(of_artists.mean())
         yield {
-            "descriptor": descriptor, "level": "LoRAs", "metric": metric, "value": value, "low": low, "high": high,
+            "descriptor": descriptor, "level": LORAS, "metric": metric, "value": value, "low": low, "high": high,
             "null": float(null.mean()), "null_high": float(np.quantile(null, confidence)),
             "p": float((1 + (null >= value - SMALL).sum()) / (1 + len(null))),
         }  # fmt: skip

@@ -89,6 +89,11 @@ def delta(left: Group, right: Group | None = None) -> np.ndarray:
     return K
 
 
+def stacked(group: Group) -> Stack:
+    """A module's updates of any kind, written out where they are not plain, as one stack."""
+    return group if isinstance(group, Stack) else of_updates([expanded(update) for update in updates_of(group)])
+
+
 def updates_of(group: Group) -> Sequence[Factored]:
     """A module's updates, each by itself."""
     return group.updates("") if isinstance(group, Stack | Halves) else group

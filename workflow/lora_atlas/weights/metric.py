@@ -7,9 +7,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .. import tensors
-from ..loras.factors import expanded
-from .gram import Group, updates_of
-from .stack import Stack, of_updates
+from .gram import Group, stacked
+from .stack import Stack
 
 
 class MetricError(ValueError):
@@ -62,6 +61,6 @@ def read_metric(path: str | Path) -> Metric:
 def warped(group: Group, roots: tuple[np.ndarray, np.ndarray]) -> Stack:
     """Updates of one module in the base's metric: A Σ^½ and G^½ B, whose plain inner products are
     tr(G ΔWᵢ Σ ΔWⱼᵀ)."""
-    stack = group if isinstance(group, Stack) else of_updates([expanded(update) for update in updates_of(group)])
+    stack = stacked(group)
     of_inputs, of_gradients = roots
     return Stack(stack.A @ of_inputs, tuple(of_gradients @ B for B in stack.B), stack.ranks)

@@ -111,8 +111,7 @@ def write_modules(path: str | Path, ids: Sequence[str], grams: ModuleGrams, para
     named = {
         f"{kernel}/{module}": K for kernel, matrices in sorted(grams.items()) for module, K in sorted(matrices.items())
     }
-    counted = {kernel: dict(sorted(of.items())) for kernel, of in sorted(parameters.items())}
-    tensors.write(path, named, {"ids": list(ids), "parameters": counted})
+    tensors.write(path, named, {"ids": list(ids), "parameters": parameters})
 
 
 def read_modules(path: str | Path) -> tuple[list[str], ModuleGrams, Parameters]:

@@ -185,6 +185,24 @@ def test_nothing_is_kept_that_anybody_may_write_to_whatever_the_umask(tmp_path):
     assert not [path for path in (kept.root, *kept.root.rglob("*")) if path.stat().st_mode & 0o002]
 
 
+def test_studies_that_share_a_large_file_do_not_share_its_times(store, tmp_path, monkeypatch):
+    # Snakemake touches what a job made (snakemake.dag, check_and_touch_output): by a link, another study's file, too.
+    monkeypatch.setattr("lora_atlas.store.COPIED", 0)
+    monkeypatch.setattr("lora_atlas.store._cloned", lambda out, read: False)  # as on a disk that shares no blocks
+    made = store.find(PARTS).files["a.bin"]
+    first, second = tmp_path / "first/base.bin", tmp_path / "second/base.bin"
+    place(made, first)
+    place(made, second)
+    assert first.samefile(made) and second.read_bytes() == made.read_bytes()
+    os.utime(first, (1, 1))
+    os.utime(second, (2, 2))
+    assert first.stat().st_mtime == 1 and second.stat().st_mtime == 2
+    # What was placed and is kept anew, under another key.
+    store.put(PARTS | {"of": "joris"}, {"a.bin": first})
+    os.utime(store.find(PARTS | {"of": "joris"}).files["a.bin"], (3, 3))
+    assert first.stat().st_mtime == 1
+
+
 FILLS = """
 import resource, signal, sys, time
 from pathlib import Path

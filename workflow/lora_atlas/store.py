@@ -237,7 +237,10 @@ def _bytes(number: float) -> str:
 
 def place(source: str | Path, target: str | Path) -> None:
     """Put a file's content at `target`, atomically: by shared blocks where the file system can, else small files are
-    copied, and large ones of one's own linked (copied where they cannot be)."""
+    copied, and large ones of one's own linked (copied where they cannot be).
+
+    A file gets one link beside its own name and no third: links share their times, Snakemake touches what each job
+    made, and two studies with one file would make each other's look newer than what was made from it."""
     with replacing(target) as temporary, open(source, "rb") as read:
         status = os.fstat(read.fileno())
         with open(temporary, "wb") as out:
@@ -261,6 +264,9 @@ def _linked(source: str | Path, temporary: Path) -> bool:
     try:
         os.link(source, beside)
     except OSError:  # another file system, or one without links
+        return False
+    if os.stat(beside).st_nlink > 2:
+        beside.unlink()
         return False
     beside.replace(temporary)
     return True

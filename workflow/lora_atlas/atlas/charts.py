@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from altair.typing import ChartType
-from scipy.spatial import ConvexHull, QhullError
 
 from .. import tables
 from ..descriptors import KINDS, Descriptor, restored
@@ -290,6 +289,8 @@ def layout(X: np.ndarray, seed: int) -> np.ndarray:
 
 def _hull(points: np.ndarray, margin: float) -> np.ndarray:
     """Outline (m, 2) of the points, rounded off and widened by a margin; a circle's outline where they are few."""
+    from scipy.spatial import ConvexHull, QhullError
+
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     ring = margin * np.stack([np.cos(angles), np.sin(angles)], 1)
     wide = (points[:, None] + ring).reshape(-1, 2)

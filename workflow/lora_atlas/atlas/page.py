@@ -15,15 +15,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from altair.typing import ChartType
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import tables
-from .charts import unframed
+
+if TYPE_CHECKING:
+    from altair.typing import ChartType
 
 TEMPLATES = Path(__file__).with_name("templates")
 SVG = "http://www.w3.org/2000/svg"
@@ -115,9 +116,11 @@ def policy(script: str, style: str) -> str:
     )
 
 
-def drawing(chart: ChartType, name: str) -> str:
+def drawing(chart: "ChartType", name: str) -> str:
     """A chart as an SVG element that stands within a page, with a name: what it is made of and nothing else."""
     import vl_convert
+
+    from .charts import unframed  # altair, which a page without charts has no use for
 
     return cleaned(vl_convert.vegalite_to_svg(unframed(chart).to_dict()), name)
 

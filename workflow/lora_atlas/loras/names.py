@@ -13,6 +13,7 @@ outside of it is unknown, and said to be so: guessing would put an update beside
 
 import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 
 from .families import SPELLINGS
 from .families.spelling import Place, Tokens
@@ -237,12 +238,14 @@ BLOCKS: dict[str, str] = {
 }
 
 
+@lru_cache(maxsize=1 << 16)  # asked of the same modules of each file
 def component(module: str) -> str:
     """What a module does: a key of COMPONENTS, or "other"; a bias does what its weight does."""
     module = module.removesuffix(".bias")
     return next((name for name, pattern in COMPONENTS.items() if re.search(pattern, module)), "other")
 
 
+@lru_cache(maxsize=1 << 16)
 def block(module: str) -> str:
     """Where a module sits in its model: a key of BLOCKS, or "other"."""
     return next((name for name, pattern in BLOCKS.items() if re.search(pattern, module)), "other")

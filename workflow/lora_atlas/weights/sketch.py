@@ -23,12 +23,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.fft
 from safetensors import SafetensorError
-from scipy.sparse import csr_matrix
 
 from .. import tensors
 from ..loras.container import LoraFileError, open_container, opened
@@ -37,6 +35,9 @@ from ..loras.files import LoraFile
 from ..loras.names import block, component
 from .gram import EXPAND, delta
 from .stack import Buffer, is_plain, read_alike
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 NUMBERS = 600_000  # of a sketch: 1024 for each of the 560 attention layers of an SDXL
 SMALLEST, LARGEST = 64, 2**16  # D
@@ -60,14 +61,17 @@ class Hashes:
 
     def __init__(self, seed: int = SEED):
         self.seed = seed
-        self._drawn: dict[tuple[tuple[str, ...], str, int, int], csr_matrix] = {}
+        self._drawn: dict[tuple[tuple[str, ...], str, int, int], Any] = {}
         self._size = 0
 
-    def of(self, module: str, side: str, length: int, D: int) -> csr_matrix:
+    def of(self, module: str, side: str, length: int, D: int) -> "csr_matrix":
         return self.together((module,), side, length, D)
 
-    def together(self, modules: tuple[str, ...], side: str, length: int, D: int) -> csr_matrix:
+    def together(self, modules: tuple[str, ...], side: str, length: int, D: int) -> "csr_matrix":
         """Those of several modules of one length along a diagonal, (m · D, m · length)."""
+        # Not above: a fifth of a second that whoever reads sketches, and makes none, need not wait.
+        from scipy.sparse import csr_matrix
+
         key = (modules, side, length, D)
         if key not in self._drawn:
             if self._size > SCATTERED:  # of other layouts of modules, which a folder has many of
@@ -189,6 +193,8 @@ def project(update: Factored, D: int, hashes: Hashes) -> np.ndarray:
 
 def _projected(modules: tuple[str, ...], B: np.ndarray, At: np.ndarray, D: int, hashes: Hashes) -> np.ndarray:
     """The sketches (m, D) of modules B A, given as B (m, out, r) and Aᵀ (m, in, r)."""
+    import scipy.fft
+
     spectra = []
     for side, X in (("out", B), ("in", At)):
         m, n, r = X.shape

@@ -1,4 +1,4 @@
-"""This version beside an older one: what the weights engine, a folder, a query and the evaluation cost, in turns.
+"""This version beside an older one: the demo, the weights engine, a folder, a query and the evaluation, in turns.
 
     python benchmarks/against.py 654ca17                       # all rows, twice in turns
     python benchmarks/against.py 654ca17 --rows start factors  # some of them
@@ -55,6 +55,7 @@ WORDS = {
     "grid": "the grid job: 1,000 LoRAs × 12 descriptors",
     "evaluation": "the whole evaluation at that size",
     "plan": "a dry run of a study of 10,000 LoRAs, peak memory in GiB beside it",
+    "demo": "the embedded study, from nothing, on two cores; the clock beside it",
 }
 EVALUATION = ("grid", "clustering", "structure", "retrieval", "worth")
 
@@ -67,9 +68,9 @@ def laid_out(revision: str, folder: Path) -> Path:
     return folder
 
 
-def children(command: list, folder: Path) -> tuple[float, float] | None:
-    """Processor seconds of a command and all that it starts, and the peak of its largest process (GiB); None where it
-    fails."""
+def children(command: list, folder: Path) -> tuple[float, float, float] | None:
+    """Processor seconds of a command and all that it starts, the peak of its largest process (GiB), and the clock's
+    seconds; None where it fails."""
     environment = {**os.environ, **{f"{n}_NUM_THREADS": "1" for n in ("OMP", "OPENBLAS", "MKL")}}
     waiting = (
         "import json, resource, subprocess, sys\n"
@@ -77,18 +78,20 @@ def children(command: list, folder: Path) -> tuple[float, float] | None:
         "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
         "print(json.dumps([rc, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20]))"
     )
+    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", waiting, *map(str, command)], cwd=folder, env=environment, capture_output=True, text=True
     )
+    clock = time.perf_counter() - start
     code, seconds, peak = json.loads(done.stdout.splitlines()[-1])
     if code:
         print(done.stderr[-1500:], file=sys.stderr, flush=True)
         return None
-    return seconds, peak
+    return seconds, peak, clock
 
 
-def snakemake(root: Path, *said: str) -> list:
-    return [sys.executable, "-m", "snakemake", "-s", root / "Snakefile", "--cores", "1", *said]
+def snakemake(root: Path, *said: str, cores: int = 1) -> list:
+    return [sys.executable, "-m", "snakemake", "-s", root / "Snakefile", "--cores", str(cores), *said]
 
 
 def real_like(folder: Path, count: int) -> Path:
@@ -126,7 +129,7 @@ def at_home(root: Path, place: Path) -> None:
             (place / name).symlink_to(root / name)
 
 
-def of_folder(root: Path, files: Path, row: str, place: Path) -> tuple[float, float] | None:
+def of_folder(root: Path, files: Path, row: str, place: Path) -> tuple[float, float, float] | None:
     """The rows of a folder, in their order and in one working directory."""
     own, asked = place / "files", place / "asked.safetensors"
     if not own.is_dir():
@@ -147,13 +150,20 @@ def of_folder(root: Path, files: Path, row: str, place: Path) -> tuple[float, fl
     return children(snakemake(root, *map(str, said.get(row, config))), place)
 
 
-def of_plan(root: Path, place: Path) -> tuple[float, float] | None:
+def of_plan(root: Path, place: Path) -> tuple[float, float, float] | None:
     """A dry run of 24 painted artists with 417 LoRAs each."""
     place.mkdir(parents=True, exist_ok=True)
     at_home(root, place)
     plan = f"plan={{gallery: {[4] * 400}, query: {[4] * 17}}}"
     config = ["study=plan", "pictures={artists_per_genre: 4}", plan]
     return children(snakemake(root, "-n", "-q", "--config", *config), place)
+
+
+def of_demo(root: Path, place: Path) -> tuple[float, float, float] | None:
+    """What `make demo` runs, in an empty folder."""
+    place.mkdir(parents=True, exist_ok=True)
+    at_home(root, place)
+    return children(snakemake(root, cores=2), place)
 
 
 def of_engine(root: Path, row: str, folder: Path) -> tuple[float, float] | None:
@@ -206,9 +216,11 @@ def prepared(rows: list[str], folder: Path) -> None:
         made.generate(place, max(count for _, count, _, _ in asked))
 
 
-def measured(root: Path, row: str, place: Path, folder: Path, files: Path | None) -> tuple[float, float] | None:
+def measured(root: Path, row: str, place: Path, folder: Path, files: Path | None) -> tuple[float, ...] | None:
     if row in ENGINE:
         return of_engine(root, row, folder)
+    if row == "demo":
+        return of_demo(root, place / "demo")
     if row == "plan":
         return of_plan(root, place / "plan")
     if row in ("grid", "evaluation"):
@@ -236,6 +248,8 @@ def table(rows: list[str], found: dict[str, dict[str, list]], revision: str) -> 
                 cell += f" ({seconds / (min(reading) * ENGINE[row][1] / 32):.1f}× reading)"
             if seconds is not None and row == "plan":
                 cell += f" ({min(each[1] for each in known):.2f} GiB)"
+            if seconds is not None and row == "demo":
+                cell += f" (clock {min(each[2] for each in known):.0f} s)"
             cells.append(cell)
         ratio = f"{least[0] / least[1]:.2f}×" if None not in least else ""
         lines.append(f"| {WORDS[row]} | {cells[0]} | {cells[1]} | {ratio} |")

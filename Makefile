@@ -5,7 +5,9 @@
 # make test-pythons   the fast tests on every Python that README promises and that is at hand, each in an environment of
 #                     its own (6.4 GB): make test-pythons PYTHONS="3.12" TESTS="tests/unit/pictures"
 # make lint           style of code and rules, and types; make format mends style
-# make findings       the study with other seeds and settings, two hours on two cores, into FINDINGS.md
+# make findings       the study with other seeds and settings, an hour on two cores, into FINDINGS.md
+# make across         the same of the transformer and of nine design houses, and of painters with PAINTINGS=FOLDER, each an
+#                     hour or less, and all side by side: into docs/findings
 # make readme         README's pictures and numbers, from the study's tables
 # make docs           docs/tables.md, config.md and formats.md, from schemas and registries; reliability.md and
 #                     errors.md, from the tests
@@ -23,7 +25,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 export OMP_WAIT_POLICY = PASSIVE
 
 
-.PHONY: install demo help findings test test-fast test-pythons test-reruns lint format docs modules readme slurm-test fuzz extras lock clean clean-results
+.PHONY: install demo help findings across test test-fast test-pythons test-reruns lint format docs modules readme slurm-test fuzz extras lock clean clean-results
 
 demo: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason
@@ -34,6 +36,18 @@ install: .venv/installed
 findings: .venv/installed
 	$(BIN)/snakemake --quiet rules host reason --configfile workflow/studies/findings.yaml
 	cp results/demo/FINDINGS.md FINDINGS.md
+
+PAINTINGS :=
+across: findings extras
+	$(BIN)/snakemake --quiet rules host reason --configfile workflow/studies/flow.yaml
+	$(BIN)/snakemake --quiet rules host reason --configfile workflow/studies/designers.yaml
+	test -z "$(PAINTINGS)" || $(BIN)/snakemake --quiet rules host reason \
+	  --configfile workflow/studies/painters.yaml workflow/studies/with/seeds.yaml --config folder="$(PAINTINGS)"
+	$(BIN)/snakemake --quiet rules host reason -- across
+	mkdir -p docs/findings
+	for study in flow designers $(if $(PAINTINGS),painters); do \
+	  cp results/$$study/FINDINGS.md docs/findings/$$study.md || exit 1; done
+	cp results/ACROSS.md docs/findings/README.md
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile

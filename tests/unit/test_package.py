@@ -7,9 +7,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from lora_files import lora, sd1
+from PIL import Image
 
 import lora_atlas
 
@@ -86,6 +88,28 @@ def test_a_folder_of_loras_is_mapped_by_what_is_installed_alone(wheel, tmp_path)
     page = tmp_path / "here/results/my_loras/atlas.html"
     assert page.stat().st_size > 1000
     assert not list((tmp_path / "site").rglob("results"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", ["demo", "run flow", "run painters"])
+def test_studies_are_planned_by_what_is_installed_alone(wheel, tmp_path, study):
+    """All that they make, the page of the pictures included."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (tmp_path / "here").mkdir()
+    for artist in ("ada", "bob"):
+        (tmp_path / "art" / artist).mkdir(parents=True)
+        for i in range(9):
+            noise = np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / "art" / artist / f"{i}.png")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lora_atlas.console", *study.split(), "--", "-n"]
+    command += ["--config", "folder=../art"] * (study == "run painters")
+    done = subprocess.run(
+        command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=600
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    planned = done.stdout + done.stderr
+    assert "rule show_pictures" in planned and "rule write_findings" in planned
 
 
 def test_the_citation_is_of_this_version():

@@ -59,7 +59,11 @@ config = keys.normalised(config)
 
 def part(path):
     """A file of the project, as jobs name it: from here where it is below the working directory."""
-    return str(path) if Path.cwd() == ROOT else str(ROOT / path)
+    if Path.cwd() == ROOT:
+        return str(path)
+    # pip puts the library beside the workflow, and not into it.
+    inside = Path(path).is_relative_to("workflow/lora_atlas")
+    return str(LIBRARY / Path(path).relative_to("workflow") if inside else ROOT / path)
 
 
 def listed_files(path):

@@ -64,6 +64,8 @@ include: "workflow/rules/common.smk"
 
 onstart:
     start_at_once()
+    if not TRAINED and not IS_VARIANT:
+        origin.keep(RESULTS, config["folder"])
     # What the command line forces is made anew, kept or not (scripts/job.py). Jobs of a cluster inherit it.
     forced = workflow.dag_settings
     os.environ.update(LORA_ATLAS_AFRESH="\n".join(["all"] * forced.forceall + sorted(map(str, forced.forcerun))))

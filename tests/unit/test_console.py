@@ -1,6 +1,7 @@
 """The command lora-atlas: what it stands for, and what it says of what is not there."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from snakemake.cli import parse_config
 
-from lora_atlas import console
+from lora_atlas import console, origin, tables
 from lora_atlas.console import main
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,7 @@ def test_a_folder_is_itself_whatever_it_is_called(told, tmp_path, name):
     made = told("map", name)
     assert settings(made)["folder"] == str(tmp_path / name)
     assert made[:3] == ["snakemake", "-s", str(ROOT / "Snakefile")]
+    assert made[3:7] == ["--quiet", "rules", "host", "reason"]
     assert made[made.index("--configfile") + 1] == str(ROOT / "workflow/studies/my_loras.yaml")
     schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
     import re
@@ -67,6 +69,75 @@ def test_pictures_are_asked_about_with_their_base(told, tmp_path):
     made = told("one-step", "pictures", "--base", "somebody/base", "--revision", "0" * 40)
     assert made[-2:] == ["--", "one_step"] and "--configfile" not in made
     assert settings(made)["base"] == {"model": "somebody/base", "revision": "0" * 40}
+    mini = told("find", "pictures", "loras", "--base", "mini")
+    assert settings(mini)["base"] == {"model": str(ROOT / "workflow/resources/mini/base")}
+    stated = told("find", "pictures", "loras", "--", "--config", "base={model: sd15}")
+    assert settings(stated)["base"] == {"model": "sd15"}
+
+
+def test_what_is_said_after_the_dashes_joins_what_the_command_says(told, tmp_path):
+    """Snakemake takes the last --config, and the last --configfile, alone."""
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "own.yaml").write_text("study: own")
+    rest = ["--config", "weights={modules: [plain]}", "seed=3", "-k", "--configfile=own.yaml", "-C", "cache=x", "all"]
+    made = told("map", "loras", "--", *rest)
+    assert made.count("--config") == made.count("--configfile") == 1 and "-k" in made and "-C" not in made
+    found = settings(made)
+    assert found["folder"] == str(tmp_path / "loras") and found["seed"] == 3 and found["cache"] == "x"
+    assert found["weights"] == {"modules": ["plain"]}
+    configs = made[made.index("--configfile") + 1 : made.index("--config")]
+    assert configs == [str(ROOT / "workflow/studies/my_loras.yaml"), "own.yaml"]
+    # What is to be printed is said by whoever says so.
+    assert "--quiet" not in told("map", "loras", "--", "-n")
+
+
+def test_two_folders_of_one_name_have_results_of_their_own(told, tmp_path):
+    for place in ("one", "other"):
+        (tmp_path / place / "loras").mkdir(parents=True)
+    assert settings(told("map", "one/loras"))["study"] == "loras"
+    origin.keep("results/loras", "one/loras")
+    assert settings(told("map", "one/loras"))["study"] == "loras"
+    assert settings(told("map", "other/loras"))["study"] == "loras_2"
+    origin.keep("results/loras_2", "other/loras")
+    assert settings(told("map", "other/loras"))["study"] == "loras_2"
+    # Nor do they go into those of a study that trained its own.
+    (tmp_path / "one/painters").mkdir()
+    (tmp_path / "results/painters").mkdir()
+    (tmp_path / "results/painters/plan.parquet").touch()
+    assert settings(told("map", "one/painters"))["study"] == "painters_2"
+    assert str(tmp_path) not in (tmp_path / "results/loras/.folder").read_text()
+
+
+def test_a_study_is_asked_by_its_configuration(told, tmp_path, capsys):
+    (tmp_path / "new.safetensors").touch()
+    (tmp_path / "own.yaml").write_text("study: own")
+    for study in ("painters", "own.yaml"):
+        made = told("query", "new.safetensors", study, "--", "--config", "folder=art")
+        expected = ROOT / "workflow/studies/painters.yaml" if study == "painters" else tmp_path / study
+        assert made[made.index("--configfile") + 1] == str(expected)
+        assert settings(made) == {"query": str(tmp_path / "new.safetensors"), "folder": "art"}
+    (tmp_path / "results/own").mkdir(parents=True)
+    (tmp_path / "results/own/plan.parquet").touch()
+    assert main(["query", "new.safetensors", "results/own"], lambda made: pytest.fail("ran")) == 2
+    assert "the results of a study that trained its LoRAs" in capsys.readouterr().err
+
+
+def test_where_nothing_was_to_be_done_the_page_is_named_all_the_same(told, tmp_path, capsys):
+    (tmp_path / "loras").mkdir()
+    page = tmp_path / "results/loras/atlas.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    os.utime(page, (1, 1))
+    (page.parent / "tables").mkdir()
+    tables.write(page.parent / "tables/loras.parquet", "loras", [])
+    told("map", "loras")
+    said = capsys.readouterr().err
+    assert f"The page to open: {page}" in said and "0 LoRA files" in said
+    (tmp_path / "own.yaml").write_text("study: loras")
+    told("run", "own.yaml")
+    assert f"The page to open: {page}" in capsys.readouterr().err
+    told("run", "own.yaml", "--", "-n")
+    assert "The page" not in capsys.readouterr().err
 
 
 def test_studies_by_name_and_by_file(told, tmp_path):
@@ -90,6 +161,10 @@ def test_the_demo_ends_with_what_it_found(told, monkeypatch):
     ("arguments", "words"),
     [
         (["map", "absent"], "absent: there is no such file or folder; it was looked for at {}/absent"),
+        (["map", "{}/absent"], "{}/absent: there is no such file or folder\n"),
+        (["map", "hree"], "it was looked for at {}/hree; did you mean {}/here?"),
+        (["find", "here", "here"], "asked about by the base that the LoRAs are of: --base FOLDER"),
+        (["one-step", "here"], "or one that comes with LoRA Atlas: mini, mini-flow, mini-icons"),
         (["map", "~/no such folder"], "no such file or folder; it was looked for at {home}/no such folder"),
         (["run", "artbench"], "artbench: no study of that name, and no file at {}/artbench; there are: artbench_flux"),
         (["find", "here"], "find: name the folder of LoRA files, too: lora-atlas find WHAT FOLDER"),
@@ -99,8 +174,8 @@ def test_the_demo_ends_with_what_it_found(told, monkeypatch):
 def test_what_is_not_there_is_said(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    assert main(arguments, lambda made: pytest.fail("ran")) == 2
-    assert words.format(tmp_path, home=Path.home()) in capsys.readouterr().err
+    assert main([each.format(tmp_path) for each in arguments], lambda made: pytest.fail("ran")) == 2
+    assert words.replace("{}", str(tmp_path)).replace("{home}", str(Path.home())) in capsys.readouterr().err
 
 
 def test_the_command_is_printed_and_its_status_handed_on(tmp_path, monkeypatch, capsys):

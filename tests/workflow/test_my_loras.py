@@ -199,7 +199,24 @@ def test_names_that_people_give_are_names(copied, folder, tmp_path):
     assert found == {"style {wildcard}", "a=b", "it's 100%"}
     copied.run("query", *asked(theirs, study, f"query={theirs / 'style {wildcard}.safetensors'}"))
     (answers,) = (copied.root / "results/names/query").glob("*.parquet")
-    assert tables.read(answers, "query").to_pylist()[0]["lora"] == "style {wildcard}"
+    # Of the folder that it lies in: all but itself.
+    assert {row["lora"] for row in tables.read(answers, "query").to_pylist()} == found - {"style {wildcard}"}
+
+
+def test_results_of_another_folder_are_told_and_nothing_of_them_stays(copied, folder, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for place, text in ((one, 768), (other, 2048)):
+        place.mkdir()
+        for i in range(2):
+            save_file(trained(30 + i, text=text), place / f"{i}.safetensors")
+    results = copied.root / "results/twice"
+    assert "is of another folder" not in copied.run(*asked(one, "study=twice"))
+    spaces = {path.name for path in (results / "spaces").iterdir()}
+    said = copied.run(*asked(other, "study=twice"))
+    assert f"results/twice is of another folder, and is made anew of {other}; with study=NAME both are kept" in said
+    after = {path.name for path in (results / "spaces").iterdir()}
+    assert spaces and after and not spaces & after
+    assert "is of another folder" not in copied.run(*asked(other, "study=twice"))
 
 
 def test_what_is_not_there_is_said_before_any_job(copied, folder, tmp_path):

@@ -51,7 +51,8 @@ def check(config: Mapping[str, Any], schema: Mapping[str, Any], root: Path) -> d
         problems += _variant_problems(config, schema, root)
     if problems:
         raise StudyError(
-            "the configuration cannot be used:\n" + "\n".join(f"  - {printable(problem)}" for problem in problems)
+            "the configuration cannot be used:\n"
+            + "\n".join("  - " + "\n".join(map(printable, problem.split("\n"))) for problem in problems)
         )
     return config
 

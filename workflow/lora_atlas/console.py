@@ -1,7 +1,7 @@
 """The command ``lora-atlas``: a short way to say the Snakemake commands that most people need, in any folder.
 
     lora-atlas map FOLDER                 which of these LoRA files are alike, copies, of which base
-    lora-atlas query FILE [FOLDER]        which of them is a new file near
+    lora-atlas query FILE [FOLDER]        which of them is a new file near; or which of a STUDY's
     lora-atlas find PICTURES FOLDER       which of them do pictures speak for
     lora-atlas one-step PICTURES          a LoRA of pictures, without training
     lora-atlas run STUDY                  a study: one that comes with LoRA Atlas, or a file of your own
@@ -9,20 +9,24 @@
     lora-atlas demo                       the embedded study
 
 It decides nothing: it prints the command that it stands for, and runs it. What it does not know goes to Snakemake,
-after ``--``. Results lie in results/ of the folder it is called in.
+after ``--``: ``lora-atlas map FOLDER -- --config 'weights={modules: [plain]}'``. Results lie in results/ of the folder
+it is called in.
 """
 
 import argparse
+import difflib
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from . import __version__
+from . import __version__, origin
 from .code import PROJECT
 from .config import stated
+from .keys import read_yaml
 from .pictures.sources import slug
 
 Run = Callable[[Sequence[str]], int]
@@ -46,15 +50,30 @@ def studies(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted((folder / "workflow" / "studies").glob("*.yaml"))}
 
 
+# Options of Snakemake of which the last alone counts: what is said after ``--`` joins what this command says.
+JOINED = {"--config": "config", "-C": "config", "--configfile": "configfile", "--configfiles": "configfile"}
+# Where it is said how much is to be said, or nothing is run, Snakemake says it as it does.
+TALKS = ("--quiet", "-q", "--verbose", "-n", "--dry-run", "--dryrun")
+
+
 def command(arguments: argparse.Namespace) -> list[str]:
     """The Snakemake command that some arguments stand for; raises ConsoleError for paths that are not there."""
     folder = workflow()
-    made = ["snakemake", "-s", str(folder / "Snakefile"), "--cores", str(arguments.cores), *arguments.rest]
+    rest, given = _joined(arguments.rest)
+    quiet = [] if any(word.startswith(TALKS) for word in rest) else ["--quiet", "rules", "host", "reason"]
+    made = ["snakemake", "-s", str(folder / "Snakefile"), *quiet, "--cores", str(arguments.cores), *rest]
     settings: dict[str, object] = {}
     target, configs = None, []
     if arguments.action in ("map", "query", "find"):
-        files = there(arguments.folder or _beside(arguments))
-        configs, settings = [studies(folder)["my_loras"]], {"folder": str(files), "study": _name(files)}
+        named = arguments.folder or _beside(arguments)
+        asked = None if arguments.action == "map" else _asked_study(named, folder)
+        if asked is not None:
+            configs = [asked]
+        else:
+            files = there(named)
+            configs, settings = [studies(folder)["my_loras"]], {"folder": str(files), "study": _name(files)}
+    if arguments.action == "one-step":
+        settings["study"] = "one_step"
     if arguments.action in ("run", "estimate"):
         configs = [_study(arguments.study, folder)]
     if arguments.action in ("query", "find", "one-step"):
@@ -63,14 +82,52 @@ def command(arguments: argparse.Namespace) -> list[str]:
     if arguments.action == "estimate":
         target = "estimate"
     if getattr(arguments, "base", None):
-        settings["base"] = {"model": _model(arguments.base)} | (
+        settings["base"] = {"model": _model(arguments.base, folder)} | (
             {"revision": arguments.revision} if arguments.revision else {}
         )
-    if configs:
-        made += ["--configfile", *map(str, configs)]
-    if settings:
-        made += ["--config", *(stated(key, value) for key, value in settings.items())]
+    elif target in ("attribute", "one_step") and not _has_base(settings, given["config"]):
+        raise ConsoleError(
+            f"{arguments.action}: pictures are asked about by the base that the LoRAs are of: --base FOLDER, in "
+            "diffusers' format, or --base OWNER/NAME --revision COMMIT of the hub, or one that comes with LoRA Atlas: "
+            + ", ".join(bases(folder))
+        )
+    if files_given := [*map(str, configs), *given["configfile"]]:
+        made += ["--configfile", *files_given]
+    if stated_ := [*(stated(key, value) for key, value in settings.items()), *given["config"]]:
+        made += ["--config", *stated_]
     return [*made, *(["--", target] if target else [])]
+
+
+def _has_base(settings: Mapping[str, object], given: Sequence[str]) -> bool:
+    """Whether a base is named: by --config, or by the study that is asked."""
+    return "study" not in settings or any(each.startswith("base=") for each in given)
+
+
+def _joined(rest: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """What is left of words for Snakemake without its options of JOINED, and what these were given."""
+    left: list[str] = []
+    found: dict[str, list[str]] = {"config": [], "configfile": []}
+    into: list[str] | None = None
+    for n, word in enumerate(rest):
+        name, is_, value = word.partition("=")
+        if word == "--":
+            return [*left, *rest[n:]], found
+        if name in JOINED and (not is_ or name.startswith("--")):
+            into = found[JOINED[name]]
+            if is_:
+                into.append(value)
+                into = None
+        elif into is not None and not word.startswith("-") and ("=" in word or into is found["configfile"]):
+            into.append(word)
+        else:
+            into = None
+            left.append(word)
+    return left, found
+
+
+def bases(folder: Path) -> dict[str, Path]:
+    """The bases that come with LoRA Atlas, by their names."""
+    return {path.parent.name: path for path in sorted((folder / "workflow" / "resources").glob("*/base"))}
 
 
 def _full(path: str) -> Path:
@@ -82,7 +139,11 @@ def there(path: str) -> Path:
     """The full path of something that exists."""
     full = _full(path)
     if not full.exists():
-        raise ConsoleError(f"{path}: there is no such file or folder; it was looked for at {full}")
+        where = "" if path == str(full) else f"; it was looked for at {full}"
+        beside = [each.name for each in full.parent.iterdir()] if full.parent.is_dir() else []
+        alike = difflib.get_close_matches(full.name, beside, 1)
+        meant = f"; did you mean {full.parent / alike[0]}?" if alike else ""
+        raise ConsoleError(f"{path}: there is no such file or folder{where}{meant}")
     return full
 
 
@@ -96,8 +157,22 @@ def _beside(arguments: argparse.Namespace) -> str:
 
 
 def _name(folder: Path) -> str:
-    """The study of a folder of LoRA files, so that two folders have results of their own."""
-    return slug(folder.name) or "loras"
+    """The study of a folder of LoRA files, so that two folders have results of their own, whatever they are called."""
+    return origin.unused(slug(folder.name) or "loras", folder)
+
+
+def _asked_study(named: str, folder: Path) -> Path | None:
+    """The configuration of a study whose LoRAs are asked about; None for a folder of LoRA files."""
+    full = _full(named)
+    if (full / "plan.parquet").is_file():
+        raise ConsoleError(
+            f"{named}: the results of a study that trained its LoRAs, no folder of LoRA files; name the study itself, "
+            "as for lora-atlas run: a name that it comes with, or your configuration's file"
+        )
+    if full.is_dir():
+        return None
+    known = studies(folder)
+    return full if full.is_file() and full.suffix in (".yaml", ".yml") else known.get(named)
 
 
 def _study(name: str, folder: Path) -> Path:
@@ -110,10 +185,10 @@ def _study(name: str, folder: Path) -> Path:
     raise ConsoleError(f"{name}: no study of that name, and no file at {full}; there are: {', '.join(known)}")
 
 
-def _model(name: str) -> str:
-    """A folder by its full path; what is none is an id of the hub."""
+def _model(name: str, folder: Path) -> str:
+    """A folder by its full path, or a base that comes with LoRA Atlas; what is none is an id of the hub."""
     full = _full(name)
-    return str(full) if full.is_dir() else name
+    return str(full if full.is_dir() else bases(folder).get(name, name))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -122,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
         usage="lora-atlas [--version] ACTION … [--cores N] [-- what else Snakemake is told]",
     )  # fmt: skip
     made.add_argument("--version", action="version", version=__version__)
-    actions = made.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = made.add_subparsers(dest="action", required=True, metavar="ACTION", prog="lora-atlas")
 
     def action(name: str, about: str) -> argparse.ArgumentParser:
         one = actions.add_parser(name, help=about, description=about)
@@ -133,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("folder", metavar="FOLDER", help="of LoRA files")
     one = action("query", "Which LoRAs of a folder is a file near?")
     one.add_argument("asked", metavar="FILE", help="a LoRA file, or a folder of them")
-    one.add_argument("folder", metavar="FOLDER", nargs="?", help="of LoRA files (the one that the file lies in)")
+    one.add_argument("folder", metavar="FOLDER", nargs="?", help="of LoRA files (that of the file); or a STUDY")
     for name, about in (
         ("find", "Which LoRAs of a folder do pictures speak for?"),
         ("one-step", "Make a LoRA of pictures in one step, without training."),
@@ -143,7 +218,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--revision", metavar="COMMIT", help="of a hub id")
         one.add_argument("asked", metavar="PICTURES", help="a picture, a folder of pictures, or a folder of such")
         if name == "find":
-            one.add_argument("folder", metavar="FOLDER", nargs="?", help="of LoRA files")
+            one.add_argument("folder", metavar="FOLDER", nargs="?", help="of LoRA files; or a STUDY")
     for name, about in (("run", "Run a study."), ("estimate", "What will a study cost?")):
         one = action(name, about)
         one.add_argument("study", metavar="STUDY", help="a study's name, or a configuration of your own")
@@ -162,13 +237,55 @@ def main(given: Sequence[str] | None = None, run: Run | None = None) -> int:
     except ConsoleError as error:
         print(f"lora-atlas: {error}", file=sys.stderr)
         return 2
-    print(shlex.join(made), file=sys.stderr, flush=True)
+    beside = Path(sys.executable).with_name("snakemake")
+    said = [str(beside), *made[1:]] if beside.is_file() else [sys.executable, "-m", *made]
+    print(shlex.join(said), file=sys.stderr, flush=True)
+    started = time.time()
     status = (run or _run)(made)
+    if status == 0 and not {"-n", "--dry-run", "--dryrun"} & set(arguments.rest):
+        _say_where(arguments, made, started)
     if status == 0 and arguments.action == "demo" and not arguments.rest:
         from .summary import main as summary
 
         summary(["results/demo"])
     return status
+
+
+def _say_where(arguments: argparse.Namespace, made: Sequence[str], started: float) -> None:
+    """What is there and the page to open, where nothing was to be done: Snakemake itself then says neither."""
+    if arguments.action not in ("map", "run", "demo"):
+        return
+    try:
+        results = Path("results", _study_of(made))
+        page = results / "atlas.html"
+        if not page.is_file() or page.stat().st_mtime >= started:
+            return
+        if arguments.action == "map":
+            from . import tables
+            from .collection.inventory import told
+
+            print(told(tables.read(results / "tables/loras.parquet", "loras").to_pylist()), file=sys.stderr)
+    except (OSError, ValueError):  # another layout of results than this command's own
+        return
+    print(f"Nothing has changed since it was made.\nThe page to open: {page.resolve()}", file=sys.stderr)
+
+
+def _study_of(made: Sequence[str]) -> str:
+    """The name of the study that a command makes, as its configurations and --config say."""
+    name = str(read_yaml((workflow() / "config.yaml").read_text())["study"])
+    words = list(made)
+    for option in ("--configfile", "--config"):
+        if option not in words:
+            continue
+        for word in words[words.index(option) + 1 :]:
+            if word.startswith("-"):
+                break
+            if option == "--config":
+                key, _, value = word.partition("=")
+                name = str(read_yaml(value)) if key == "study" else name
+            else:
+                name = str(read_yaml(Path(word).read_text()).get("study", name))
+    return name
 
 
 def _run(made: Sequence[str]) -> int:

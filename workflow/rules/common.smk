@@ -28,6 +28,7 @@ from lora_atlas import (
     config as configuration,
     descriptors,
     keys,
+    origin,
     progress,
     schema,
     sections,
@@ -87,6 +88,10 @@ def listed_files(path):
 STUDY = config["study"]
 # Either LoRAs are trained on artists' pictures, or they are there.
 TRAINED = config["loras"]["source"] == "trained"
+if not TRAINED and workflow.is_main_process and not origin.is_of(f"results/{STUDY}", config["folder"]):
+    logger.warning(
+        f"results/{STUDY} is of another folder, and is made anew of {config['folder']}; with study=NAME both are kept"
+    )
 LORA_FILES = [] if TRAINED else listed_files(config["folder"])
 PICTURES = sections.Pictures(**config["pictures"])
 ARTISTS = picture_sources.artists(PICTURES, config["folder"]) if TRAINED else {}

@@ -160,7 +160,8 @@ class Parts:
     def __str__(self) -> str:
         if self.restored == len(self.told):
             return "made before, and nothing that it depends on has changed since: nothing to do"
-        return f"made {len(self.told) - self.restored} of {len(self.told)} parts; the others were made before"
+        others = "; the others were made before" if self.restored else ""
+        return f"made {len(self.told) - self.restored} of {len(self.told)} parts{others}"
 
     def record(self) -> None:
         """Write down what the job's outputs hold, so that a file that is changed afterwards is found (common.smk)."""

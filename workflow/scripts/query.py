@@ -16,4 +16,4 @@ with job(snakemake) as cost:
     rows = query([p.query], known, **p.weights, **options)
     tables.write(out.table, "query", rows)
     write(out.page, p.study, rows)
-    cost.say(told(rows))
+    cost.say(f"{told(rows)}\nas a page: {out.page}")

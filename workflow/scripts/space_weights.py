@@ -6,11 +6,13 @@ with job(snakemake) as cost:
     from pathlib import Path
 
     from lora_atlas import tables
-    from lora_atlas.collection.spaces import spaces
+    from lora_atlas.collection.spaces import forget, spaces
     from lora_atlas.weights.engine import collection, pick
 
     p = snakemake.params
-    found = spaces(tables.read(snakemake.input.table, "loras").to_pylist())
+    listed = tables.read(snakemake.input.table, "loras").to_pylist()
+    forget(p.folder, listed)
+    found = spaces(listed)
     for space, rows in found.items():
         weights = Path(p.folder, space, "weights")
         collection(

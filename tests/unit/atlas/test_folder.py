@@ -116,7 +116,9 @@ def test_what_is_unusual_and_what_is_refused_are_said(written):
         "far,flux-1,its header says that it is of SDXL" in saved["unusual"]
         and "far,flux-1,one\nfar,flux-1,two" in saved["unusual"]
     )
-    assert "alone-3,sd1,related to none of the others" in saved["unusual"]
+    # 48 of 55 are: that is not what is unusual, and the sentence says it.
+    assert "related to none" not in saved["unusual"]
+    assert "updates have no related one here" in written.read_text()
     assert saved["refused"].startswith("LoRA,reason\ncut,cut short")
     text = written.read_text()
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text

@@ -306,8 +306,18 @@ def test_the_right_collection_is_asked(make, tmp_path, exact):
     files = [make.lora(tmp_path / f"{n}.safetensors", shapes, n) for n in range(3)]
     xl = Known("sdxl", ["a", "b", "c"], [open_lora(p) for p in files], [None] * 3, [None] * 3, gram(files, "delta"))
     assert {row["space"] for row in answers([files[1], exact.files[0].path], [exact, xl])} == {"sd1", "sdxl"}
-    row = answers([files[1]], [exact, xl])[0]
+    shutil.copy(files[1], tmp_path / "copy.safetensors")
+    row = answers([tmp_path / "copy.safetensors"], [exact, xl])[0]
     assert row["lora"] == "b" and row["relation"] == "same update" and row["artist_vote"] is None
+
+
+def test_a_file_among_the_known_ones_is_no_neighbour_of_itself(make, tmp_path, exact):
+    rows = answers([exact.files[4].path], exact, nearest=99)
+    assert exact.loras[4] not in {row["lora"] for row in rows} and len(rows) == len(exact.loras) - 1
+    assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
+    alone = Known("sd1", ["a"], exact.files[:1], [None], [None], gram([exact.files[0].path], "delta"))
+    (row,) = answers([exact.files[0].path], alone)
+    assert row["status"] == "refused" and "there is nothing to compare it with" in row["reason"]
 
 
 # --- what the neighbours say

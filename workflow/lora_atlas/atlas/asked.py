@@ -43,6 +43,7 @@ def answer(rows: Sequence[Row]) -> dict[str, Any]:
         "refused": first["reason"] if first["status"] == "refused" else None,
         "space": first["space"],
         "says": says(first),
+        "labelled": any(row["artist"] or row["genre"] for row in rows),
         "near": [{**row, "mark": mark(row)} for row in rows if row["rank"] is not None],
     }
 

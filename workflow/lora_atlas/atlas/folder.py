@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..collection.chance import LEVEL
-from ..collection.spaces import spaces
+from ..collection.spaces import MAPPED, spaces
 from .collection import Placed
 from .page import Finding
 from .page import write as write_page
@@ -24,6 +24,7 @@ BUDGET, LEAST = 30_000, 1_500_000  # bytes of pictures a LoRA, and of a small fo
 TOGETHER = 3  # points that make a family
 SHARED = 0.67  # of a family's members that have a word, or a label, before the family is called by it
 UNUSUAL, ENOUGH = 3.5, 8  # modified z-score of an outlier (Iglewicz & Hoaglin 1993), and the LoRAs that it takes
+FEW = 12  # files that are related to none, and are listed whatever their share
 FLAT = 0.05  # of log norms: where they differ by less, a file that differs by a quarter is none that stands out
 SMALL_WORDS = {
     "and",
@@ -169,6 +170,8 @@ def _map(space: str, members: Sequence[Row], placed: Placed, first: int, by_name
     family = members[0]["family"]
     words = f"{len(members)} LoRA{'s' * (len(members) != 1)} of {family if family != 'other' else 'no known family'}"
     points = f", {len(order)} different updates" if len(order) < len(members) else ""
+    if len(order) >= MAPPED and not placed.near["related"].any():
+        points += ": none is nearer to another than noise, so that places say little"
     return {
         "name": space,
         "label": f"{space} ({len(members)})",
@@ -287,7 +290,8 @@ def _findings(
     found = [
         Finding(
             "bases", "Which bases are they of?",
-            f"{len(usable)} of {len(rows)} files can be compared with others of the same base.", None, "loras",
+            f"{sum(len(own) for own in spaces(rows).values() if len(own) > 1)} of {len(rows)} files can be compared "
+            "with others of the same base.", None, "loras",
             ["base", "family", "LoRAs", "different updates"],
             [[space, own[0]["family"], len(own), len(where[space].points)] for space, own in spaces(rows).items()],
         )
@@ -319,7 +323,9 @@ def _findings(
             f"{_counted(len(alone), 'update has', 'updates have')} no related one here.", None, "loras",
             ["LoRA", "base", "why"],
             [[row["lora"], row["space"], why] for row, why in odd]
-            + [[lora, space, "related to none of the others"] for space, lora in alone],
+            # Where most are alone, that is not what is unusual.
+            + [[lora, space, "related to none of the others"] for space, lora in alone]
+            * (2 * len(alone) <= len(usable) or len(alone) <= FEW),
         )
     )  # fmt: skip
     if refused:

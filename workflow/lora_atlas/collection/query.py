@@ -97,6 +97,13 @@ def query(
         cosine = products / np.sqrt(np.diag(nearness) * square).clip(1e-300)
         near = distances(cosine)
         order = np.argsort(near, kind="stable")
+        # A file that lies among the known ones is no neighbour of itself.
+        itself = [n for n, other in enumerate(known.files) if other.path.resolve() == file.path.resolve()]
+        order = order[~np.isin(order, itself)]
+        if not len(order):
+            why = f"{file.path}: the one LoRA of {known.space} that is known; there is nothing to compare it with"
+            rows.append(row | {"status": "refused", "reason": why})
+            continue
         p, evidence = chance.p(cosine), np.zeros(len(cosine))
         evidence[order[:VOTERS]] = chance.evidence(cosine[order[:VOTERS]])
         row |= {"space": known.space, "chance": chance.limit}
@@ -240,8 +247,9 @@ def told(rows: Sequence[dict[str, Any]], nearest: int = 5) -> str:
             continue
         lines.append(f"{name}, among {first['space']}{_said(first)}")
         for row in found[:nearest]:
-            copy = f"  {row['relation']}" if row["relation"] else ""
-            lines.append(f"  {row['rank']:2d}. {row['lora']}  distance {row['distance']:.3f}  p {row['p']:.3f}{copy}")
+            # Of few LoRAs p is never small, not even of a copy.
+            how = row["relation"] or f"p {row['p']:.3f}"
+            lines.append(f"  {row['rank']:2d}. {row['lora']}  distance {row['distance']:.3f}  {how}")
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """Spaces of a folder: which LoRAs are compared with which, and which files are made of each space."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,3 +27,11 @@ def maps(folder: str | Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
 def files(folder: str | Path, rows: Sequence[Mapping[str, Any]], *names: str) -> list[Path]:
     """The files of these names of every space."""
     return [Path(folder, space, name) for space in spaces(rows) for name in names]
+
+
+def forget(folder: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Remove what was made of spaces that have no LoRA any more: it is of files that are gone."""
+    there = spaces(rows)
+    for path in Path(folder).glob("*/"):
+        if path.name not in there and not path.is_symlink():
+            shutil.rmtree(path)

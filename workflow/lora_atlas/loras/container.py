@@ -117,6 +117,9 @@ def configuration(path: Path) -> Path | None:
     return config if path.name.startswith("adapter_model.") and config.is_file() else None
 
 
+_TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))  # of a safetensors file's first eight bytes the last are zero
+
+
 def open_container(path: str | Path, *, pickles: bool = True) -> Container:
     """A file's tensors by name; raises LoraFileError for what is no sound container."""
     path = Path(path)
@@ -133,6 +136,12 @@ def open_container(path: str | Path, *, pickles: bool = True) -> Container:
             raise LoraFileError(
                 f"{path}: a pickle, which weights.pickles: refuse leaves unopened; set it to load, which reads tensors "
                 "alone, in a process of its own"
+            )
+        if len(start) > 8 and all(byte in _TEXT for byte in start):
+            begins = os.pread(descriptor, 40, 0).decode("ascii", "replace")
+            raise LoraFileError(
+                f"{path}: text, not a LoRA file: it begins with {begins!r}; was a page, or a pointer of "
+                "Git LFS, saved in its place? Download the file itself"
             )
         if len(start) < 8 or length > MAX_HEADER or length > size - 8:
             raise LoraFileError(

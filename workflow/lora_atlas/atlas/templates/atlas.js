@@ -503,7 +503,7 @@ function overview() {
   if (D.artists.length) {
     const here = new Map();
     for (const lora of members(map())) { const a = D.loras[lora].artist; if (a !== null && a !== undefined) here.set(a, [...(here.get(a) || []), lora]); }
-    found.push(el("h2", {}, D.kind === "trained" ? "Artists" : "Folders"), el("p", {class: "grey"}, "Choose a point for what it learnt, what it paints and what is near it, or one of these to see where its LoRAs are."));
+    found.push(el("h2", {}, D.kind === "trained" ? "Artists" : "Folders"), el("p", {class: "grey"}, `Choose a point for what ${D.kind === "trained" ? "it learnt, what it paints" : "its file says"} and what is near it, or one of these to see where its LoRAs are.`));
     found.push(el("ul", {class: "plain"}, [...here].sort((a, b) => a[0] - b[0]).map(([a, own]) => {
       const artist = D.artists[a], first = own.find(lora => D.loras[lora].training?.length) ?? own[0], l = D.loras[first], picture = l.training?.[0]?.[0] ?? face(first);
       return el("li", {}, el("button", {class: "row", "aria-pressed": String(only === a), onclick: () => { only = only === a ? null : a; panel(); ask(); }},

@@ -243,7 +243,7 @@ def TableError(folder: Path) -> None:
     tables.read(folder / "plan.parquet", "plan")
 
 
-@provoked("an action of `lora-atlas` on what is not there", "absent", "looked for")
+@provoked("an action of `lora-atlas` on what is not there", "absent", "there is no such file")
 def ConsoleError(folder: Path) -> None:
     from lora_atlas.console import there
 

@@ -517,6 +517,25 @@ def test_what_the_study_is_about_is_said(page):
     assert f"{' '.join(ABOUT)} No number here reproduces one of the paper's." in page
 
 
+def test_the_page_begins_with_what_is_asked_first(page, found, evidence):
+    short = page.split("\n\n")[1]
+    pool, first = pooled(evidence), speakers(evidence, pooled(evidence))[0]
+    assert short.startswith(f"**In short.** By its weights alone (`{first}`)")
+    assert (
+        f"mean average precision of {pool.score(first)}" in short
+        and str(pooled(evidence, unseen=True).score(first)) in short
+    )
+    assert f"`{pool.best(pool.controls)}`" in short
+    (claim,) = [
+        each
+        for each in found
+        if each.sentence == f"The weights (`{first}`) find an artist better than every control does."
+    ]
+    assert f"more than each of those: **{claim.verdict}**." in short
+    counts = [sum(each.verdict == verdict for each in found) for verdict in ("held", "did not hold", "undecided")]
+    assert f"{counts[0]} held and {counts[1]} did not; {counts[2]} are undecided" in short and sum(counts) == len(found)
+
+
 def test_each_row_of_claims_says_its_seeds(page, found):
     _, rest = page.split("## What held, and what did not\n\n", 1)
     rows = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in rest.split("\n\n", 1)[0].splitlines()]

@@ -13,7 +13,7 @@ from ..metrics.structure import LEVELS
 from ..tables import replacing
 from ..views import NO_BASIS
 from . import gradient
-from .claims import Claim, asked_unseen, claims, speakers
+from .claims import FAILED, HELD, OPEN, Claim, asked_unseen, claims, speakers
 from .cost import seconds_per_lora, seconds_per_picture
 from .evidence import Evidence, Pooled, Score, gather, over_seeds, p_text, pooled, settings_of, two
 
@@ -41,7 +41,7 @@ def write(
     found = claims(evidence)
     parts = [*_claims(evidence, found), *(part for section in SECTIONS for part in section(evidence))]
     with replacing(path) as temporary:
-        temporary.write_text("\n\n".join([*_head(study, evidence, about), *parts]) + "\n")
+        temporary.write_text("\n\n".join([*_head(study, evidence, about, found), *parts]) + "\n")
     return [
         {
             "claim": claim.about or claim.sentence, "sentence": claim.sentence, "verdict": claim.verdict,
@@ -51,10 +51,11 @@ def write(
     ]  # fmt: skip
 
 
-def _head(study: str, evidence: Evidence, about: Sequence[str]) -> Iterator[str]:
+def _head(study: str, evidence: Evidence, about: Sequence[str], found: Sequence[Claim]) -> Iterator[str]:
     queries = evidence.study.frame("queries")
     seeds = len(evidence.seeds)
     yield f"# What the study `{study}` found"
+    yield from _in_short(evidence, found)
     yield (
         "Written by a rule from the study's tables (`snakemake findings`); nothing here is typed by hand. "
         f"{queries['artist'].nunique()} artists. Headline: {evidence.view.label}, the same for every descriptor."
@@ -74,6 +75,35 @@ def _head(study: str, evidence: Evidence, about: Sequence[str]) -> Iterator[str]
         )
     yield " ".join([*about, "No number here reproduces one of the paper's."])
     yield from _overlaps(evidence)
+
+
+def _in_short(evidence: Evidence, found: Sequence[Claim]) -> Iterator[str]:
+    """What is asked first, for who knows none of the names: are artists told apart, and by more than chance?"""
+    pool = pooled(evidence)
+    names = speakers(evidence, pool)
+    if not names or not pool.controls:
+        return
+    best = pool.best(pool.controls)
+    chance = two(float(pool.chances.mean()))
+    said = (
+        f"**In short.** By its weights alone (`{names[0]}`) a LoRA finds the other LoRAs of its artist at a mean "
+        f"average precision of {pool.score(names[0])}, where 1 is all of them first, chance gives {chance}, and the "
+        f"best of those descriptions that know no style (`{best}`) {two(pool.mean(best))}. "
+    )
+    # The first claim of all is of the first descriptor and the best control.
+    said += f"That the weights find more than each of those: **{found[0].verdict}**. "
+    if asked_unseen(evidence):
+        unseen = pooled(evidence, unseen=True)
+        said += (
+            f"Artists that nothing was fitted on are found at {unseen.score(names[0])}, chance "
+            f"{two(float(unseen.chances.mean()))}. "
+        )
+    counted = [sum(claim.verdict == verdict for claim in found) for verdict in (HELD, FAILED, OPEN)]
+    yield (
+        f"{said}Of the {len(found)} claims below {counted[0]} held and {counted[1]} did not; {counted[2]} are "
+        "undecided, which says that artists and seeds are too few for a verdict on all of them together, and nothing "
+        "else. Names and words are explained in docs/descriptors.md and docs/method.md of LoRA Atlas."
+    )
 
 
 def _overlaps(evidence: Evidence) -> Iterator[str]:

@@ -536,7 +536,8 @@ function describe() {
 }
 function key() {
   const found = [];
-  if (D.kind === "trained") found.push(el("span", {}, sign(theme.grey, 0, false), "gallery"), el("span", {}, sign(theme.grey, 0, true), "query"));
+  const framed = $("faces").value !== "dots";
+  if (D.kind === "trained") found.push(el("span", {}, sign(theme.grey, 0, false), framed ? "gallery: whole frame" : "gallery"), el("span", {}, sign(theme.grey, 0, true), framed ? "query: broken frame" : "query"));
   D.genres.forEach((genre, i) => found.push(el("span", {}, sign(theme.grey, i, false), genre || "no genre")));
   if (D.loras.some(l => l.count > 1)) found.push(el("span", {}, "×2: copies of one update, one point"));
   $("key").replaceChildren(...found);
@@ -551,7 +552,7 @@ for (const [value, words] of Object.entries({training: "what they learnt from", 
 }
 if (D.loras.length > 200) $("faces").value = "dots";
 $("faces").closest("label").hidden = $("faces").options.length < 2;
-$("faces").addEventListener("change", () => { panel(); if (listed) fill(); ask(); });
+$("faces").addEventListener("change", () => { panel(); key(); if (listed) fill(); ask(); });
 
 // --- search
 let active = -1;

@@ -20,6 +20,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+QUIETLY = $(BIN)/snakemake --quiet rules host reason
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 # On a CPU two spinning thread pools on two cores are slower than one.
 export OMP_WAIT_POLICY = PASSIVE
@@ -28,22 +29,22 @@ export OMP_WAIT_POLICY = PASSIVE
 .PHONY: install demo help findings across test test-fast test-pythons test-reruns lint format docs modules readme slurm-test fuzz extras lock clean clean-results
 
 demo: .venv/installed
-	$(BIN)/snakemake --quiet rules host reason
+	$(QUIETLY)
 	@PYTHONPATH=workflow $(BIN)/python -m lora_atlas.summary results/demo
 
 install: .venv/installed
 
 findings: .venv/installed
-	$(BIN)/snakemake --quiet rules host reason --configfile workflow/studies/findings.yaml
+	$(QUIETLY) --configfile workflow/studies/findings.yaml
 	cp results/demo/FINDINGS.md FINDINGS.md
 
 PAINTINGS :=
 across: findings extras
-	$(BIN)/snakemake --quiet rules host reason --configfile workflow/studies/flow.yaml
-	$(BIN)/snakemake --quiet rules host reason --configfile workflow/studies/designers.yaml
-	test -z "$(PAINTINGS)" || $(BIN)/snakemake --quiet rules host reason \
+	$(QUIETLY) --configfile workflow/studies/flow.yaml
+	$(QUIETLY) --configfile workflow/studies/designers.yaml
+	test -z "$(PAINTINGS)" || $(QUIETLY) \
 	  --configfile workflow/studies/painters.yaml workflow/studies/with/seeds.yaml --config folder="$(PAINTINGS)"
-	$(BIN)/snakemake --quiet rules host reason -- across
+	$(QUIETLY) -- across
 	mkdir -p docs/findings
 	for study in flow designers $(if $(PAINTINGS),painters); do \
 	  cp results/$$study/FINDINGS.md docs/findings/$$study.md || exit 1; done

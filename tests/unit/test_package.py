@@ -71,43 +71,49 @@ def test_the_workflow_is_in_it(wheel):
     assert not [name for name in inside if name.startswith("lora_atlas_workflow/") and "lora_atlas/" in name[20:]]
 
 
-@pytest.mark.slow
-def test_a_folder_of_loras_is_mapped_by_what_is_installed_alone(wheel, tmp_path):
-    """In an empty folder, with the library and the workflow of the wheel: from the console command to the map."""
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    (tmp_path / "here").mkdir()
-    for i in range(5):
-        lora(tmp_path / "my loras" / f"{i}.safetensors", sd1(("attn1",)), seed=i)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+@pytest.fixture(scope="module")
+def site(wheel, tmp_path_factory):
+    """Where pip puts what is in it."""
+    folder = tmp_path_factory.mktemp("site")
+    zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
+def installed(site, here, *words):
+    """The console command in an empty folder, with the library and the workflow of the wheel alone."""
+    here.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "lora_atlas.console", "map", "../my loras", "--", "--quiet"],
-        cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=600,
+        [sys.executable, "-m", "lora_atlas.console", *words],
+        cwd=here, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert str(tmp_path / "site/lora_atlas_workflow/Snakefile") in done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_a_folder_of_loras_is_mapped_by_what_is_installed_alone(site, tmp_path):
+    """From the console command to the map."""
+    for i in range(5):
+        lora(tmp_path / "my loras" / f"{i}.safetensors", sd1(("attn1",)), seed=i)
+    done = installed(site, tmp_path / "here", "map", "../my loras", "--", "--quiet")
+    assert str(site / "lora_atlas_workflow/Snakefile") in done.stderr
     page = tmp_path / "here/results/my_loras/atlas.html"
     assert page.stat().st_size > 1000
-    assert not list((tmp_path / "site").rglob("results"))
+    assert not list(site.rglob("results"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("study", ["demo", "run flow", "run painters"])
-def test_studies_are_planned_by_what_is_installed_alone(wheel, tmp_path, study):
+def test_studies_are_planned_by_what_is_installed_alone(site, tmp_path, study):
     """All that they make, the page of the pictures included."""
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    (tmp_path / "here").mkdir()
     for artist in ("ada", "bob"):
         (tmp_path / "art" / artist).mkdir(parents=True)
         for i in range(9):
             noise = np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
             Image.fromarray(noise).save(tmp_path / "art" / artist / f"{i}.png")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lora_atlas.console", *study.split(), "--", "-n"]
-    command += ["--config", "folder=../art"] * (study == "run painters")
-    done = subprocess.run(
-        command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=600
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    pictures = ["--config", "folder=../art"] * (study == "run painters")
+    done = installed(site, tmp_path / "here", *study.split(), "--", "-n", *pictures)
     planned = done.stdout + done.stderr
     assert "rule show_pictures" in planned and "rule write_findings" in planned
 

@@ -53,7 +53,8 @@ def studies(folder: Path) -> dict[str, Path]:
 # Options of Snakemake of which the last alone counts: what is said after ``--`` joins what this command says.
 JOINED = {"--config": "config", "-C": "config", "--configfile": "configfile", "--configfiles": "configfile"}
 # Where it is said how much is to be said, or nothing is run, Snakemake says it as it does.
-TALKS = ("--quiet", "-q", "--verbose", "-n", "--dry-run", "--dryrun")
+DRY = ("-n", "--dry-run", "--dryrun")
+TALKS = ("--quiet", "-q", "--verbose", *DRY)
 
 
 def command(arguments: argparse.Namespace) -> list[str]:
@@ -242,7 +243,7 @@ def main(given: Sequence[str] | None = None, run: Run | None = None) -> int:
     print(shlex.join(said), file=sys.stderr, flush=True)
     started = time.time()
     status = (run or _run)(made)
-    if status == 0 and not {"-n", "--dry-run", "--dryrun"} & set(arguments.rest):
+    if status == 0 and not set(DRY) & set(arguments.rest):
         _say_where(arguments, made, started)
     if status == 0 and arguments.action == "demo" and not arguments.rest:
         from .summary import main as summary
@@ -272,20 +273,12 @@ def _say_where(arguments: argparse.Namespace, made: Sequence[str], started: floa
 
 def _study_of(made: Sequence[str]) -> str:
     """The name of the study that a command makes, as its configurations and --config say."""
-    name = str(read_yaml((workflow() / "config.yaml").read_text())["study"])
-    words = list(made)
-    for option in ("--configfile", "--config"):
-        if option not in words:
-            continue
-        for word in words[words.index(option) + 1 :]:
-            if word.startswith("-"):
-                break
-            if option == "--config":
-                key, _, value = word.partition("=")
-                name = str(read_yaml(value)) if key == "study" else name
-            else:
-                name = str(read_yaml(Path(word).read_text()).get("study", name))
-    return name
+    _, said = _joined(made)
+    files = [workflow() / "config.yaml", *map(Path, said["configfile"])]
+    named = [read_yaml(file.read_text()) for file in files]
+    stated_ = (word.partition("=") for word in said["config"])
+    named += [{key: read_yaml(value)} for key, _, value in stated_ if key == "study"]
+    return str([each["study"] for each in named if "study" in each][-1])
 
 
 def _run(made: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ What is kept is a digest of where the folder lies, and no path: results are shar
 
 import hashlib
 import os
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from .atomic import replacing
@@ -32,11 +32,8 @@ def is_of(results: str | Path, folder: str | Path) -> bool:
 
 def unused(name: str, folder: str | Path, results: str | Path = "results") -> str:
     """The study of a folder: its name, or the first of NAME_2, NAME_3, … that is of no other folder."""
-    for n in count(1):
-        tried = name if n == 1 else f"{name}_{n}"
-        if is_of(Path(results, tried), folder):
-            return tried
-    raise AssertionError  # never: numbers do not end
+    names = chain([name], (f"{name}_{n}" for n in count(2)))
+    return next(tried for tried in names if is_of(Path(results, tried), folder))
 
 
 def _digest(folder: str | Path) -> str:

@@ -279,7 +279,8 @@ def _findings(
 ) -> list[Finding]:
     usable = [row for row in rows if row["status"] == "imported"]
     copies = [row for row in usable if row["copy_of"]]
-    odd = [(row, why) for members in spaces(rows).values() for row, why in unusual(members)]
+    bases = spaces(rows)
+    odd = [(row, why) for members in bases.values() for row, why in unusual(members)]
     refused = [row for row in rows if row["status"] == "refused"]
     alone = [
         (space, lora)
@@ -290,10 +291,10 @@ def _findings(
     found = [
         Finding(
             "bases", "Which bases are they of?",
-            f"{sum(len(own) for own in spaces(rows).values() if len(own) > 1)} of {len(rows)} files can be compared "
+            f"{sum(len(own) for own in bases.values() if len(own) > 1)} of {len(rows)} files can be compared "
             "with others of the same base.", None, "loras",
             ["base", "family", "LoRAs", "different updates"],
-            [[space, own[0]["family"], len(own), len(where[space].points)] for space, own in spaces(rows).items()],
+            [[space, own[0]["family"], len(own), len(where[space].points)] for space, own in bases.items()],
         )
     ]  # fmt: skip
     found.append(

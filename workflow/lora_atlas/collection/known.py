@@ -53,6 +53,11 @@ class Known:
         return {module: spec.shape for file in self.files for module, spec in file.layout.specs.items()}
 
     @cached_property
+    def places(self) -> list[Path]:
+        """Where its files are, links followed."""
+        return [file.path.resolve() for file in self.files]
+
+    @cached_property
     def belongs(self) -> Belonging:
         """The family of its files, and the released models that all of them fit."""
         found = [

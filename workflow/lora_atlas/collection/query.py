@@ -98,7 +98,8 @@ def query(
         near = distances(cosine)
         order = np.argsort(near, kind="stable")
         # A file that lies among the known ones is no neighbour of itself.
-        itself = [n for n, other in enumerate(known.files) if other.path.resolve() == file.path.resolve()]
+        here = file.path.resolve()
+        itself = [n for n, place in enumerate(known.places) if place == here]
         order = order[~np.isin(order, itself)]
         if not len(order):
             why = f"{file.path}: the one LoRA of {known.space} that is known; there is nothing to compare it with"

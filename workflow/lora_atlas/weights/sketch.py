@@ -61,7 +61,7 @@ class Hashes:
 
     def __init__(self, seed: int = SEED):
         self.seed = seed
-        self._drawn: dict[tuple[tuple[str, ...], str, int, int], Any] = {}
+        self._drawn: dict[tuple[tuple[str, ...], str, int, int], csr_matrix] = {}
         self._size = 0
 
     def of(self, module: str, side: str, length: int, D: int) -> "csr_matrix":
@@ -69,11 +69,11 @@ class Hashes:
 
     def together(self, modules: tuple[str, ...], side: str, length: int, D: int) -> "csr_matrix":
         """Those of several modules of one length along a diagonal, (m · D, m · length)."""
-        # Not above: a fifth of a second that whoever reads sketches, and makes none, need not wait.
-        from scipy.sparse import csr_matrix
-
         key = (modules, side, length, D)
         if key not in self._drawn:
+            # Not above: a fifth of a second that whoever reads sketches, and makes none, need not wait.
+            from scipy.sparse import csr_matrix
+
             if self._size > SCATTERED:  # of other layouts of modules, which a folder has many of
                 self._drawn.clear()
                 self._size = 0

@@ -43,7 +43,8 @@ across: findings extras
 	$(QUIETLY) --configfile workflow/studies/flow.yaml
 	$(QUIETLY) --configfile workflow/studies/designers.yaml
 	test -z "$(PAINTINGS)" || $(QUIETLY) \
-	  --configfile workflow/studies/painters.yaml workflow/studies/with/seeds.yaml --config folder="$(PAINTINGS)"
+	  --configfile $(addprefix workflow/studies/,painters.yaml with/efficientnet.yaml with/seeds.yaml) \
+	  --config folder="$(PAINTINGS)"
 	$(QUIETLY) -- across
 	mkdir -p docs/findings
 	for study in flow designers $(if $(PAINTINGS),painters); do \

@@ -91,7 +91,10 @@ onsuccess:
 
 onerror:
     if not IS_VARIANT:
-        kept = "What is done is kept, and training goes on from its last checkpoint: run the same command again."
+        kept = (
+            "What is done is kept. The same command goes on from there, and training from its last checkpoint: at once "
+            "after an interruption, else when what a message above names is mended."
+        )
         print(f"\n{kept}\n", file=sys.stderr)
 
 

@@ -140,6 +140,33 @@ def test_where_nothing_was_to_be_done_the_page_is_named_all_the_same(told, tmp_p
     assert "The page" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("age", [1, 9e9])
+@pytest.mark.parametrize("status", ["answered", "refused"])
+@pytest.mark.parametrize(("words", "table"), [(["query"], "query"), (["find", "--base", "mini"], "attributions")])
+def test_an_answer_is_said_again_and_one_that_is_a_refusal_is_a_status(
+    tmp_path, monkeypatch, capsys, words, table, status, age
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "asked one.safetensors").touch()
+    folder = tmp_path / "results/loras" / {"query": "query", "attributions": "attribution"}[table]
+    folder.mkdir(parents=True)
+    row = dict.fromkeys(tables.SCHEMAS[table].names) | {"query": "asked one", "pictures": 1, "status": status}
+    if status == "refused":
+        row |= {"reason": "it is none", "picture": "1.png"}
+    else:
+        row |= {"lora": "it is near", "rank": 1, "space": "SD1.5", "p": 0.01, "distance": 0.5, "prominence": 2.0}
+        row |= {"cosine": 0.9, "chance": 0.5}
+    path = folder / "asked_one.parquet"
+    tables.write(path, table, [{name: row[name] for name in tables.SCHEMAS[table].names}])
+    os.utime(path, (age, age))
+    action, *rest = words
+    asked = [action, "asked one.safetensors", "loras", *rest]
+    assert main(asked, lambda made: 0) == (status == "refused")
+    # What was answered just now Snakemake has said.
+    assert ("it is n" in capsys.readouterr().err) == (age == 1)
+
+
 def test_studies_by_name_and_by_file(told, tmp_path):
     (tmp_path / "own.yaml").write_text("study: own")
     assert told("estimate", "designers")[-2:] == ["--", "estimate"]

@@ -228,7 +228,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(given: Sequence[str] | None = None, run: Run | None = None) -> int:
-    """The exit status: Snakemake's, or 2 where what was asked for is not there."""
+    """The exit status: Snakemake's; 2 where what was asked for is not there, 1 where nothing of it could be read."""
     words = list(sys.argv[1:] if given is None else given)
     cut = words.index("--") if "--" in words else len(words)
     arguments = parser().parse_args(words[:cut])
@@ -245,6 +245,8 @@ def main(given: Sequence[str] | None = None, run: Run | None = None) -> int:
     status = (run or _run)(made)
     if status == 0 and not set(DRY) & set(arguments.rest):
         _say_where(arguments, made, started)
+        if arguments.action in ANSWERS:
+            status = _answered(arguments, made, started)
     if status == 0 and arguments.action == "demo" and not arguments.rest:
         from .summary import main as summary
 
@@ -269,6 +271,31 @@ def _say_where(arguments: argparse.Namespace, made: Sequence[str], started: floa
     except (OSError, ValueError):  # another layout of results than this command's own
         return
     print(f"Nothing has changed since it was made.\nThe page to open: {page.resolve()}", file=sys.stderr)
+
+
+# Where the answers of a question are under a study's results, and the table that they are.
+ANSWERS = {"query": ("query", "query"), "find": ("attribution", "attributions")}
+
+
+def _answered(arguments: argparse.Namespace, made: Sequence[str], started: float) -> int:
+    """1 where nothing of what was asked about could be read, else 0. An answer that was there is said again: Snakemake
+    has nothing to do then, and says so alone."""
+    from . import tables
+
+    folder, table = ANSWERS[arguments.action]
+    try:
+        path = Path("results", _study_of(made), folder, f"{slug(there(arguments.asked).stem)}.parquet")
+        rows = tables.read(path, table).to_pylist()
+        said_now = path.stat().st_mtime >= started
+    except (OSError, ValueError):  # another layout of results than this command's own
+        return 0
+    if not said_now:
+        if arguments.action == "query":
+            from .collection.query import told
+        else:
+            from .attribution.find import told
+        print(f"Nothing has changed since it was asked.\n{told(rows)}", file=sys.stderr)
+    return int(all(row["status"] == "refused" for row in rows))
 
 
 def _study_of(made: Sequence[str]) -> str:

@@ -85,7 +85,7 @@ def Refused(folder: Path) -> None:
         file.writestr("archive/data.pkl", b"\x80\x02}.")
     # It limits the memory of its process, which is this one here: whatever comes after would find none.
     with unlimited_after():
-        look(folder / "x.bin", folder / "x.safetensors")
+        look(folder / "x.bin")
 
 
 @provoked("a pickle on which the process that looks into it ends; the file's error goes on with it", "memory or time")
@@ -95,7 +95,7 @@ def PickleError(folder: Path) -> None:
     (folder / "x.bin").write_bytes(b"\x80\x02}.")
     reader = pickles._Reader()
     with mock.patch.object(sys, "executable", shutil.which("true")):  # a process that ends at once
-        reader.ask(folder / "x.bin", folder / "x.safetensors")
+        reader.ask(folder / "x.bin")
 
 
 @provoked("a folder without LoRA files", "FOLDER", "looked for .safetensors")

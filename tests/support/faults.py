@@ -41,9 +41,12 @@ APART = {
     "true one. Entries that anybody may write to are not used; a group that shares a cache trusts its members.",
     "a shared file system shows a file late": "profiles/slurm waits for 60 s (`latency-wait`). One machine cannot let "
     "it happen.",
-    "SLURM's controller dies, or the scratch disk of one node is full": "Not tried.",
+    "SLURM's controller dies": "Not tried.",
+    "the scratch disk of one node of a cluster is full": "No stage keeps anything there but for seconds; results and "
+    "cache lie on the shared disk, whose end is a row of its own.",
     "a device computes wrongly": "Not told, unless a number is not finite: LoRAs are not trained twice and compared.",
-    "hostile captions in `snakemake --report`, which shows them as HTML": "No rule puts anything into that report.",
+    "hostile captions in `snakemake --report`, which shows them as HTML": "Its captions and labels are this "
+    "project's own words; the pages that it holds escape what comes from outside (rows on tables and pages).",
     "a bit of a JPEG in a folder of one's own flips, and it still decodes": "Nobody said what its bytes should be: it "
     "is another picture. Pictures that were fetched are held to their hash whenever they are read.",
     "a bit of a model's weights flips in the hub's cache, after they were fetched": "They are held to their hash when "

@@ -14,7 +14,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 from safetensors import safe_open
@@ -87,8 +87,38 @@ def check(path: str | Path) -> None:
     _SOUND.add(sign)
 
 
+def write_records(path: str | Path, kept: Mapping[str, Any]) -> None:
+    """What torch.save writes, atomically. Raises OSError where the system cannot write it."""
+    import torch
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        stream = _Stream(file)
+        try:
+            torch.save(dict(kept), cast("IO[bytes]", stream))
+        except RuntimeError as error:  # "unexpected pos", when the disk is full
+            raise stream.error or error from None
+
+
+class _Stream:
+    """A file that torch writes to, and what the system said of it: torch's own words do not tell."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 def check_records(path: str | Path) -> None:
-    """The same for what torch.save wrote: a zip file, whose records have check sums that torch does not look at.
+    """The same for what `write_records` wrote: a zip file, whose records have check sums that torch does not look at.
 
     Raises ContentError naming the record.
     """

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -95,8 +96,12 @@ def job(snakemake: Any, *, parts: Collection[str] | None = None) -> Iterator[Sim
         except Exception as error:  # noqa: BLE001 - the last place that can say it well
             traceback.print_exc()
             # The library's own errors are sentences for the reader; others need their type.
+            from lora_atlas import machine
+
             ours = type(error).__module__.startswith("lora_atlas")
             text = str(error) if ours else f"{type(error).__name__}: {error}"
+            places = [*snakemake.output, snakemake.config["cache"], tempfile.gettempdir()]
+            text = machine.told(error, places) or text
             text += "".join(f"\n{said}" for said in _inputs_changed(snakemake))
             os.write(terminal, f"\n{snakemake.rule}: {text}\nlog: {log}\n\n".encode())
             sys.exit(1)

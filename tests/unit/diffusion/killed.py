@@ -48,10 +48,9 @@ def mid_save(share: float) -> None:
     """The next state is written to this share, and then the process is dead."""
     through = torch.save
 
-    def cut(kept, path):
-        through(kept, path)
-        with open(path, "rb+") as file:
-            file.truncate(int(share * Path(path).stat().st_size))
+    def cut(kept, stream):
+        through(kept, stream)
+        stream.file.truncate(int(share * stream.file.tell()))
         die()
 
     torch.save = cut

@@ -67,8 +67,7 @@ def settle(folder: Path, work: Mapping[str, Any], packs: Sequence[Sequence[str]]
 
 def save(file: Path, kept: Mapping[str, Any]) -> None:
     """Replace a pack's state atomically."""
-    with tables.replacing(file) as temporary:
-        torch.save(dict(kept), temporary)
+    tensors.write_records(file, kept)
 
 
 def load(file: Path, loras: Sequence[str], device: torch.device) -> dict[str, Any] | None:

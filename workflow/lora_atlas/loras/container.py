@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from .. import machine
 from .pickles import PickleError, located
 from .reasons import brief, listed
 
@@ -88,6 +89,8 @@ def opened(path: str | Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
+        if machine.at_fault(error):
+            raise
         raise LoraFileError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         yield descriptor
@@ -107,6 +110,8 @@ def digest(path: str | Path) -> str:
         if config is not None:
             found.update(config.read_bytes())
     except OSError as error:
+        if machine.at_fault(error):
+            raise
         raise LoraFileError(f"{path}: cannot be read ({error.strerror})") from error
     return found.hexdigest()
 
@@ -158,6 +163,8 @@ def open_container(path: str | Path, *, pickles: bool = True) -> Container:
             pass
         entries, metadata = _header(raw, 8 + length)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        if machine.at_fault(error):
+            raise
         raise LoraFileError(f"{path}: damaged ({brief(str(error), 200)}); copy it again") from error
     unread = sorted(key for key, e in entries.items() if e.dtype not in _DTYPES or len(e.shape) > MAX_DIMENSIONS)
     if unread:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from .. import tensors
+from .. import machine, tensors
 from ..tables import replacing
 from .assemble import read_scale, read_update
 from .base import base_tensor
@@ -155,6 +155,8 @@ def _check(container: Container) -> None:
             f"another program saved it, take lora_atlas.{tensors.KEY} out of its metadata"
         ) from error
     except OSError as error:
+        if machine.at_fault(error):
+            raise
         raise LoraFileError(f"{container.path}: cannot be read ({error.strerror})") from error
 
 
@@ -170,6 +172,8 @@ def _adapter_config(file: Path) -> Mapping[str, Any] | None:
         if not isinstance(config, dict):
             raise ValueError("not a mapping")
     except (OSError, ValueError, RecursionError) as error:
+        if machine.at_fault(error):
+            raise
         raise LoraFileError(
             f"{path}: not a configuration of PEFT ({error}), and {file.name} has its scale there"
         ) from None

@@ -11,9 +11,9 @@ import os
 import select
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
@@ -33,18 +33,21 @@ class _Reader:
         self.owner = 0
         self.lock = Lock()
 
-    def ask(self, path: Path, legacy: Path) -> dict:
-        """The answer of one request; raises PickleError."""
+    def ask(self, path: Path) -> tuple[dict, bytes]:
+        """The answer of one request, and the bytes that follow it; raises PickleError."""
         with self.lock:
             if self.process is None or self.owner != os.getpid() or self.process.poll() is not None:
                 self._start()
             assert self.process is not None and self.process.stdin is not None
-            request = json.dumps({"path": str(path.resolve()), "legacy": str(legacy)})
+            request = json.dumps({"path": str(path.resolve())})
             deadline = time.monotonic() + SECONDS + path.stat().st_size / BYTES_PER_SECOND
             try:
                 self.process.stdin.write(request.encode() + b"\n")
                 self.process.stdin.flush()
-                answer = json.loads(self._line(deadline))
+                line, whole = self._until(deadline, lambda found: b"\n" in found).split(b"\n", 1)
+                answer = json.loads(line)
+                size = answer.get("legacy", 0)
+                whole += self._until(deadline, lambda found: len(found) >= size - len(whole))
             except (OSError, ValueError) as error:
                 self.stop()
                 raise PickleError(
@@ -52,7 +55,7 @@ class _Reader:
                 ) from error
         if "refused" in answer:
             raise PickleError(answer["refused"])
-        return answer
+        return answer, bytes(whole)
 
     def _start(self) -> None:
         script = Path(__file__).with_name("unpickle.py")
@@ -62,11 +65,11 @@ class _Reader:
         )  # fmt: skip
         self.owner = os.getpid()
 
-    def _line(self, deadline: float) -> bytes:
-        """One line of its output; ValueError where it ends or takes too long."""
+    def _until(self, deadline: float, enough: Callable[[bytearray], bool]) -> bytearray:
+        """Its output until there is enough; ValueError where it ends or takes too long."""
         assert self.process is not None and self.process.stdout is not None
-        descriptor, found = self.process.stdout.fileno(), b""
-        while not found.endswith(b"\n"):
+        descriptor, found = self.process.stdout.fileno(), bytearray()
+        while not enough(found):
             ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
             part = os.read(descriptor, 2**20) if ready else b""
             if not part:
@@ -91,13 +94,11 @@ Located = tuple[str, tuple[int, ...], tuple[int, ...] | None, int, int]
 def located(path: Path) -> dict[str, Located] | bytes:
     """Where the tensors of a file are; of an older file, which has no such places, the bytes of a safetensors file of
     them. Raises PickleError."""
-    with tempfile.TemporaryDirectory() as folder:
-        legacy = Path(folder, "tensors")
-        if path.stat().st_size > MAX_LEGACY and not zipfile.is_zipfile(path):
-            raise PickleError("of an older format, too large to be read whole")
-        answer = _READER.ask(path, legacy)
-        if "legacy" in answer:
-            return legacy.read_bytes()
+    if path.stat().st_size > MAX_LEGACY and not zipfile.is_zipfile(path):
+        raise PickleError("of an older format, too large to be read whole")
+    answer, whole = _READER.ask(path)
+    if "legacy" in answer:
+        return whole
     return {
         key: (dtype, tuple(shape), None if strides is None else tuple(strides), first, last)
         for key, (dtype, shape, strides, first, last) in answer["entries"].items()

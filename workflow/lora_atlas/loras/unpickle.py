@@ -31,20 +31,20 @@ class Refused(Exception):
     """A file that is not read; the message says why."""
 
 
-def look(path: Path, legacy: Path) -> dict[str, Any]:
+def look(path: Path) -> tuple[dict[str, Any], bytes]:
     """What a file holds: key → type, shape, strides, first and last byte; of an old file, which has no such places,
-    tensors go to `legacy` as safetensors. Raises Refused."""
+    the number of bytes of a safetensors file of its tensors, and these. Raises Refused."""
     if zipfile.is_zipfile(path):
-        return {"entries": _of_archive(path)}
-    _limit(ROOM + 3 * path.stat().st_size)
+        return {"entries": _of_archive(path)}, b""
+    _limit(ROOM + 4 * path.stat().st_size)
     loaded = _mapping(_loaded(path, lambda: path.read_bytes()[:MAX_PICKLE]))
     total = sum(value.numel() * value.element_size() for value in loaded.values())
     if total > 2 * path.stat().st_size:
         raise Refused("whose tensors are larger than the file")
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({key: value.detach().clone().contiguous() for key, value in loaded.items()}, legacy)
-    return {"legacy": True}
+    whole = save({key: value.detach().clone().contiguous() for key, value in loaded.items()})
+    return {"legacy": len(whole)}, whole
 
 
 def _of_archive(path: Path) -> dict[str, Any]:
@@ -175,21 +175,23 @@ def _requests() -> Iterator[dict[str, str]]:
 
 def serve() -> None:
     """Answer one request a line until there are no more."""
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     import torch
 
     torch.set_num_threads(1)
     for asked in _requests():
+        whole = b""
         try:
-            answer = look(Path(asked["path"]), Path(asked["legacy"]))
+            answer, whole = look(Path(asked["path"]))
         except Refused as error:
             answer = {"refused": str(error)}
         except MemoryError:
             answer = {"refused": "that asks for more memory than it may"}
         except Exception as error:  # noqa: BLE001  # whatever it is, the next file is looked into
             answer = {"refused": f"that is damaged ({type(error).__name__})"}
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.write(whole)
         answers.flush()
 
 

@@ -89,8 +89,7 @@ def fit(
                 "step": step + 1,
                 "spent": spent,
             }
-            with replacing(state) as temporary:
-                torch.save(kept, temporary)
+            tensors.write_records(state, kept)
     return mean, log
 
 

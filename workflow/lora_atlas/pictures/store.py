@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import machine
 from ..tables import replacing
 
 Entry = Mapping[str, Any]  # a row of a manifest: `url`, and hashes where it names them
@@ -54,7 +55,9 @@ class Store:
             return None, found["reason"]
         try:
             data = self._blob_path(found["sha256"]).read_bytes()
-        except OSError:
+        except OSError as error:
+            if machine.at_fault(error):
+                raise
             data = b""
         if hashlib.sha256(data).hexdigest() != found["sha256"]:
             return None, found["reason"] or "the stored bytes are damaged or gone"

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from .. import tensors
+from .. import machine, tensors
 from ..descriptors import KFAC
 from ..loras.container import LoraFileError, digest
 from ..loras.factors import Factored, KroneckerUpdate, Update, expanded, inner
@@ -358,7 +358,7 @@ def reading(files: Sequence[LoraFile], kernels: Iterable[str] = ("delta",)) -> I
     raw = not {"delta", KFAC} & set(kernels)
     with ExitStack() as stack:
         descriptors: list[int | None] = [None] * len(files)
-        if len(files) <= OPEN_FILES:
+        if len(files) <= machine.descriptors(OPEN_FILES):
             descriptors = [stack.enter_context(file.reading()) for file in files]
         kept = Buffer()
 

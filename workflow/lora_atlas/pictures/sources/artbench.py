@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ... import machine
 from ...keys import DIGESTS
 from ...labels import printable
 from ...sections import Pictures
@@ -97,6 +98,8 @@ def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | N
             place = next((place for place in places if place.exists()), places[0])
             data = place.read_bytes() if place.stat().st_size <= MAX_BYTES else None
         except OSError as error:
+            if machine.at_fault(error):
+                raise
             return row(None, label, artist, genre, "artbench", licence) | {"reason": f"unreadable: {error.strerror}"}
         if data is None:
             return row(None, label, artist, genre, "artbench", licence) | {"reason": "too large"}

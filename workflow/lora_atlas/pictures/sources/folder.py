@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ... import machine
 from ...keys import DIGESTS
 from ...labels import printable
 from ...sections import Pictures
@@ -76,6 +77,8 @@ def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | N
             size = path.stat().st_size
             data = path.read_bytes() if size <= MAX_BYTES else None
         except OSError as error:
+            if machine.at_fault(error):
+                raise
             return row(None, label, artist, genre, "folder", licence) | {"reason": f"unreadable: {error.strerror}"}
         if data is None:
             return row(None, label, artist, genre, "folder", licence) | {"reason": f"too large: {size:,} bytes"}

@@ -7,6 +7,7 @@ from lora_atlas import tables
 from lora_atlas.descriptors import CONTROL, TRAINING, WEIGHTS, Descriptor, stored
 from lora_atlas.findings import across
 from lora_atlas.findings.across import AcrossError
+from lora_atlas.findings.claims import ARTIST, CONTROLS, UNSEEN
 from lora_atlas.metrics.relative import RETRIEVAL
 
 
@@ -38,6 +39,25 @@ def test_every_claim_has_a_row_and_every_study_a_column(tmp_path):
         "| violets are blue | – | **did not hold** (0.250; 3 seeds) |",
     ]
     assert "- `designers`: base `base of designers`" in page
+
+
+def test_how_well_the_weights_find_an_artist_stands_first(tmp_path):
+    known = tables.metadata(tables.read(claims(tmp_path / "1.parquet", "painters", roses_are_red="held"), "claims"))
+    rows = tables.read(tmp_path / "1.parquet", "claims").to_pylist()
+    for who, numbers in ((ARTIST, "mAP 0.9, chance 0.2"), (UNSEEN, "mAP 0.8, chance 0.3")):
+        rows.append({**rows[0], "claim": CONTROLS.format("delta_gradient", who), "numbers": numbers})
+    rows.append({**rows[0], "claim": CONTROLS.format("delta", ARTIST), "numbers": "mAP 0.7"})
+    tables.write(tmp_path / "1.parquet", "claims", rows, known)
+    write([tmp_path / "1.parquet"], tmp_path / "ACROSS.md")
+    page = (tmp_path / "ACROSS.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("|")][:4]
+    assert table == [
+        "| study | by | an artist | an artist that nothing was fitted on |",
+        "|---|---|---|---|",
+        "| `painters` | `delta_gradient` | mAP 0.9, chance 0.2 | mAP 0.8, chance 0.3 |",
+        "| `painters` | `delta` | mAP 0.7 | – |",
+    ]
+    assert "| roses are red | **held** (< 0.001; 3 seeds) |" in page
 
 
 def test_without_studies_it_says_what_to_run(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 from .. import tables
 from ..tables import replacing
 from .bases import Told, compare, section
+from .claims import ARTIST, FOUND, UNSEEN
 from .evidence import p_text
 
 NOT_ASKED = "–"
@@ -30,11 +31,13 @@ def write(
     if not paths:
         raise AcrossError("results/: no study here has claims; run `snakemake findings` of one, then of another")
     studies: dict[str, dict[str, str]] = {}
+    numbers = []
     known = []
     for path in paths:
         found = tables.read(path, "claims")
         known.append(Told.of(path, found))
         studies[known[-1].name] = {row["claim"]: _cell(row) for row in found.to_pylist()}
+        numbers += _numbers(known[-1].name, found.to_pylist())
     every = list(dict.fromkeys(claim for claims in studies.values() for claim in claims))
     # What most studies asked comes first; a claim of one study alone is last.
     every.sort(key=lambda claim: -sum(claim in claims for claims in studies.values()))
@@ -46,17 +49,35 @@ def write(
         "",
         *(f"- `{study.name}`: base `{study.base}`" for study in known),
         "",
-        "| claim | " + " | ".join(f"`{name}`" for name in studies) + " |",
-        "|---|" + "---|" * len(studies),
     ]
-    for claim in every:
-        cells = [claims.get(claim, NOT_ASKED) for claims in studies.values()]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (claim, *cells)) + " |")
+    if numbers:
+        lines += ["How well the weights find an artist (mean average precision):", ""]
+        lines += _table([("study", "by", ARTIST, UNSEEN), *numbers])
+    cells = [(claim, *(claims.get(claim, NOT_ASKED) for claims in studies.values())) for claim in every]
+    lines += _table([("claim", *(f"`{name}`" for name in studies)), *cells])
     rows = list(compare(known, permutations=permutations, confidence=confidence, seed=seed))
-    lines += ["", *section(known, rows)] if rows else []
+    lines += section(known, rows) if rows else []
     with replacing(output) as temporary:
         temporary.write_text("\n".join(lines).rstrip("\n") + "\n", encoding="utf-8")
     return rows
+
+
+def _numbers(study: str, rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Study, descriptor, and how well that finds artists: known ones, and those that nothing was fitted on."""
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if match := FOUND.fullmatch(row["claim"]):
+            found.setdefault(match[1], {})[match[2]] = row["numbers"]
+    return [
+        (f"`{study}`", f"`{descriptor}`", *(said.get(who, NOT_ASKED) for who in (ARTIST, UNSEEN)))
+        for descriptor, said in found.items()
+    ]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table of Markdown, of which the first row is the head."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:], ""]
 
 
 def _cell(row: dict) -> str:

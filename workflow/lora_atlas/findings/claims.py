@@ -6,6 +6,7 @@ one test; "at chance" by two one-sided tests against a margin (Schuirmann 1987):
 nothing. Settings that are called best were chosen on the study's own seed, and are judged on the others.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -107,8 +108,13 @@ def speakers(evidence: Evidence, pool: Pooled) -> list[str]:
     return [names[0], *(name for name in alike if described[name].modules in (GRADIENT, CONSENSUS, PLAIN))]
 
 
+ARTIST, UNSEEN = "an artist", "an artist that nothing was fitted on"
+CONTROLS = "The weights (`{}`) find {} better than every control does."
+FOUND = re.compile(re.escape(CONTROLS).replace(r"\{\}", "(.+)"))  # descriptor and whom it finds, of such a claim
+
+
 def _who(unseen: bool) -> str:
-    return "an artist that nothing was fitted on" if unseen else "an artist"
+    return UNSEEN if unseen else ARTIST
 
 
 def _controls(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Claim]:
@@ -116,7 +122,7 @@ def _controls(evidence: Evidence, pool: Pooled, *, unseen: bool) -> Iterator[Cla
         margin = pool.difference(descriptor, BEST_CONTROL)
         best = pool.best(pool.controls)
         yield larger(
-            f"The weights (`{descriptor}`) find {_who(unseen)} better than every control does.",
+            CONTROLS.format(descriptor, _who(unseen)),
             margin,
             f"mAP {pool.score(descriptor)}, chance {two(float(pool.chances.mean()))}; margin over the best control "
             f"(`{best}`) {margin}",

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -213,6 +215,36 @@ def test_the_command_is_printed_and_its_status_handed_on(tmp_path, monkeypatch, 
     import shlex
 
     assert settings(shlex.split(printed))["folder"] == str(tmp_path / "my loras")
+
+
+SLOW = """
+import pathlib, signal, sys, time
+def ended(*_):
+    time.sleep(1)  # as Snakemake, which first ends its jobs
+    pathlib.Path("ended").touch()
+    sys.exit(7)
+signal.signal(signal.SIGINT, ended)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.fault(
+    "Snakemake and SLURM", "Ctrl-C while lora-atlas runs", "Snakemake ends its jobs and gives up its lock, unhurried"
+)
+def test_an_interruption_is_left_to_snakemake(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from lora_atlas import console; sys.exit(console._run(['slow']))"],
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'workflow'}{os.pathsep}{tmp_path}"}, cwd=tmp_path,
+        start_new_session=True, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "ready").exists():
+        assert child.poll() is None
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+    _, said = child.communicate(timeout=60)
+    assert (child.returncode, said) == (7, "") and (tmp_path / "ended").exists()
 
 
 def test_without_a_workflow_the_way_to_install_it_is_said(monkeypatch, capsys):

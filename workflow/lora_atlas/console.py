@@ -14,6 +14,7 @@ it is called in.
 """
 
 import argparse
+import contextlib
 import difflib
 import os
 import shlex
@@ -311,7 +312,11 @@ def _study_of(made: Sequence[str]) -> str:
 def _run(made: Sequence[str]) -> int:
     # On a CPU two spinning thread pools on two cores are slower than one.
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
-    return subprocess.run([sys.executable, "-m", *made], env=environment, check=False).returncode
+    snakemake = subprocess.Popen([sys.executable, "-m", *made], env=environment)
+    while True:
+        # Ctrl-C reaches Snakemake as well, which ends its jobs and gives up its lock; it is not killed over it.
+        with contextlib.suppress(KeyboardInterrupt):
+            return snakemake.wait()
 
 
 if __name__ == "__main__":

@@ -217,6 +217,13 @@ def test_the_command_is_printed_and_its_status_handed_on(tmp_path, monkeypatch, 
     assert settings(shlex.split(printed))["folder"] == str(tmp_path / "my loras")
 
 
+def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (".", os.W_OK))  # root may everything
+    assert main(["demo"], lambda made: pytest.fail("ran")) == 2
+    assert f"{tmp_path}: results lie in the folder that this is called in" in capsys.readouterr().err
+
+
 SLOW = """
 import pathlib, signal, sys, time
 def ended(*_):

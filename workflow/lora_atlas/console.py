@@ -236,6 +236,11 @@ def main(given: Sequence[str] | None = None, run: Run | None = None) -> int:
     arguments.rest = words[cut + 1 :]
     try:
         made = command(arguments)
+        if not os.access(".", os.W_OK):
+            raise ConsoleError(
+                f"{Path.cwd()}: results lie in the folder that this is called in, and it may not be written to; call it "
+                "in another (cd), and name files by their full paths"
+            )
     except ConsoleError as error:
         print(f"lora-atlas: {error}", file=sys.stderr)
         return 2

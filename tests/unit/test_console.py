@@ -138,8 +138,9 @@ def test_where_nothing_was_to_be_done_the_page_is_named_all_the_same(told, tmp_p
     (tmp_path / "own.yaml").write_text("study: loras")
     told("run", "own.yaml")
     assert f"The page to open: {page}" in capsys.readouterr().err
-    told("run", "own.yaml", "--", "-n")
-    assert "The page" not in capsys.readouterr().err
+    for nothing_made in ("-n", "--unlock"):
+        told("run", "own.yaml", "--", nothing_made)
+        assert "The page" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("age", [1, 9e9])

@@ -238,8 +238,8 @@ def main(given: Sequence[str] | None = None, run: Run | None = None) -> int:
         made = command(arguments)
         if not os.access(".", os.W_OK):
             raise ConsoleError(
-                f"{Path.cwd()}: results lie in the folder that this is called in, and it may not be written to; call it "
-                "in another (cd), and name files by their full paths"
+                f"{Path.cwd()}: results lie in the folder that this is called in, and it may not be written to; call "
+                "it in another (cd), and name files by their full paths"
             )
     except ConsoleError as error:
         print(f"lora-atlas: {error}", file=sys.stderr)
@@ -249,7 +249,7 @@ def main(given: Sequence[str] | None = None, run: Run | None = None) -> int:
     print(shlex.join(said), file=sys.stderr, flush=True)
     started = time.time()
     status = (run or _run)(made)
-    if status == 0 and not set(DRY) & set(arguments.rest):
+    if status == 0 and not {*DRY, "--unlock"} & set(arguments.rest):
         _say_where(arguments, made, started)
         if arguments.action in ANSWERS:
             status = _answered(arguments, made, started)

@@ -27,7 +27,7 @@ def test_the_embedded_study_says_that_its_pictures_are_procedural(config):
         "The pictures are painted by procedural painters of this project, no works of art, trained on at 64 pixels."
     )
     told = yaml.safe_load((ROOT / "workflow/resources/mini/about.yaml").read_text())
-    assert found[1] == f"The base `base` learnt from {told['base']}."
+    assert found[1] == f"The base `mini/base` learnt from {told['base']}."
     assert found[2] == f"The extractor `clip` (open_clip) learnt from {told['clip']}."
     assert len(found) == 4  # base, clip, dino: a control learnt nothing
 
@@ -75,7 +75,7 @@ def test_a_folder_says_what_its_model_learnt_from(config, tmp_path):
     (tmp_path / "models/mine").mkdir(parents=True)
     (tmp_path / "models/about.yaml").write_text("mine: pictures of cats, and of 木版画\n", encoding="utf-8")
     mine = config | {"base": config["base"] | {"model": "models/mine"}, "extractors": {}}
-    assert sentences(mine, tmp_path)[1] == "The base `mine` learnt from pictures of cats, and of 木版画."
+    assert sentences(mine, tmp_path)[1] == "The base `models/mine` learnt from pictures of cats, and of 木版画."
 
 
 def test_what_a_folder_says_is_no_word_on_a_model_of_the_hub(config, tmp_path):
@@ -95,7 +95,7 @@ def test_what_the_committed_models_learnt_from_can_be_read(config, folder):
     told = yaml.safe_load((ROOT / f"workflow/resources/{folder}/about.yaml").read_text())
     assert told and all((ROOT / f"workflow/resources/{folder}/{model}").is_dir() for model in told)
     found = sentences(config | {"base": config["base"] | {"model": f"workflow/resources/{folder}/base"}}, ROOT)
-    assert found[1] == f"The base `base` learnt from {told['base']}."
+    assert found[1] == f"The base `{folder}/base` learnt from {told['base']}."
 
 
 @pytest.mark.parametrize("text", ["base: these: those", "base: [", "base: \x00"])

@@ -26,7 +26,9 @@ def sentences(config: Mapping[str, Any], root: Path) -> list[str]:
     pictures, base = Pictures(**config["pictures"]), config["base"]["model"]
     side = config["training"]["resolution"]
     found = [f"The pictures are {sources.source(pictures).about}, trained on at {side} pixels."]
-    found.append(f"The base `{Path(base).name if (root / base).is_dir() else base}` learnt from {_learnt(base, root)}.")
+    # A folder by its last two parts, since many bases lie in a folder called base.
+    named = "/".join(Path(base).parts[-2:]) if (root / base).is_dir() else base
+    found.append(f"The base `{named}` learnt from {_learnt(base, root)}.")
     return found + list(_extractors(config["extractors"], root))
 
 

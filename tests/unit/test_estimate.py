@@ -12,6 +12,7 @@ from lora_atlas.config import check
 from lora_atlas.estimate import estimate, text, write
 from lora_atlas.hub import lock as locks
 from lora_atlas.schema import read as read_schema
+from lora_atlas.weights.modules import LIMIT
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -131,51 +132,61 @@ def test_guidance_takes_the_base_twice_as_long():
     assert guided.generated == plain.generated and once.generated == twice.generated
 
 
-def test_the_size_of_a_lora_is_that_of_the_file():
-    """Two files of the mini base, counted against its own layers."""
-    import torch
-    from diffusers import UNet2DConditionModel
-
-    from lora_atlas.diffusion.denoisers.unet import UNet
-    from lora_atlas.diffusion.stacked import targeted
-
-    config = json.loads((ROOT / "workflow/resources/mini/base/unet/config.json").read_text())
-    unet = UNet2DConditionModel.from_config(config)
-
-    modules = dict(unet.named_modules())
-    for target in ("attention", "feed_forward"):
-        layers = [modules[name] for name in targeted(unet, [target], UNet.targets)]
-        assert all(isinstance(layer, torch.nn.Linear) for layer in layers)
-        counted = sum(layer.in_features + layer.out_features for layer in layers)
-        assert counted == RATES["bases"]["workflow/resources/mini/base"][target]
+OF = {  # base → denoiser, and the released model whose configuration it has, or the folder of its own
+    "workflow/resources/mini/base": ("UNet", "unet"),
+    "workflow/resources/mini-icons/base": ("UNet", "unet"),
+    "workflow/resources/mini-flow/base": ("SD3", "transformer"),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": ("UNet", ("SD1.x", None)),
+    "stabilityai/stable-diffusion-xl-base-1.0": ("UNet", ("SDXL", None)),
+    "stabilityai/stable-diffusion-3.5-medium": ("SD3", ("SD3", "3.5 medium")),
+    "black-forest-labs/FLUX.1-dev": ("Flux", ("FLUX", "dev")),
+}
 
 
-@pytest.mark.parametrize("base", ["stabilityai/stable-diffusion-3.5-medium", "black-forest-labs/FLUX.1-dev"])
-def test_the_size_of_a_lora_of_a_transformer_is_that_of_its_layers(base):
-    """At the released size, built without memory."""
+@pytest.mark.parametrize("base", RATES["bases"])
+def test_the_size_of_a_lora_is_that_of_the_layers_of_its_base(base):
+    """At the released size, built without memory: a rank's numbers, and the layers, of every target."""
     from types import SimpleNamespace
 
+    import diffusers
     import torch
-    from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 
-    from lora_atlas.diffusion.denoisers import SD3, Flux
+    from lora_atlas.diffusion import denoisers
+    from lora_atlas.diffusion.stacked import targeted
     from lora_atlas.loras.families.released import RELEASED
 
-    kind, cls, family = (
-        (Flux, FluxTransformer2DModel, "FLUX") if "FLUX" in base else (SD3, SD3Transformer2DModel, "SD3")
-    )
-    known = next(
-        each for each in RELEASED if each.family == family and (family == "FLUX" or each.variant == "3.5 medium")
-    )
+    kind, model = getattr(denoisers, OF[base][0]), OF[base][1]
+    if isinstance(model, str):
+        config = json.loads((ROOT / base / model / "config.json").read_text())
+        cls = config["_class_name"]
+    else:
+        family, variant = model
+        known = next(each for each in RELEASED if each.family == family and variant in (None, each.variant))
+        cls, config = known.cls, known.config
     with torch.device("meta"):
-        network = cls(**known.config)
-    denoiser = kind(SimpleNamespace(transformer=network, vae_scale_factor=8))
+        network = getattr(diffusers, cls).from_config(config)
     modules = dict(network.named_modules())
-    counted = {
-        target: sum(modules[name].in_features + modules[name].out_features for name in denoiser.layers([target]))
-        for target in kind.targets
-    }
-    assert counted.items() <= RATES["bases"][base].items()
+
+    def of(target: str) -> list[str]:
+        if OF[base][0] == "UNet":
+            return targeted(network, [target], kind.targets)
+        return kind(SimpleNamespace(transformer=network, vae_scale_factor=8)).layers([target])
+
+    rates = RATES["bases"][base]
+    for target in kind.targets:
+        weights = [modules[name].weight for name in of(target)]
+        assert rates["layers"][target] == len(weights)
+        assert rates[target] == sum(w[0].numel() + len(w) for w in weights)  # a convolution's A has kernels, its B none
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_matrices_of_single_modules_are_counted_and_fit_into_memory(study):
+    """Those of one kernel are held together by whoever weighs modules."""
+    config = overlaid(study)
+    layers = RATES["bases"][config["base"]["model"]]["layers"]
+    modules = sum(layers[target] for target in config["training"]["targets"])
+    assert estimate(config, RATES).disk["weights"] == 1000**2 * 8 * (12 * 2 + 4 * modules)  # delta, down, up, kfac
+    assert 8 * 1000**2 * modules <= LIMIT
 
 
 def test_nothing_to_download_and_no_extractors_are_said(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from .descriptors import looks, of_gradient
+from .descriptors import KFAC, looks, module_kernels, of_gradient
 from .hub import lock as locks
 from .pictures import sources
 from .sections import Pictures, Ways
@@ -86,7 +86,7 @@ def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
         "loras": loras * numbers * FLOAT,
         "generated": generated * side * side * rates["picture"]["generated"]["bytes"],
         "features": (pictures + generated) * len(models) * 1024 * FLOAT,
-        "weights": loras * loras * 8 * 12 * len(config["weights"]["kernels"]),
+        "weights": loras * loras * 8 * (12 * len(config["weights"]["kernels"]) + _matrices(config, known["layers"])),
     }
     # Forward and backward once a sample, as a LoRA's step of training: of all pictures, and of the base's own.
     attribution = config["attribution"]
@@ -112,6 +112,14 @@ def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
         hours,
         seconds["source"],
         seconds["measured"],
+    )
+
+
+def _matrices(config: Mapping[str, Any], layers: Mapping[str, int]) -> int:
+    """Gram matrices of single modules, of all kernels."""
+    weights = config["weights"]
+    return sum(layers[target] for target in config["training"]["targets"]) * len(
+        module_kernels(weights["kernels"], KFAC in weights["modules"])
     )
 
 

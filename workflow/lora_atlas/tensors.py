@@ -9,10 +9,11 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -48,6 +49,39 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray], header: Mapping[s
         )
         with open(temporary, "rb+") as file:
             _sign(file)
+
+
+@contextlib.contextmanager
+def writing(
+    path: str | Path, shapes: Mapping[str, tuple[int, ...]], header: Mapping[str, Any]
+) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """Yields a function that writes one float64 tensor of these at a time, in any order; when all are there, so is the
+    file, with the bytes that `write` gives. Memory holds none of it."""
+    told = json.dumps({KEY: UNSIGNED, **json.loads(json.dumps(header, sort_keys=True))})
+    entries: dict[str, Any] = {"__metadata__": {"lora_atlas": told}}
+    end = 0
+    for name in sorted(shapes):
+        first, end = end, end + 8 * math.prod(shapes[name])
+        entries[name] = {"dtype": "F64", "shape": list(shapes[name]), "data_offsets": [first, end]}
+    raw = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    waiting = set(shapes)
+    with replacing(path) as temporary, open(temporary, "rb+") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + end)
+
+        def put(name: str, tensor: np.ndarray) -> None:
+            entry = entries[name]
+            if list(tensor.shape) != entry["shape"]:
+                raise ValueError(f"{name}: {tensor.shape} where {tuple(entry['shape'])} was announced")
+            file.seek(8 + len(raw) + entry["data_offsets"][0])
+            file.write(np.ascontiguousarray(tensor, "<f8").data)
+            waiting.remove(name)
+
+        yield put
+        if waiting:
+            raise ValueError(f"tensors that were announced are absent: {sorted(waiting)[:3]}")
+        _sign(file)
 
 
 def signed(data: bytes) -> bytes:

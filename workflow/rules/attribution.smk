@@ -57,6 +57,8 @@ if BY_GRADIENT:
             f"{RESULTS}/logs/attribution/table.log",
         conda:
             "../../envs/lora-atlas.yaml"
+        resources:
+            mem_mb=mem_of_modules,
         params:
             asked=asked(
                 "attribution",

@@ -305,6 +305,13 @@ def time_budget(wildcards, attempt):
     return config["resources"]["time_budget"] * attempt
 
 
+def mem_of_modules(wildcards, input):
+    """Megabytes of a job that weighs modules: their matrices by one kernel, and what a consensus makes of them."""
+    kept = [path for path in input if str(path).endswith("weights/modules/all.safetensors")]
+    kernels = descriptors.module_kernels(KERNELS, descriptors.KFAC in BASED)
+    return config["resources"]["mem_mb"] + 3 * sum(map(os.path.getsize, kept)) // len(kernels) // 10**6
+
+
 def gpus(wildcards):
     """One GPU for a job that trains or looks at pictures, where this machine has any; a cluster's profile says so."""
     device = config["resources"]["device"]

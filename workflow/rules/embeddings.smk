@@ -24,6 +24,8 @@ rule embed_weights:
         f"{RESULTS}/logs/embed_weights.log",
     conda:
         "../../envs/lora-atlas.yaml"
+    resources:
+        mem_mb=mem_of_modules,
     params:
         asked=asked(
             "embed_weights",

@@ -100,6 +100,8 @@ rule grid:
         f"{RESULTS}/logs/grid.log",
     conda:
         "../../envs/lora-atlas.yaml"
+    resources:
+        mem_mb=mem_of_modules,
     params:
         asked=asked(
             "grid",
@@ -128,6 +130,8 @@ rule ablation:
         f"{RESULTS}/logs/ablation.log",
     conda:
         "../../envs/lora-atlas.yaml"
+    resources:
+        mem_mb=mem_of_modules,
     params:
         asked=asked(
             "ablation",
@@ -154,6 +158,8 @@ rule module_weights:
         f"{RESULTS}/logs/module_weights.log",
     conda:
         "../../envs/lora-atlas.yaml"
+    resources:
+        mem_mb=mem_of_modules,
     params:
         asked=asked(
             "module_weights",

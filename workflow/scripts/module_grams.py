@@ -4,9 +4,9 @@ from job import asked, job
 
 with job(snakemake) as cost:
     from lora_atlas.weights.metric import read_metric
-    from lora_atlas.weights.modules import module_grams, write_modules
+    from lora_atlas.weights.modules import write_module_grams
 
     p, given = asked(snakemake), snakemake.input
     metric = read_metric(given.base[0]) if given.base else None
-    write_modules(snakemake.output.grams, p.ids, *module_grams(given.loras, p.kernels, metric=metric))
+    write_module_grams(snakemake.output.grams, p.ids, given.loras, p.kernels, metric=metric)
     cost.count = len(p.ids)

@@ -15,7 +15,7 @@ from lora_atlas.weights import modules as room
 from lora_atlas.weights import stack
 from lora_atlas.weights.gram import GramError, gram
 from lora_atlas.weights.metric import read_metric
-from lora_atlas.weights.modules import module_grams, of_kernel, read_modules, write_modules
+from lora_atlas.weights.modules import module_grams, of_kernel, read_modules, write_module_grams, write_modules
 
 SIDES = {  # module: (in, out)
     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (6, 5),
@@ -126,8 +126,22 @@ def test_what_is_no_pair_of_factors_counts_what_its_file_holds(make, tmp_path, k
 def test_more_than_memory_is_to_hold_is_refused_with_the_way_out(files, monkeypatch):
     monkeypatch.setattr(room, "LIMIT", 8 * 25 * 4 * 2)
     module_grams(files, ["down", "up"])
-    with pytest.raises(GramError, match=r"4 modules × 3 kernels for 5 LoRAs.*choose fewer LoRAs or kernels"):
+    with pytest.raises(GramError, match=r"12 Gram matrices of single modules for 5 LoRAs.*choose fewer LoRAs or"):
         module_grams(files, ["down", "up", "delta"])
+
+
+def test_what_is_written_module_by_module_are_the_same_bytes_and_wants_room_for_one_kernel(
+    files, tmp_path, monkeypatch
+):
+    ids = ["ada/00", "ada/01", "北斎/00", "../x", "b"]
+    write_modules(tmp_path / "whole", ids, *module_grams(files, ALL))
+    monkeypatch.setattr(room, "LIMIT", 8 * 25 * 4)  # four modules
+    write_module_grams(tmp_path / "one by one", ids, files, ALL)
+    assert (tmp_path / "one by one").read_bytes() == (tmp_path / "whole").read_bytes()
+    monkeypatch.setattr(room, "LIMIT", 8 * 25 * 4 - 1)
+    with pytest.raises(GramError, match="4 Gram matrices of single modules"):
+        write_module_grams(tmp_path / "none", ids, files, ALL)
+    assert not list(tmp_path.glob("*none*"))
 
 
 def test_loras_of_two_bases_are_refused(files, tmp_path):
@@ -224,7 +238,8 @@ def test_a_damaged_file_is_named_with_the_way_out(files, tmp_path):
     write_modules(path, ids[:4], grams, parameters)
     refused("4 × 4", first)
     write_modules(path, ids, {"delta": grams["delta"] | {first: np.full((5, 5), np.nan)}}, parameters)
-    refused(f"['delta/{first}']")
+    with pytest.raises(GramError, match=f"{path}: the Gram matrix delta/{first} is not finite; delete it and rerun"):
+        read_modules(path)[1]["delta"][first]
     write_modules(path, ids, grams, {"delta": {first: 3}})
     refused("parameters")
     write_modules(path, [], {}, {})

@@ -31,7 +31,7 @@ from ..metrics.ranking import chance, score
 from ..sections import Attribution, Base, Probe, Training
 from ..seeds import derive_seed
 from ..tables import WHOLE, WHOLE_UNSEEN
-from ..weights.modules import read_modules
+from ..weights.modules import read_modules, stacked_grams
 from ..weights.sketch import Hashes, projected_dense
 from ..weights.weighting import module_weights
 from . import scores
@@ -285,7 +285,7 @@ def _opened(measured: str | Path, modules: str | Path, plan: pa.Table, seed: int
     for path, have in ((measured, found.loras), (modules, ids)):
         if list(have) != [row["lora"] for row in rows]:
             raise AttributionError(f"{path}: its LoRAs are not those of the plan any more; rerun its stage")
-    return _Study(rows, found, seed), np.stack([grams["delta"][name] for name in found.modules])
+    return _Study(rows, found, seed), stacked_grams(grams["delta"], found.modules)
 
 
 def prominences(measured: str | Path, modules: str | Path, plan: pa.Table) -> dict[str, dict[str, float]]:

@@ -15,7 +15,7 @@ from ..loras.files import LoraFile, open_lora
 from ..tables import TableError, read
 from ..weights.gram import GramError, Grams, read_gram, read_header
 from ..weights.metric import read_metric
-from ..weights.modules import read_modules
+from ..weights.modules import read_modules, stacked_grams
 from ..weights.sketch import sketch_path
 from ..weights.weighting import module_weights, weighted_sum
 
@@ -106,8 +106,7 @@ def collections(
     names = sorted(grams["delta"])
     base_weights = read_metric(single.with_name("base.safetensors")).weights if weighting == GRADIENT else None
     gallery = np.flatnonzero([row["split"] == "gallery" for row in rows])
-    stack = np.stack([grams["delta"][name] for name in names])
-    w = module_weights(weighting, names, stack, gallery, base=base_weights)
+    w = module_weights(weighting, names, stacked_grams(grams["delta"], names), gallery, base=base_weights)
     modules = dict(zip(names, w.tolist(), strict=True))
     return [replace(known, weighted=weighted_sum(grams["delta"], modules), modules=modules)]
 

@@ -27,7 +27,7 @@ from ..sections import Embedding, Extractor
 from ..seeds import derive_seed
 from ..tables import KNOWN, TOGETHER, UNSEEN, WHOLE, WHOLE_UNSEEN
 from ..weights.gram import GramError, read_gram
-from ..weights.modules import ModuleGrams, of_kernel, read_modules
+from ..weights.modules import Asked, ModuleGrams, of_kernel, read_modules
 from ..weights.products import combine, normalise
 from ..weights.weighting import Product, WeightingError, fixed, product
 from .components import AlikeError, embed, halves, together, unseen, whole
@@ -110,16 +110,16 @@ def _check_ids(path: str | Path, ids: Sequence[str], loras: Sequence[str]) -> No
         raise DescriptorError(f"{path}: its LoRAs are not those of the plan; rerun the Gram stage")
 
 
-def _chosen(single: ModuleGrams, kernel: str, weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _chosen(single: ModuleGrams, kernel: str, weights: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
     """Module → Gram matrix of a kernel, in the components and blocks asked for."""
     try:
         every = of_kernel(single, kernel)
     except GramError as error:
         raise DescriptorError(str(error)) from error
-    found = {name: K for name, K in every.items() if wanted(name, weights["components"], weights["blocks"])}
+    found = tuple(name for name in every if wanted(name, weights["components"], weights["blocks"]))
     if not found:
         raise DescriptorError(f"no module is in components {weights['components']} and blocks {weights['blocks']}")
-    return found
+    return Asked(found, every.__getitem__)
 
 
 def embed_controls(

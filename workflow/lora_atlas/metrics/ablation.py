@@ -26,6 +26,7 @@ from ..loras.names import BLOCKS, COMPONENTS, component, places
 from ..sections import Embedding
 from ..seeds import derive_seed
 from ..views import NO_BASIS, View
+from ..weights.modules import stacked_grams
 from ..weights.products import normalise
 from . import intervals
 from .questions import Questions, questions, stored, under
@@ -62,8 +63,10 @@ def ablation(
         if any(kernel not in grams for kernel in kernels):
             continue
         modules = sorted(grams[kernels[0]])
-        first, *rest = (np.stack([grams[kernel][module] for module in modules]) for kernel in kernels)
-        stack = sum(rest, first)
+        stack = stacked_grams(grams[kernels[0]], modules)
+        for kernel in kernels[1:]:
+            for K, module in zip(stack, modules, strict=True):
+                K += grams[kernel][module]
         if stack.shape[1:] != (len(plan), len(plan)):
             raise ValueError(
                 f"ablation: matrices of {stack.shape[1]} LoRAs and a plan of {len(plan)}; rerun the Gram stage"

@@ -17,7 +17,7 @@ from ..loras.files import open_lora
 from ..loras.names import wanted
 from ..seeds import derive_seed
 from .gram import gram, read_gram, read_header, write_gram
-from .modules import module_grams
+from .modules import module_grams, stacked_grams
 from .sketch import NUMBERS, Hashes, Sketch, sketch_files_gram, sketch_path, sketches, write_sketch
 from .weighting import LEAST, WeightingError, consensus, weighted_sum
 
@@ -167,5 +167,5 @@ def _agreed(
     names = [name for name in sorted(single) if wanted(name, components, blocks)]
     if not names:
         return {}
-    stack = np.stack([single[name] for name in names])
-    return dict(zip(names, consensus(stack, np.arange(stack.shape[1])).tolist(), strict=True))
+    every = stacked_grams(single, names)
+    return dict(zip(names, consensus(every, np.arange(every.shape[1])).tolist(), strict=True))

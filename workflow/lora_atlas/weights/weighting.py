@@ -27,7 +27,7 @@ from ..descriptors import CONSENSUS, GRADIENT, KFAC, PLAIN, SUPERVISED, UNIT, WE
 from ..loras.names import block, component, places
 from ..seeds import derive_seed
 from .gram import GramError
-from .modules import of_kernel
+from .modules import of_kernel, stacked_grams
 from .products import normalise
 
 ModuleGram = Mapping[str, np.ndarray]  # module → (N, N)
@@ -65,12 +65,11 @@ def product(
     if modules not in WEIGHTINGS:
         raise WeightingError(f"weights.modules: {modules!r} unknown")
     names = sorted(grams)
-    stack = np.stack([grams[name] for name in names])
     if modules in (PLAIN, KFAC):
-        return fixed(stack.sum(0), scale)
+        return fixed(np.asarray(sum(grams[name] for name in names)), scale)
     if modules == UNIT:
-        return fixed(np.asarray(sum(normalise(K, UNIT) for K in stack)), scale)
-    summed = summands(modules, stack)
+        return fixed(np.asarray(sum(normalise(grams[name], UNIT) for name in names)), scale)
+    summed = summands(modules, stacked_grams(grams, names))
     if modules == GRADIENT:
         return fixed(np.tensordot(module_weights(modules, names, summed, base=base), summed, 1), scale)
     return Product(
@@ -78,9 +77,9 @@ def product(
     )
 
 
-def summands(modules: str, stack: np.ndarray) -> np.ndarray:
+def summands(modules: str, every: np.ndarray) -> np.ndarray:
     """The matrices (M, N, N) that a weighting sums, of those of the modules as they are."""
-    return np.stack([normalise(K, UNIT) for K in stack]) if modules == SUPERVISED else stack
+    return np.stack([normalise(K, UNIT) for K in every]) if modules == SUPERVISED else every
 
 
 def module_weights(
@@ -212,12 +211,12 @@ def listed(
         except GramError:
             continue
         names = sorted(single)
-        stack = np.stack([single[name] for name in names])
-        size = np.trace(stack, axis1=1, axis2=2)
+        every = stacked_grams(single, names)
+        size = np.trace(every, axis1=1, axis2=2)
         for how in weightings:
             if how in (UNIT, KFAC) or (how == SUPERVISED and kernel != "delta"):
                 continue  # the first two give a module no number
-            summed = summands(how, stack)
+            summed = summands(how, every)
             w = module_weights(how, names, summed, fitted, base=base, artists=artists)
             total = np.trace(summed, axis1=1, axis2=2)
             found += [

@@ -225,6 +225,17 @@ def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch, cap
     assert f"{tmp_path}: results lie in the folder that this is called in" in capsys.readouterr().err
 
 
+def test_a_lock_that_was_left_is_named_with_the_command_that_removes_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my loras").mkdir()
+    assert main(["map", "my loras"], lambda made: 1) == 1
+    assert "--unlock" not in capsys.readouterr().err
+    (tmp_path / ".snakemake/locks").mkdir(parents=True)
+    (tmp_path / ".snakemake/locks/0.output.lock").touch()
+    assert main(["map", "my loras", "--cores", "1"], lambda made: 1) == 1
+    assert "If none is: lora-atlas map 'my loras' --cores 1 -- --unlock\n" in capsys.readouterr().err
+
+
 SLOW = """
 import pathlib, signal, sys, time
 def ended(*_):
@@ -232,15 +243,19 @@ def ended(*_):
     pathlib.Path("ended").touch()
     sys.exit(7)
 signal.signal(signal.SIGINT, ended)
+signal.signal(signal.SIGTERM, ended)
 pathlib.Path("ready").touch()
 time.sleep(60)
 """
 
 
 @pytest.mark.fault(
-    "Snakemake and SLURM", "Ctrl-C while lora-atlas runs", "Snakemake ends its jobs and gives up its lock, unhurried"
+    "Snakemake and SLURM",
+    "Ctrl-C while lora-atlas runs, or SIGTERM to it",
+    "Snakemake ends its jobs and gives up its lock, unhurried",
 )
-def test_an_interruption_is_left_to_snakemake(tmp_path):
+@pytest.mark.parametrize("interruption", ["Ctrl-C", "SIGTERM"])
+def test_an_interruption_is_left_to_snakemake(tmp_path, interruption):
     (tmp_path / "slow.py").write_text(SLOW)
     child = subprocess.Popen(
         [sys.executable, "-c", "import sys; from lora_atlas import console; sys.exit(console._run(['slow']))"],
@@ -250,7 +265,10 @@ def test_an_interruption_is_left_to_snakemake(tmp_path):
     while not (tmp_path / "ready").exists():
         assert child.poll() is None
         time.sleep(0.02)
-    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+    if interruption == "Ctrl-C":
+        os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+    else:
+        child.terminate()
     _, said = child.communicate(timeout=60)
     assert (child.returncode, said) == (7, "") and (tmp_path / "ended").exists()
 

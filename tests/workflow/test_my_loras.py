@@ -61,7 +61,7 @@ def folder(tmp_path_factory) -> Path:
     save_file(trained(11, first), root / "ada/one-later.safetensors")
     save_file(kohya(first), root / "ada/one-kohya.safetensors")
     save_file(second, root / "bob/two.safetensors", {"ss_base_model_version": "sdxl_base_v1-0"})
-    save_file(trained(12, second), root / "bob/two-later.safetensors")
+    save_file(trained(12, second), root / "bob/two-later\u3000final.safetensors")  # an ideographic space
     save_file(trained(3), root / "bob/<script>alert(1)</script>.safetensors".replace("/script", "\\script"))
     save_file(trained(4, text=2048), root / "of another base.safetensors")
     save_file({key: np.zeros_like(value) for key, value in first.items()}, root / "zero.safetensors")
@@ -148,7 +148,7 @@ def test_checkpoints_of_one_run_are_nearer_than_any_other_file(mapped):
     ).to_pylist()
     near = {(row["lora"], row["neighbour"]): row["distance"] for row in found}
     assert near["ada/one-kohya", "ada/one"] < 1e-3
-    runs = {"1": ["ada/one", "ada/one-later", "ada/one-kohya", "copy"], "2": ["bob/two", "bob/two-later"]}
+    runs = {"1": ["ada/one", "ada/one-later", "ada/one-kohya", "copy"], "2": ["bob/two", "bob/two-later\\u3000final"]}
     within = [d for (a, b), d in near.items() if any(a in run and b in run for run in runs.values())]
     across = [d for (a, b), d in near.items() if not any(a in run and b in run for run in runs.values())]
     assert max(within) < min(across)

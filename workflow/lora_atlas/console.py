@@ -18,6 +18,7 @@ import contextlib
 import difflib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -249,6 +250,9 @@ def main(given: Sequence[str] | None = None, run: Run | None = None) -> int:
     print(shlex.join(said), file=sys.stderr, flush=True)
     started = time.time()
     status = (run or _run)(made)
+    if status and any(Path(".snakemake", "locks").glob("*")):
+        words_ = shlex.join(["lora-atlas", *words[:cut], "--", "--unlock"])
+        print(f"A run was killed here, or is still running. If none is: {words_}", file=sys.stderr)
     if status == 0 and not {*DRY, "--unlock"} & set(arguments.rest):
         _say_where(arguments, made, started)
         if arguments.action in ANSWERS:
@@ -267,13 +271,14 @@ def _say_where(arguments: argparse.Namespace, made: Sequence[str], started: floa
     try:
         results = Path("results", _study_of(made))
         page = results / "atlas.html"
-        if not page.is_file() or page.stat().st_mtime >= started:
-            return
-        if arguments.action == "map":
+        inventory = results / "tables/loras.parquet"
+        if arguments.action == "map" and inventory.stat().st_mtime < started:  # else its job has said it
             from . import tables
             from .collection.inventory import told
 
-            print(told(tables.read(results / "tables/loras.parquet", "loras").to_pylist()), file=sys.stderr)
+            print(told(tables.read(inventory, "loras").to_pylist()), file=sys.stderr)
+        if not page.is_file() or page.stat().st_mtime >= started:
+            return
     except (OSError, ValueError):  # another layout of results than this command's own
         return
     print(f"Nothing has changed since it was made.\nThe page to open: {page.resolve()}", file=sys.stderr)
@@ -318,6 +323,8 @@ def _run(made: Sequence[str]) -> int:
     # On a CPU two spinning thread pools on two cores are slower than one.
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
     snakemake = subprocess.Popen([sys.executable, "-m", *made], env=environment)
+    # Whoever ends this command means Snakemake, which then ends its jobs.
+    signal.signal(signal.SIGTERM, lambda *_: snakemake.terminate())
     while True:
         # Ctrl-C reaches Snakemake as well, which ends its jobs and gives up its lock; it is not killed over it.
         with contextlib.suppress(KeyboardInterrupt):

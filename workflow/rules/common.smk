@@ -73,13 +73,16 @@ def listed_files(path):
     The last is the inode's, which no copy that keeps its date can set.
     """
     if Path(path).is_file():
-        files = [path]
+        # An adapter of PEFT has its scale in the file beside it.
+        files = [path, *filter(Path.is_file, [Path(path).with_name("adapter_config.json")])]
     else:
         # Links are followed, and each folder is entered once.
         files, seen = [], set()
         for folder, below, names in os.walk(path, followlinks=True):
             seen.add(os.path.realpath(folder))
             below[:] = [name for name in below if os.path.realpath(Path(folder, name)) not in seen]
+            # Results of this project, and Snakemake's notes, where somebody maps the folder that he is in.
+            below[:] = [name for name in below if name != ".snakemake" and not Path(folder, name, origin.NAME).exists()]
             files += [file for file in (Path(folder, name) for name in names) if file.is_file()]
         files.sort()
     return [[str(file), file.stat().st_size, file.stat().st_ctime_ns] for file in map(Path, files)]

@@ -7,6 +7,7 @@ with job(snakemake) as cost:
 
     from lora_atlas import tables
     from lora_atlas.collection.spaces import forget, spaces
+    from lora_atlas.loras.folder import paths
     from lora_atlas.weights.engine import collection, pick
 
     p = snakemake.params
@@ -16,7 +17,7 @@ with job(snakemake) as cost:
     for space, rows in found.items():
         weights = Path(p.folder, space, "weights")
         collection(
-            [Path(snakemake.config["folder"], row["file"]) for row in rows],
+            paths(snakemake.config["folder"], [row["file"] for row in rows]),
             [row["lora"] for row in rows],
             weights / "delta.safetensors",
             weights / "weighted.safetensors",

@@ -7,7 +7,7 @@ from pages import Collection, row
 
 from lora_atlas import tables
 from lora_atlas.atlas.charts import save
-from lora_atlas.atlas.collection import collection_map, grouped, placed
+from lora_atlas.atlas.collection import _noise, collection_map, grouped, placed
 from lora_atlas.collection.query import neighbours
 from lora_atlas.collection.spaces import maps
 from lora_atlas.tables import WHOLE
@@ -85,7 +85,28 @@ def test_names_have_room_and_the_page_is_full(folder):
 def test_an_opposite_stands_alone_and_chains_have_one_head():
     rows = [row("a"), row("b", "a", "same update"), row("c", "b", "nearly the same"), row("d", "a", "same update × -1")]
     rows.append(row("e", "d", "same bytes"))
-    assert grouped(rows) == {"a": "a", "b": "a", "c": "a", "d": "d", "e": "d"}
+    X = np.array([[1, 0], [1, 0], [1, 0.05], [-1, 0], [-1, 0]], float)
+    assert grouped(rows, X) == {"a": "a", "b": "a", "c": "a", "d": "d", "e": "d"}
+
+
+def test_epochs_of_a_training_are_points_of_their_own_where_they_are_no_copy_of_the_first():
+    """19 steps of 5°, each nearly the one before: cos 5° is a distance of 0.087, cos 10° of 0.17."""
+    rows = [row("00"), *(row(f"{n:02d}", f"{n - 1:02d}", "nearly the same") for n in range(1, 19))]
+    rows.append(row("02 again", "02", "same bytes"))
+    angle = np.radians(5 * np.array([*range(19), 2]))
+    found = grouped(rows, np.stack([np.cos(angle), np.sin(angle)], 1))
+    assert found["01"] == "00" and found["02"] == found["03"] == found["02 again"] == "02" and found["18"] == "18"
+
+
+@pytest.mark.parametrize("opposite", ["none", "exact", "slider"])
+def test_an_opposite_hides_no_family(opposite):
+    """Nine LoRAs of which two are at a cosine of 0.7; one may be the opposite of a third, or nearly."""
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(9, 4000))
+    X[1] = 0.7 * X[0] + np.sqrt(1 - 0.49) * X[1]
+    if opposite != "none":
+        X[8] = -X[7] + (opposite == "slider") * rng.normal(size=4000)
+    assert 0.03 < _noise(X) < 0.2
 
 
 @pytest.mark.parametrize("count", [4, 5, 9])

@@ -15,7 +15,7 @@ from lora_atlas import tables
 from lora_atlas.collection import inventory as room
 from lora_atlas.collection.inventory import inventory, told
 from lora_atlas.loras.container import LoraFileError, digest
-from lora_atlas.loras.folder import FolderError, Found, find
+from lora_atlas.loras.folder import FolderError, Found, find, paths
 from lora_atlas.weights import sketch
 from lora_atlas.weights.gram import gram
 from lora_atlas.weights.sketch import sketch_path
@@ -363,6 +363,44 @@ def test_names_that_are_hostile_are_printable_and_touch_no_path(make, folder, ca
             assert text.isprintable() and text.encode() is not None
     assert {path.suffix for path in cache.iterdir()} == {".safetensors"}
     assert sorted(p.name for p in cache.parent.iterdir()) == ["cache", "loras"]
+
+
+def test_a_file_is_found_by_the_name_that_is_shown(make, folder, cache):
+    names = ["plain", "style\u3000anime", "a\u00a0b", "soft\u00adhyphen", "line\nbreak", os.fsdecode(b"latin\xe9")]
+    kept = [make.lora(folder / "Ada\u3000L" / f"{name}.safetensors", make.sd1(), n) for n, name in enumerate(names)]
+    shown = [row["file"] for row in inventory(find(folder), cache, numbers=NUMBERS, folder=folder)]
+    assert not any(path.exists() for path in (Path(folder, name) for name in shown)) and all(
+        map(str.isprintable, shown)
+    )
+    assert sorted(paths(folder, shown)) == sorted(kept)
+    assert paths(folder, ["gone.safetensors"]) == [folder / "gone.safetensors"]
+
+
+def test_results_of_this_project_are_no_loras(make, folder):
+    """Somebody maps the folder that he is in."""
+    make.lora(folder / "a.safetensors", make.sd1(), 0)
+    for study, mark in (("loras", ".folder"), ("demo", "plan.parquet")):
+        (folder / "results" / study).mkdir(parents=True)
+        (folder / "results" / study / mark).touch()
+        make.lora(folder / "results" / study / "loras/ada/00.safetensors", make.sd1(), 1)
+    assert [found.lora for found in find(folder)] == ["a"]
+    assert [found.lora for found in find(folder / "results/demo/loras")] == ["ada/00"]
+    assert [found.lora for found in find(folder / "results/demo")] == ["loras/ada/00"]  # by its own name
+
+
+def test_a_long_reason_keeps_its_end_where_the_remedy_is(capsys):
+    row = dict.fromkeys(tables.SCHEMAS["loras"].names) | {"lora": "x", "status": "refused"}
+    said = told([row | {"reason": f"cannot: {'k' * 900}; name the base in weights.base"}])
+    assert "cannot: kkk" in said and said.rstrip().endswith("name the base in weights.base") and len(said) < 600
+
+
+def test_a_reason_says_nothing_of_where_files_are_kept(make, folder, cache):
+    peft = folder / "adapter"
+    make.lora(peft / "adapter_model.safetensors", make.sd1(), 0)
+    (peft / "adapter_config.json").write_text("{")
+    (row,) = seen(folder, cache).values()
+    assert row["status"] == "refused" and "adapter_config.json: not a configuration of PEFT" in row["reason"]
+    assert str(folder) not in row["reason"]
 
 
 def test_candidates_of_one_name_are_told_apart_and_hidden_ones_passed_over(make, folder):

@@ -320,6 +320,36 @@ def test_a_file_among_the_known_ones_is_no_neighbour_of_itself(make, tmp_path, e
     assert row["status"] == "refused" and "there is nothing to compare it with" in row["reason"]
 
 
+def test_p_of_a_file_among_the_known_ones_is_that_of_the_table(exact):
+    table = {(row["lora"], row["neighbour"]): row["p"] for row in neighbours(exact)}
+    rows = answers([exact.files[4].path], exact)
+    for row in rows:
+        # The pair itself is in the file's own null there, and not in that of a file that is asked about.
+        assert row["p"] == pytest.approx(table[exact.loras[4], row["lora"]], abs=2 / len(exact.loras))
+        assert row["p"] >= 2 / (1 + Chance(cosines(exact), ARTISTS).count(4)) - 1e-9
+
+
+def cosines(known: Known) -> np.ndarray:
+    K = sum(known.grams.values())
+    return K / np.sqrt(np.outer(np.diag(K), np.diag(K)))
+
+
+def test_the_opposite_of_a_known_one_is_told_however_far_it_is(make, tmp_path, exact):
+    turned = {key: -x if ".lora_B." in key else x for key, x in load_file(exact.files[4].path).items()}
+    path = make.store(tmp_path / "turned.safetensors", turned)
+    *near, last = answers([path], exact, nearest=3)
+    assert [row["rank"] for row in near] == [1, 2, 3] and {row["relation"] for row in near} == {None}
+    assert (last["lora"], last["relation"], last["rank"]) == (exact.loras[4], "same update × -1", len(exact.loras))
+    assert "same update × -1" in told([*near, last])
+
+
+def test_a_sketch_that_is_gone_is_made_again_for_a_query(make, tmp_path, sketched):
+    path = make.store(tmp_path / "new.safetensors", tensors(make, "Ada", 77))
+    whole = answers([path], sketched)
+    gone = replace(sketched, sketches=[*sketched.sketches[:2], tmp_path / "gone", *sketched.sketches[3:]])
+    assert answers([path], gone) == whole
+
+
 # --- what the neighbours say
 
 
@@ -368,5 +398,25 @@ def test_neighbours_are_the_nearest_others_each_out_of_its_own_null(exact):
             assert row["artist"] == own
             # held against all that are not of its family
             assert row["p"] == pytest.approx(2 / (1 + chance.count(exact.loras.index(row["lora"]))))
+    assert [row["rank"] for row in rows[:3]] == [1, 2, 3]
     grams = gram([exact.files[0].path], "delta")
     assert neighbours(Known("x", exact.loras[:1], exact.files[:1], ["A"], [None], grams)) == []
+
+
+def test_copies_take_no_place_of_others(make, tmp_path, exact):
+    """Twelve copies of one LoRA: it has its other neighbours, and its relatives have each other."""
+    copied = [make.store(tmp_path / f"{n:02d}.safetensors", load_file(exact.files[4].path)) for n in range(12)]
+    paths = [*(file.path for file in exact.files), *copied]
+    names = [*exact.loras, *(f"copy {n}" for n in range(12))]
+    labels = [*ARTISTS, *[ARTISTS[4]] * 12]
+    known = Known("sd1", names, [open_lora(path) for path in paths], labels, labels, gram(paths, "delta"))
+    rows = neighbours(known, nearest=3)
+    for lora in (exact.loras[4], *(name for name, a in zip(exact.loras, ARTISTS, strict=True) if a == ARTISTS[4])):
+        mine = [row for row in rows if row["lora"] == lora]
+        same = {exact.loras[4], *names[len(exact.loras) :]}
+        others = [row["neighbour"] for row in mine if row["neighbour"] not in same]
+        assert len(others) >= 2 and len(mine) <= 6, (lora, mine)
+        assert [row["distance"] for row in mine] == sorted(row["distance"] for row in mine)
+    # The rank is the place among all others.
+    last = [row for row in rows if row["lora"] == exact.loras[4]][-1]
+    assert last["rank"] > 12

@@ -12,11 +12,13 @@ import pyarrow as pa
 from altair.typing import ChartType
 
 from ..collection.chance import LEVEL
+from ..collection.copies import NEARLY
 from .charts import GREY, INK, artist_colours, layout, styled
 from .places import over_the_page
 
 RELATED, ALIKE = LEVEL, 0.1  # lines are drawn of a cosine above that, to the nearest and to those of p up to this
 LOWEST, BEYOND = 1e-3, 1.5  # a share of all pairs, and how much further noise does not go: 3.1 and 4.6 deviations
+QUARTERS = 6.9  # how far noise goes below the median, in distances of the lowest quarter from it: 4.6 deviations
 WIDTH, HEIGHT = 1080, 720  # pixels, of FULL points and more; half as much of few
 FULL = 40
 EDGE = 0.03  # of the page, around all points
@@ -46,8 +48,8 @@ class Placed:
 def placed(rows: Sequence[Mapping[str, Any]], embeddings: pa.Table, neighbours: pa.Table, *, seed: int) -> Placed:
     """Where LoRAs of one space stand, and which are related. `rows` of the table "loras", in the order of
     `embeddings`."""
-    group = grouped(rows)
-    return _points(rows, group, np.array(embeddings["vector"].to_pylist(), float), neighbours.to_pandas(), seed)
+    vectors = np.array(embeddings["vector"].to_pylist(), float)
+    return _points(rows, grouped(rows, vectors), vectors, neighbours.to_pandas(), seed)
 
 
 def collection_map(rows: Sequence[Mapping[str, Any]], where: Placed) -> ChartType:
@@ -110,8 +112,12 @@ def collection_map(rows: Sequence[Mapping[str, Any]], where: Placed) -> ChartTyp
     return styled(chart)
 
 
-def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """LoRA → the first of those that it is a copy of, or nearly; what is the opposite of another stands alone."""
+def grouped(rows: Sequence[Mapping[str, Any]], vectors: np.ndarray) -> dict[str, str]:
+    """LoRA → the first of those that it is a copy of, or nearly, by itself: of a chain of which each is nearly the one
+    before, as epochs of a training are, the ends need not be alike. What is the opposite of another stands alone.
+
+    `vectors` (N, D): of the rows.
+    """
     found: dict[str, str] = {row["lora"]: row["lora"] for row in rows}
     for row in rows:
         if row["copy_of"] in found and "× -" not in (row["relation"] or ""):
@@ -119,7 +125,20 @@ def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for lora in found:
         while found[found[lora]] != found[lora]:
             found[lora] = found[found[lora]]
+    unit = dict(zip(found, _unit(vectors), strict=True))
+    firsts: dict[str, list[str]] = {}
+    for lora, first in found.items():
+        of = firsts.setdefault(first, [])
+        near = (other for other in of if np.linalg.norm(unit[lora] - unit[other]) <= NEARLY)
+        found[lora] = next(near, lora)
+        of += [lora] * (found[lora] == lora)
     return found
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows at norm one; zeros stay zeros."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
 
 
 def _points(
@@ -155,14 +174,16 @@ def _points(
 
 def _noise(vectors: np.ndarray) -> float:
     """A cosine that no two unrelated LoRAs reach: BEYOND as far above the median as the LOWEST are below. What is
-    related is above and hardly ever below, and where nobody knows which are, p counts the related as chance, too."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    related is above, and where nobody knows which are, p counts the related as chance, too. The few that are related
+    and below, the opposite ends of a slider, are left out: further below than noise goes by the lowest quarter of
+    pairs."""
+    unit = _unit(vectors)
     cosine = (unit @ unit.T)[np.triu_indices(len(unit), 1)]
     if not len(cosine):
         return 1.0
-    middle = float(np.median(cosine))
-    return middle + BEYOND * (middle - float(np.quantile(cosine, LOWEST)))
+    middle, quarter = (float(np.quantile(cosine, share)) for share in (0.5, 0.25))
+    noise = cosine[cosine >= middle - QUARTERS * (middle - quarter)]
+    return middle + BEYOND * (middle - float(np.quantile(noise, LOWEST)))
 
 
 def _page(points: int) -> tuple[int, int]:

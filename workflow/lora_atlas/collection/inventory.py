@@ -30,6 +30,7 @@ FOLD = 64  # numbers a module by which copies are looked for, before they are co
 LOOKED_AT = 6  # of the nearest by those, among which the nearest is found
 NAMED = 3  # LoRAs that are named of a group on the terminal
 LINES = 24  # on the terminal, of copies and of refusals
+LONGEST = 400  # characters of a reason there
 
 
 @dataclass
@@ -106,6 +107,8 @@ def _refuse(row: dict[str, Any], why: LoraFileError | str, path: Path | None = N
         (*(f"{path / f'adapter_model.{end}'}: " for end in ("safetensors", "bin")), f"{path}: ") if path else ()
     ):
         reason = reason.removeprefix(prefix)
+    if path is not None:  # where somebody keeps files is nobody's business
+        reason = reason.replace(f"{path}/", "").replace(f"{path.parent}/", "")
     if row["sha256"] is None and path is not None and path.is_file():
         with suppress(LoraFileError):  # the very reason, at times
             row["sha256"] = digest(path)
@@ -299,11 +302,16 @@ def told(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _refused(group: Sequence[Mapping[str, Any]]) -> str:
-    reason, names = group[0]["reason"][:300], _listed([row["lora"] for row in group])
+    reason, names = _shortened(group[0]["reason"]), _listed([row["lora"] for row in group])
     if len(group) == 1:
         return f"  refused {names}: {reason}"
     same = "" if len({row["reason"] for row in group}) == 1 else f"; {group[0]['lora']}"
     return f"  refused {len(group)}, {names}{same}: {reason}"
+
+
+def _shortened(reason: str) -> str:
+    """A reason with its beginning, what is wrong, and its end, what is to be done."""
+    return reason if len(reason) <= LONGEST else f"{reason[: LONGEST // 2]} … {reason[-LONGEST // 2 :]}"
 
 
 def _general(reason: str) -> str:

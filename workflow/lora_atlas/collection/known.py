@@ -12,11 +12,12 @@ from ..descriptors import CONSENSUS, GRADIENT, PLAIN
 from ..loras.container import LoraFileError, digest
 from ..loras.families import Belonging, belonging
 from ..loras.files import LoraFile, open_lora
+from ..loras.folder import paths
 from ..tables import TableError, read
 from ..weights.gram import GramError, Grams, read_gram, read_header
 from ..weights.metric import read_metric
 from ..weights.modules import read_modules, stacked_grams
-from ..weights.sketch import sketch_path
+from ..weights.sketch import NUMBERS, Sketch, read_sketch, sketch, sketch_path
 from ..weights.weighting import module_weights, weighted_sum
 
 Shapes = dict[str, tuple[int, int]]
@@ -57,6 +58,12 @@ class Known:
         """Where its files are, links followed."""
         return [file.path.resolve() for file in self.files]
 
+    def sketch(self, n: int) -> Sketch:
+        """The sketch of the n-th: the one that is kept, where there is one, else one that is made."""
+        if self.sketches and self.sketches[n].is_file():
+            return read_sketch(self.sketches[n])
+        return sketch(self.files[n], numbers=self.numbers or NUMBERS)
+
     @cached_property
     def belongs(self) -> Belonging:
         """The family of its files, and the released models that all of them fit."""
@@ -85,7 +92,8 @@ def collections(
     options = {"pickles": pickles, "base": base}
     if (results / "tables" / "loras.parquet").is_file():
         rows = [row for row in read(results / "tables" / "loras.parquet", "loras").to_pylist() if row["space"]]
-        rows = [{**row, "file": str(Path(folder or "", row["file"]))} for row in rows]
+        files = paths(folder or "", [row["file"] for row in rows])
+        rows = [{**row, "file": str(file)} for row, file in zip(rows, files, strict=True)]
         spaces = sorted({row["space"] for row in rows})
         return [
             _known(space, [r for r in rows if r["space"] == space], results / "spaces" / space, options)

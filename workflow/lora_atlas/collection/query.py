@@ -26,7 +26,7 @@ from ..loras.folder import find
 from ..loras.names import wanted
 from ..weights.gram import last_row
 from ..weights.products import combine, normalise
-from ..weights.sketch import NUMBERS, Sketch, folded, read_sketch, sketch
+from ..weights.sketch import NUMBERS, Sketch, folded, sketch
 from .chance import Chance
 from .copies import NEARLY, apart, precision, relation
 from .inventory import comparable
@@ -34,6 +34,7 @@ from .known import Known
 
 VOTERS = 5  # nearest LoRAs that vote on artist and genre
 NEAREST = 10
+FURTHEST = 50  # times as many others are looked at, where most are copies
 
 
 def distances(cosine: np.ndarray) -> np.ndarray:
@@ -42,15 +43,17 @@ def distances(cosine: np.ndarray) -> np.ndarray:
 
 
 def neighbours(known: Known, *, nearest: int = NEAREST, components=None, blocks=None) -> list[dict[str, Any]]:
-    """Rows of the table "neighbours": of each known LoRA the nearest others, leaving it out of what it is held
-    against."""
+    """Rows of the table "neighbours": of each known LoRA the nearest others, leaving it out of what it is held against.
+    Copies, of it or of a neighbour, stand among them and take no other's place."""
     cosine = normalise(combine(known.nearness, components, blocks), "unit")
     D = distances(cosine)
     chance = Chance(cosine, known.artists)
     rows = []
     for i, lora in enumerate(known.loras):
         others = np.delete(np.arange(len(known.loras)), i)
-        order = others[np.argsort(D[i, others], kind="stable")][:nearest]
+        order = others[np.argsort(D[i, others], kind="stable")]
+        place = _places(D, i, order, nearest)
+        order = order[place]
         p = chance.p(cosine[i, order], i, order)
         rows += [
             {
@@ -58,9 +61,28 @@ def neighbours(known: Known, *, nearest: int = NEAREST, components=None, blocks=
                 "artist": known.artists[n], "genre": known.genres[n], "distance": float(D[i, n]),
                 "cosine": float(cosine[i, n]), "p": float(each),
             }
-            for rank, (n, each) in enumerate(zip(order.tolist(), p, strict=True), 1)
+            for rank, n, each in zip((place + 1).tolist(), order.tolist(), p, strict=True)
         ]  # fmt: skip
     return rows
+
+
+def _places(D: np.ndarray, i: int, order: np.ndarray, nearest: int) -> np.ndarray:
+    """Which of the others in their `order` are listed for the i-th: the nearest that are no copies of each other, and
+    between them as many copies."""
+    heads: list[int] = []
+    found = []
+    copies = 0
+    for place, n in enumerate(order[: FURTHEST * nearest].tolist()):
+        if D[i, n] <= NEARLY or (D[n, heads] <= NEARLY).any():
+            copies += 1
+            if copies > nearest:
+                continue
+        else:
+            heads.append(n)
+        found.append(place)
+        if len(heads) == nearest:
+            break
+    return np.array(found, int)
 
 
 def query(
@@ -105,7 +127,7 @@ def query(
             why = f"{file.path}: the one LoRA of {known.space} that is known; there is nothing to compare it with"
             rows.append(row | {"status": "refused", "reason": why})
             continue
-        p, evidence = chance.p(cosine), np.zeros(len(cosine))
+        p, evidence = chance.p(cosine, *(itself[:1])), np.zeros(len(cosine))
         evidence[order[:VOTERS]] = chance.evidence(cosine[order[:VOTERS]])
         row |= {"space": known.space, "chance": chance.limit}
         row |= vote("artist", known.artists, evidence) | vote("genre", known.genres, evidence)
@@ -116,7 +138,8 @@ def query(
                 "distance": float(near[n]), "cosine": float(cosine[n]), "p": float(p[n]),
                 "relation": asked.relation(n) if alike[n] else None,
             }
-            for rank, n in enumerate(order[:nearest].tolist(), 1)
+            # What is the same update, and its opposite, is told however many there are, and however far it is.
+            for rank, n in enumerate(order.tolist(), 1) if rank <= nearest or alike[n]
         ]  # fmt: skip
     return rows
 
@@ -143,10 +166,9 @@ class _Asked:
 
     def relation(self, n: int) -> str | None:
         """Whether it is the n-th known LoRA, or nearly; of all that both change."""
-        its = read_sketch(self.known.sketches[n]) if self.known.sketches else None
-        its = its or sketch(self.known.files[n], numbers=self.known.numbers or NUMBERS)
         return relation(
-            *apart(self._part(self.sketch), self._part(its)), min(self._precision, precision(self.known.files[n]))
+            *apart(self._part(self.sketch), self._part(self.known.sketch(n))),
+            min(self._precision, precision(self.known.files[n])),
         )
 
     def _part(self, found: Sketch) -> Sketch:
@@ -213,8 +235,8 @@ def _products(asked: _Asked) -> tuple[Row, Row]:
 def _sketched_row(mine: Sketch, known: Known) -> dict[str, np.ndarray]:
     """Module → inner products (N + 1,) of a sketch with those of the known ones, and with itself."""
     rows = {m: np.zeros(len(known.loras) + 1) for m in mine.parts}
-    for n, path in enumerate(known.sketches or ()):
-        other = read_sketch(path)
+    for n in range(len(known.loras)):
+        other = known.sketch(n)
         D = min(mine.D, other.D)
         a, b = folded(mine, D).parts, folded(other, D).parts
         for m in a:
@@ -247,7 +269,8 @@ def told(rows: Sequence[dict[str, Any]], nearest: int = 5) -> str:
             lines.append(f"{name}: refused, {first['reason']}")
             continue
         lines.append(f"{name}, among {first['space']}{_said(first)}")
-        for row in found[:nearest]:
+        shown = [row for row in found if row["rank"] <= nearest or row["relation"]]
+        for row in shown[: 2 * nearest]:
             # Of few LoRAs p is never small, not even of a copy.
             how = row["relation"] or f"p {row['p']:.3f}"
             lines.append(f"  {row['rank']:2d}. {row['lora']}  distance {row['distance']:.3f}  {how}")

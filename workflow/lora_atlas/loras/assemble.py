@@ -14,6 +14,8 @@ from .formats import Spec
 from .kinds import NAMED
 from .kinds.lokr import LOKR, both_whole, root_scale
 
+MOST_ALPHA = 1_000_000
+
 
 def read_update(
     container: Container, spec: Spec, descriptor: int | None = None, base: np.ndarray | None = None
@@ -25,8 +27,10 @@ def read_update(
     parts = {part: container.read(key, descriptor) for part, key in spec.keys.items()}
     kind = NAMED[spec.kind]
     applied = kind.scaled(parts, spec.scale)
-    if "alpha" in parts and applied and not _sound(parts["alpha"].item()):
+    if "alpha" in parts and applied and not math.isfinite(parts["alpha"].item()):
         raise NotFiniteError(container.path, [*_not_finite(spec, parts), spec.keys["alpha"]])
+    if "alpha" in parts and applied:
+        _check_alpha(container, spec, parts["alpha"].item())
     scale = _scale(container, spec, parts["alpha"].item() if "alpha" in parts else None, applied)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # infinite is refused by name
         try:
@@ -81,8 +85,8 @@ def read_scale(container: Container, spec: Spec, descriptor: int | None = None) 
     if "alpha" not in spec.keys:
         return _scale(container, spec, None, applied)
     alpha = container.read(spec.keys["alpha"], descriptor).item()
-    if applied and not _sound(alpha):
-        raise NotFiniteError(container.path, [spec.keys["alpha"]])
+    if applied:
+        _check_alpha(container, spec, alpha)
     return _scale(container, spec, alpha, applied)
 
 
@@ -97,8 +101,14 @@ def _check_base(spec: Spec, base: np.ndarray | None) -> None:
         )
 
 
-def _sound(alpha: float) -> bool:
-    return 0 <= alpha <= 1e6
+def _check_alpha(container: Container, spec: Spec, alpha: float) -> None:
+    if not math.isfinite(alpha):
+        raise NotFiniteError(container.path, [spec.keys["alpha"]])
+    if not 0 <= alpha <= MOST_ALPHA:
+        raise LoraFileError(
+            f"{container.path}: {spec.keys['alpha']} is {alpha:g}; expected an alpha from 0 to {MOST_ALPHA:,}, as "
+            "trainers write it"
+        )
 
 
 def _scale(container: Container, spec: Spec, alpha: float | None, applied: bool) -> float:

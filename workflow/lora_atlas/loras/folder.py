@@ -1,11 +1,12 @@
 """A folder of LoRA files: which candidates it holds, found by name, without opening any."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..labels import printable
+from ..origin import NAME
 
 CANDIDATES = (".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -61,6 +62,16 @@ def find(folder: str | Path) -> list[Found]:
     return found
 
 
+def paths(folder: str | Path, shown: Sequence[str]) -> list[Path]:
+    """The files that `find` found, by their paths below the folder as they are shown: in these a character that cannot
+    be printed, or a byte that is no UTF-8, is its escape. A file that is gone is where it would be."""
+    places = [Path(folder, name) for name in shown]
+    if all(map(os.path.lexists, places)):
+        return places
+    there = {printable(str(path.relative_to(folder))): path for path in _walk(Path(folder))}
+    return [there.get(name, place) for name, place in zip(shown, places, strict=True)]
+
+
 def _stem(path: Path) -> Path:
     """The path without the ending of a file; a folder of PEFT called v1.5 has none."""
     return path.with_suffix("") if path.suffix.lower() in CANDIDATES else path
@@ -75,6 +86,8 @@ def _walk(folder: Path, seen: set[str] | None = None) -> Iterator[Path]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise FolderError(f"{printable(str(folder))}: cannot be listed ({error.strerror})") from error
+    if len(seen) > 1 and {NAME, "plan.parquet"} & {entry.name for entry in entries}:
+        return  # results of this project, where somebody maps the folder that he is in
     files = [Path(entry.path) for entry in entries if Path(entry.name).suffix.lower() in CANDIDATES]
     # An adapter of PEFT is its folder; the folder that was asked for is a folder of them. Beside it may lie others.
     adapter = len(seen) > 1 and any(entry.name == "adapter_config.json" for entry in entries)

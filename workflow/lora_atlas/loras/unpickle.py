@@ -94,8 +94,9 @@ def _loaded(path: Path, pickled) -> Any:
     import torch
 
     try:
-        with warnings.catch_warnings(action="ignore"):  # of what is refused below
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # An open file: a path that ends in .safetensors torch would give to safetensors.
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as file:  # warnings of what is refused below
+            return torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:

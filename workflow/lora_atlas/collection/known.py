@@ -60,7 +60,7 @@ class Known:
 
     def sketch(self, n: int) -> Sketch:
         """The sketch of the n-th: the one that is kept, where there is one, else one that is made."""
-        if self.sketches and self.sketches[n].is_file():
+        if self.sketches and Path(self.sketches[n]).is_file():
             return read_sketch(self.sketches[n])
         return sketch(self.files[n], numbers=self.numbers or NUMBERS)
 

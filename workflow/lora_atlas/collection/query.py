@@ -127,7 +127,7 @@ def query(
             why = f"{file.path}: the one LoRA of {known.space} that is known; there is nothing to compare it with"
             rows.append(row | {"status": "refused", "reason": why})
             continue
-        p, evidence = chance.p(cosine, *(itself[:1])), np.zeros(len(cosine))
+        p, evidence = chance.p(cosine, itself[0] if itself else None), np.zeros(len(cosine))
         evidence[order[:VOTERS]] = chance.evidence(cosine[order[:VOTERS]])
         row |= {"space": known.space, "chance": chance.limit}
         row |= vote("artist", known.artists, evidence) | vote("genre", known.genres, evidence)

@@ -6,8 +6,8 @@
 #                     its own (6.4 GB): make test-pythons PYTHONS="3.12" TESTS="tests/unit/pictures"
 # make lint           style of code and rules, and types; make format mends style
 # make findings       the study with other seeds and settings, an hour on two cores, into FINDINGS.md
-# make across         the same of the transformer and of nine design houses, and of painters with PAINTINGS=FOLDER, each an
-#                     hour or less, and all side by side: into docs/findings
+# make across         the same of the transformer, of nine design houses and of fifty families of icons, and of painters with
+#                     PAINTINGS=FOLDER, each an hour or less, and all side by side: into docs/findings
 # make readme         README's pictures and numbers, from the study's tables
 # make docs           docs/tables.md, config.md and formats.md, from schemas and registries; reliability.md and
 #                     errors.md, from the tests
@@ -42,12 +42,13 @@ PAINTINGS :=
 across: findings extras
 	$(QUIETLY) --configfile workflow/studies/flow.yaml
 	$(QUIETLY) --configfile workflow/studies/designers.yaml
+	$(QUIETLY) --configfile workflow/studies/designers-50.yaml
 	test -z "$(PAINTINGS)" || $(QUIETLY) \
 	  --configfile $(addprefix workflow/studies/,painters.yaml with/efficientnet.yaml with/seeds.yaml) \
 	  --config folder="$(PAINTINGS)"
 	$(QUIETLY) -- across
 	mkdir -p docs/findings
-	for study in flow designers $(if $(PAINTINGS),painters); do \
+	for study in flow designers designers-50 $(if $(PAINTINGS),painters); do \
 	  cp results/$$study/FINDINGS.md docs/findings/$$study.md || exit 1; done
 	cp results/ACROSS.md docs/findings/README.md
 

@@ -13,7 +13,7 @@ from lora_atlas.collection.chance import Chance
 from lora_atlas.collection.known import Known
 from lora_atlas.collection.query import neighbours, query, told, vote
 from lora_atlas.loras.files import open_lora
-from lora_atlas.weights.gram import gram
+from lora_atlas.weights.gram import GramError, gram
 from lora_atlas.weights.modules import module_grams
 from lora_atlas.weights.sketch import read_sketch, sketch, sketch_gram, write_sketch
 from lora_atlas.weights.weighting import weighted_sum
@@ -401,6 +401,13 @@ def test_neighbours_are_the_nearest_others_each_out_of_its_own_null(exact):
     assert [row["rank"] for row in rows[:3]] == [1, 2, 3]
     grams = gram([exact.files[0].path], "delta")
     assert neighbours(Known("x", exact.loras[:1], exact.files[:1], ["A"], [None], grams)) == []
+
+
+def test_a_part_that_a_base_does_not_have_is_named_with_the_base(exact):
+    with pytest.raises(
+        GramError, match=r"LoRAs of sd1: weights.components: \['joint_attention'\] are not in these LoRAs"
+    ):
+        neighbours(exact, components=["joint_attention"])
 
 
 def test_copies_take_no_place_of_others(make, tmp_path, exact):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
+from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.loha.layer import HadaWeight, HadaWeightCP
 from peft.tuners.lokr.layer import make_kron, make_weight_cp
 from safetensors.numpy import load_file, save_file
@@ -203,6 +203,23 @@ def test_a_folder_that_peft_wrote_is_what_peft_makes_of_it(tmp_path, name):
             near(
                 dense(updates[f"unet.{module}.bias"]), (layer.base_layer.bias.detach() - before).numpy()[:, None], 1e-5
             )
+
+
+@pytest.mark.parametrize("name", ["LoRA", "LoHa", "LoKr"])
+def test_a_configuration_without_alpha_has_pefts_own(tmp_path, name):
+    """Held against PEFT: what it makes of a configuration from which α was taken."""
+    peft_folder(tmp_path, next(CONFIGS[each] for each in CONFIGS if each.startswith(name)))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({key: value for key, value in config.items() if "alpha" not in key})
+    )
+    torch.manual_seed(0)
+    base = Model({LINEAR: nn.Linear(12, 16), OTHER: nn.Linear(16, 20), CONVOLUTION: nn.Conv2d(12, 16, 3)})
+    again = PeftModel.from_pretrained(base, tmp_path).double()
+    updates = read_lora(tmp_path).updates
+    for module in NAMES:
+        expected = again.get_submodule(f"base_model.model.{module}").get_delta_weight("default").detach().numpy()
+        near(dense(updates[f"unet.{module}"]), expected)
 
 
 def test_a_folder_with_a_pickle_is_read_unless_a_person_refuses_it(tmp_path):

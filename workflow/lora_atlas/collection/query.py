@@ -24,7 +24,7 @@ from ..loras.families import OTHER, belonging
 from ..loras.files import LoraFile, open_lora
 from ..loras.folder import find
 from ..loras.names import wanted
-from ..weights.gram import last_row
+from ..weights.gram import GramError, last_row
 from ..weights.products import combine, normalise
 from ..weights.sketch import NUMBERS, Sketch, folded, sketch
 from .chance import Chance
@@ -45,7 +45,10 @@ def distances(cosine: np.ndarray) -> np.ndarray:
 def neighbours(known: Known, *, nearest: int = NEAREST, components=None, blocks=None) -> list[dict[str, Any]]:
     """Rows of the table "neighbours": of each known LoRA the nearest others, leaving it out of what it is held against.
     Copies, of it or of a neighbour, stand among them and take no other's place."""
-    cosine = normalise(combine(known.nearness, components, blocks), "unit")
+    try:
+        cosine = normalise(combine(known.nearness, components, blocks), "unit")
+    except ValueError as error:
+        raise GramError(f"LoRAs of {known.space}: {error}; a folder of several bases has no part in common") from error
     D = distances(cosine)
     chance = Chance(cosine, known.artists)
     rows = []

@@ -18,6 +18,9 @@ STATED = {"lora_adapter_metadata", "ss_network_alpha"} | {
 # Starts of PEFT that take something out of the base which its weight alone does not tell.
 _OUT_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
+# What PEFT takes where a configuration of its own names no α.
+PEFT_ALPHA, PEFT_TYPES = 8, {"LORA", "LOHA", "LOKR"}
+
 MAX_EXPERTS, MAX_BLOCKS = 1024, 16
 
 Configs = Mapping[str, Mapping[str, Any]]
@@ -131,7 +134,10 @@ def of_config(
     if config is None:
         return None
     name = own.removeprefix("base_model.model.").removeprefix(f"{module.partition('.')[0]}.")
-    alpha = _configured(container, config, "alpha_pattern", name, config.get("lora_alpha", config.get("alpha")))
+    default = PEFT_ALPHA if config.get("peft_type") in PEFT_TYPES else None
+    alpha = _configured(
+        container, config, "alpha_pattern", name, config.get("lora_alpha", config.get("alpha", default))
+    )
     if kind.hidden_rank:
         rank = _configured(container, config, "rank_pattern", name, config.get("r", rank))
     if alpha is None:

@@ -52,7 +52,7 @@ rule space_weights:
         mem_mb=config["resources"]["mem_mb"],
         runtime=runtime,
     params:
-        code=code("space_weights", "weights.engine", "collection.spaces"),
+        code=code("space_weights", "weights.engine", "collection.spaces", "loras.folder"),
         folder=SPACES,
         engine=ENGINE,
         cache=cache_folder(RESULTS),
@@ -95,7 +95,7 @@ rule space_maps:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        code=code("space_maps", "atlas.folder", "collection.spaces"),
+        code=code("space_maps", "atlas.folder", "collection.spaces", "loras.folder"),
         study=STUDY,
         folder=SPACES,
         # Previews beside the files are shown, and they change without the files.

@@ -32,8 +32,10 @@ def small(copied, tmp_path):
     "the disk of the results is full: while pictures are written, then while training saves its state",
     "the job ends and names the disk; with more room the same command goes on, to the bytes of an undisturbed run",
 )
-def test_a_full_disk_is_named_and_with_more_room_all_is_as_ever(tiny, small):
+def test_a_full_disk_is_named_and_with_more_room_all_is_as_ever(small, tmp_path_factory):
     workflow, resize = small
+    undisturbed = replace(workflow, root=tmp_path_factory.mktemp("undisturbed"))
+    undisturbed.run("loras", *workflow.study)
     for size, job in (("200k", "collect_pictures"), ("1m", "train_loras")):
         resize(size)
         said = workflow.run("loras", *workflow.study, fails=True)
@@ -49,6 +51,6 @@ def test_a_full_disk_is_named_and_with_more_room_all_is_as_ever(tiny, small):
             for pattern in ("loras/*/*.safetensors", "pictures/*.parquet", "plan/*.parquet")
             for path in (root / "results/tiny").glob(pattern)
         }
-        for root in (workflow.root, tiny.root)
+        for root in (workflow.root, undisturbed.root)
     )
     assert len(whole) > 12 and made == whole

@@ -171,19 +171,6 @@ fi
 ls results/tiny/tables/clustering.parquet results/tiny/tables/retrieval.parquet results/tiny/charts/comparison.png
 "${run[@]}" 2>&1 | grep "Nothing to be done"
 
-# --- the same LoRAs by arrays: jobs of one rule that are ready together go as one submission
-sed -e 's/^study: tiny/study: arrays/' tiny.yaml > arrays.yaml
-echo "{resources: {artists_per_job: 1}, cache: cache-of-arrays}" > one-by-one.yaml
-array=("$snakemake" --workflow-profile profiles/slurm --configfile arrays.yaml one-by-one.yaml
-  --slurm-status-command squeue --retries 0 --slurm-init-seconds-before-status-checks 5 --slurm-no-account
-  --slurm-array-jobs all)
-"${array[@]}" -- loras > "$work/arrays.log" 2>&1
-scontrol -o show job | awk '/ArrayTaskId=/' | grep -c "train_loras" | grep -x 2
-for file in results/tiny/loras/{maren,joris}/{00,01,02}.safetensors; do
-  cmp "$file" "${file/tiny/arrays}"
-done
-"${array[@]}" -- loras 2>&1 | grep "Nothing to be done"
-
 # --- a node that dies, and a driver that dies, in the middle of training
 cat > weather.yaml <<EOF
 study: weather

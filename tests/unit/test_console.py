@@ -199,6 +199,8 @@ def test_the_demo_ends_with_what_it_found(told, monkeypatch):
         (["run", "artbench"], "artbench: no study of that name, and no file at {}/artbench; there are: artbench_flux"),
         (["find", "here"], "find: name the folder of LoRA files, too: lora-atlas find WHAT FOLDER"),
         (["query", "here"], "query: name the folder of LoRA files, too"),
+        (["map", "here", "--", "--config", "weights.pickles=refuse"], "its section: 'weights={pickles: refuse}'"),
+        (["run", "designers", "--", "--configfile", "gone.yaml"], "gone.yaml: there is no such file or folder; it was"),
     ],
 )
 def test_what_is_not_there_is_said(tmp_path, monkeypatch, capsys, arguments, words):

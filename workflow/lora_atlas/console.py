@@ -94,6 +94,13 @@ def command(arguments: argparse.Namespace) -> list[str]:
             "diffusers' format, or --base OWNER/NAME --revision COMMIT of the hub, or one that comes with LoRA Atlas: "
             + ", ".join(bases(folder))
         )
+    for word in given["config"]:
+        section, dot, key = word.partition("=")[0].partition(".")
+        if dot:
+            value = word.partition("=")[2]
+            raise ConsoleError(f"--config {word}: a key stands within its section: '{section}={{{key}: {value}}}'")
+    for file in given["configfile"]:
+        there(file)
     if files_given := [*map(str, configs), *given["configfile"]]:
         made += ["--configfile", *files_given]
     if stated_ := [*(stated(key, value) for key, value in settings.items()), *given["config"]]:

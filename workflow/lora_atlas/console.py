@@ -63,6 +63,7 @@ def command(arguments: argparse.Namespace) -> list[str]:
     """The Snakemake command that some arguments stand for; raises ConsoleError for paths that are not there."""
     folder = workflow()
     rest, given = _joined(arguments.rest)
+    _check(given)
     quiet = [] if any(word.startswith(TALKS) for word in rest) else ["--quiet", "rules", "host", "reason"]
     made = ["snakemake", "-s", str(folder / "Snakefile"), *quiet, "--cores", str(arguments.cores), *rest]
     settings: dict[str, object] = {}
@@ -94,13 +95,6 @@ def command(arguments: argparse.Namespace) -> list[str]:
             "diffusers' format, or --base OWNER/NAME --revision COMMIT of the hub, or one that comes with LoRA Atlas: "
             + ", ".join(bases(folder))
         )
-    for word in given["config"]:
-        section, dot, key = word.partition("=")[0].partition(".")
-        if dot:
-            value = word.partition("=")[2]
-            raise ConsoleError(f"--config {word}: a key stands within its section: '{section}={{{key}: {value}}}'")
-    for file in given["configfile"]:
-        there(file)
     if files_given := [*map(str, configs), *given["configfile"]]:
         made += ["--configfile", *files_given]
     if stated_ := [*(stated(key, value) for key, value in settings.items()), *given["config"]]:
@@ -111,6 +105,17 @@ def command(arguments: argparse.Namespace) -> list[str]:
 def _has_base(settings: Mapping[str, object], given: Sequence[str]) -> bool:
     """Whether a base is named: by --config, or by the study that is asked."""
     return "study" not in settings or any(each.startswith("base=") for each in given)
+
+
+def _check(given: Mapping[str, Sequence[str]]) -> None:
+    """Raise ConsoleError for what Snakemake would meet with a traceback."""
+    for file in given["configfile"]:
+        there(file)
+    for word in given["config"]:
+        name, _, value = word.partition("=")
+        section, dot, key = name.partition(".")
+        if dot:
+            raise ConsoleError(f"--config {word}: a key stands within its section: '{section}={{{key}: {value}}}'")
 
 
 def _joined(rest: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:

@@ -59,9 +59,9 @@ _HEAD = """# What goes wrong, and what then happens
 Each row is a test that lets the fault really happen: a server that misbehaves, a process that is killed, a file that is
 damaged or means harm. This page is made from the tests' markers (`make docs`), and a test holds it to them.
 
-Beside them stand two programs that take longer than a test may: `benchmarks/soak.py` kills the driver or a job of a whole
-study at random moments (20 of 20 rounds ended in the bytes of an undisturbed run), and `make fuzz` damages every kind of
-input for ten minutes each. What they came to is in [RESULTS.md](../benchmarks/RESULTS.md)."""
+Beside them stand two programs that take longer than a test may: `benchmarks/soak.py` kills the driver or a job of a
+whole study at random moments (20 of 20 rounds ended in the bytes of an undisturbed run), and `make fuzz` damages every
+kind of input for ten minutes each. What they came to is in [RESULTS.md](../benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)

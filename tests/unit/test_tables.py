@@ -616,3 +616,18 @@ def test_a_digest_is_of_values_however_they_are_held():
     others += [pa.Table.from_pylist([rows[0] | {"n": None}, rows[1] | {"n": 1}, rows[2]], schema)]
     assert len({tables.digest(each) for each in [whole, *others]}) == 6
     assert tables.digest(whole.slice(0, 0)) == tables.digest(pa.Table.from_pylist([], schema))
+
+
+def test_what_a_damaged_table_calls_its_columns_is_text(tmp_path):
+    """A name of a column is a stranger's: it moves no cursor, and is not the whole message."""
+    names = tables.SCHEMAS["training_log"].names
+    odd = "gr\x1b[2Jadient_norm" + "x" * 5000
+    columns = {odd if name == "gradient_norm" else name: [] for name in names}
+    found = pa.table(columns).replace_schema_metadata(
+        {"lora_atlas": json.dumps({"table": "training_log", "version": tables.VERSION})}
+    )
+    pq.write_table(found, tmp_path / "bad.parquet")
+    with pytest.raises(TableError) as caught:
+        tables.read(tmp_path / "bad.parquet", "training_log")
+    said = str(caught.value)
+    assert "lacks gradient_norm and has gr\\x1b[2Jadient_norm" in said and said.isprintable() and len(said) < 1000

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .atomic import replacing as replacing
+from .labels import printable
 
 VERSION = 1
 
@@ -503,13 +504,13 @@ def read(path: str | Path, name: str) -> pa.Table:
     header = header if isinstance(header, dict) else {}
     if (header.get("table"), header.get("version")) != (name, VERSION):
         raise TableError(
-            f"{path}: expected table {name!r} version {VERSION}, found {header.get('table')!r} version "
-            f"{header.get('version')}; {again}"
+            f"{path}: expected table {name!r} version {VERSION}, found {header.get('table')!r:.100} version "
+            f"{header.get('version')!r:.40}; {again}"
         )
     if not found.schema.equals(SCHEMAS[name]):
         raise TableError(
-            f"{path}: columns are not those of table {name!r}: it {_odd(found.schema, name)}; it is of another version "
-            f"of this project: {again}"
+            f"{path}: columns are not those of table {name!r}: it {printable(_odd(found.schema, name))[:600]}; it is of "
+            f"another version of this project: {again}"
         )
     if "rows" in header and header["rows"] != len(found):
         raise TableError(f"{path}: damaged: {len(found)} rows, and {header['rows']} were written; {again}")

@@ -509,8 +509,8 @@ def read(path: str | Path, name: str) -> pa.Table:
         )
     if not found.schema.equals(SCHEMAS[name]):
         raise TableError(
-            f"{path}: columns are not those of table {name!r}: it {printable(_odd(found.schema, name))[:600]}; it is of "
-            f"another version of this project: {again}"
+            f"{path}: columns are not those of table {name!r}: it {_odd(found.schema, name)}; it is of another version "
+            f"of this project: {again}"
         )
     if "rows" in header and header["rows"] != len(found):
         raise TableError(f"{path}: damaged: {len(found)} rows, and {header['rows']} were written; {again}")
@@ -558,7 +558,8 @@ def _odd(found: pa.Schema, name: str) -> str:
     have, wanted = found.names, SCHEMAS[name].names
     missing, extra = [c for c in wanted if c not in have], [c for c in have if c not in wanted]
     said = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(extra)}"] * bool(extra)
-    return " and ".join(said) or "has them in another order, or of other types"
+    # Names in a damaged file are anything.
+    return printable(" and ".join(said))[:600] or "has them in another order, or of other types"
 
 
 def metadata(found: pa.Table) -> dict[str, Any]:

@@ -24,7 +24,7 @@ SIZE = 1360, 860
 AT = """(() => {{ const d = JSON.parse(document.getElementById("data").textContent);
   const m = d.maps.find(m => m.name === canvas.dataset.map), i = d.loras.findIndex(l => l.name === {name});
   const c = canvas.getBoundingClientRect(), top = says.offsetTop + says.offsetHeight + 34,
-  bottom = document.getElementById("key").offsetHeight + 50; return [c.left + 46 + m.x[i] / 1e4 * (c.width - 110),
+  bottom = document.getElementById("key").offsetHeight + 68; return [c.left + 46 + m.x[i] / 1e4 * (c.width - 110),
   c.top + top + (1 - m.y[i] / 1e4) * (c.height - top - bottom)] }})()"""
 
 

@@ -104,7 +104,7 @@ const index = m => m.index ||= new Map(members(m).map((lora, i) => [lora, i]));
 
 function settle(m) {
   const to = new Map();
-  const left = 46, right = 64, top = $("says").offsetTop + $("says").offsetHeight + 34, bottom = $("key").offsetHeight + 50;
+  const left = 46, right = 64, top = $("says").offsetTop + $("says").offsetHeight + 34, bottom = $("key").offsetHeight + 68;
   members(m).forEach((lora, i) => to.set(lora, [
     left + m.x[i] / 10000 * Math.max(width - left - right, 10),
     top + (1 - m.y[i] / 10000) * Math.max(height - top - bottom, 10),

@@ -53,7 +53,7 @@ def pick(rng: Rng, among: Any) -> Any:
 def damaged(rng: Rng, data: bytes) -> bytes:
     """Bits flipped, bytes of another kind, a part left out, repeated or cut off."""
     changed = bytearray(data)
-    for _ in range(int(rng.integers(0, 9))):
+    for _ in range(int(rng.integers(0, 9)) if data else 0):  # a file cut to nothing has no byte to change
         changed[int(rng.integers(len(changed)))] = (
             int(rng.integers(256)) if rng.random() < 0.5 else pick(rng, b"\0\xff,\n")
         )

@@ -134,7 +134,7 @@ def of_config(
     if config is None:
         return None
     name = own.removeprefix("base_model.model.").removeprefix(f"{module.partition('.')[0]}.")
-    default = PEFT_ALPHA if config.get("peft_type") in PEFT_TYPES else None
+    default = PEFT_ALPHA if str(config.get("peft_type")) in PEFT_TYPES else None
     alpha = _configured(
         container, config, "alpha_pattern", name, config.get("lora_alpha", config.get("alpha", default))
     )

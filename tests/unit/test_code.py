@@ -48,7 +48,8 @@ STAGES = [rule for rule, (_, named) in RULES.items() if named]
 
 def test_transitive_imports_and_every_package_on_the_way_are_in_it():
     assert names("mini.loop") == [
-        "__init__.py", "atomic.py", "mini/__init__.py", "mini/loop.py", "seeds.py", "tables.py", "tensors.py"
+        "__init__.py", "atomic.py", "labels.py", "mini/__init__.py", "mini/loop.py", "seeds.py", "tables.py",
+        "tensors.py",
     ]  # fmt: skip
     assert {"weights/__init__.py", "loras/files.py", "tables.py"} <= set(names("weights.gram"))
 

@@ -7,11 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
+import lora_files
 import pytest
 from asked import FOLDER
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from lora_atlas import machine
 from lora_atlas.collection.inventory import inventory
@@ -24,11 +23,7 @@ AWAY = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, er
 
 
 def lora(path: Path, seed: int = 0) -> Path:
-    rng = np.random.default_rng(seed)
-    A, B = (rng.standard_normal(shape).astype(np.float16) for shape in ((2, 320), (320, 2)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({f"{MODULE}.lora_A.weight": A, f"{MODULE}.lora_B.weight": B}, path)
-    return path
+    return lora_files.lora(path, {MODULE: (320, 320)}, seed)
 
 
 @pytest.mark.parametrize("number", AWAY)

@@ -19,10 +19,19 @@ def keep(results: str | Path, folder: str | Path) -> None:
         temporary.write_text(f"{_digest(folder)}\n")
 
 
+def are_results(folder: str | Path) -> bool:
+    """Whether a folder holds a study's results: of a folder of LoRA files, or of LoRAs that it trained."""
+    return Path(folder, NAME).exists() or _trained(folder)
+
+
+def _trained(folder: str | Path) -> bool:
+    return Path(folder, "plan.parquet").is_file()
+
+
 def is_of(results: str | Path, folder: str | Path) -> bool:
     """Whether results are of this folder, or of none: not there, or of a time when nothing was written down."""
     results = Path(results)
-    if (results / "plan.parquet").is_file():  # of a study that trained its LoRAs
+    if _trained(results):
         return False
     try:
         return (results / NAME).read_text().strip() == _digest(folder)

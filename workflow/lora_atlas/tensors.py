@@ -39,16 +39,19 @@ class ContentError(ValueError):
 
 def write(path: str | Path, tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
     """Write tensors, and values of JSON as the header, atomically; equal input gives equal bytes."""
-    # One metadata entry: the order of several is not stable in safetensors.
-    told = json.dumps({KEY: UNSIGNED, **json.loads(json.dumps(header, sort_keys=True))})
     with replacing(path) as temporary:
         save_file(
             {name: np.ascontiguousarray(each) for name, each in tensors.items()},
             temporary,
-            metadata={"lora_atlas": told},
+            metadata=_metadata(header),
         )
         with open(temporary, "rb+") as file:
             _sign(file)
+
+
+def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
+    """One entry: the order of several is not stable in safetensors."""
+    return {"lora_atlas": json.dumps({KEY: UNSIGNED, **json.loads(json.dumps(header, sort_keys=True))})}
 
 
 @contextlib.contextmanager
@@ -57,8 +60,7 @@ def writing(
 ) -> Iterator[Callable[[str, np.ndarray], None]]:
     """Yields a function that writes one float64 tensor of these at a time, in any order; when all are there, so is the
     file, with the bytes that `write` gives. Memory holds none of it."""
-    told = json.dumps({KEY: UNSIGNED, **json.loads(json.dumps(header, sort_keys=True))})
-    entries: dict[str, Any] = {"__metadata__": {"lora_atlas": told}}
+    entries: dict[str, Any] = {"__metadata__": _metadata(header)}
     end = 0
     for name in sorted(shapes):
         first, end = end, end + 8 * math.prod(shapes[name])

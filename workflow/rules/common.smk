@@ -74,7 +74,8 @@ def listed_files(path):
     """
     if Path(path).is_file():
         # An adapter of PEFT has its scale in the file beside it.
-        files = [path, *filter(Path.is_file, [Path(path).with_name("adapter_config.json")])]
+        beside = Path(path).with_name("adapter_config.json")
+        files = [path, beside] if beside.is_file() else [path]
     else:
         # Links are followed, and each folder is entered once.
         files, seen = [], set()
@@ -82,7 +83,7 @@ def listed_files(path):
             seen.add(os.path.realpath(folder))
             below[:] = [name for name in below if os.path.realpath(Path(folder, name)) not in seen]
             # Results of this project, and Snakemake's notes, where somebody maps the folder that he is in.
-            below[:] = [name for name in below if name != ".snakemake" and not Path(folder, name, origin.NAME).exists()]
+            below[:] = [name for name in below if name != ".snakemake" and not origin.are_results(Path(folder, name))]
             files += [file for file in (Path(folder, name) for name in names) if file.is_file()]
         files.sort()
     return [[str(file), file.stat().st_size, file.stat().st_ctime_ns] for file in map(Path, files)]
@@ -239,7 +240,7 @@ def model_files(model):
 
 def model_named(model):
     """A model as a page calls it: a folder by its last two parts, and what is none by its id on the hub."""
-    return "/".join(Path(model).parts[-2:]) if Path(model).is_dir() else model
+    return about.named(model, Path())
 
 
 def receipts(model):

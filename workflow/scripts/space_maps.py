@@ -10,7 +10,7 @@ with job(snakemake):
     from lora_atlas.atlas.charts import save
     from lora_atlas.atlas.collection import collection_map, placed
     from lora_atlas.collection.spaces import MAPPED, MAPS, spaces
-    from lora_atlas.loras.folder import paths
+    from lora_atlas.loras.folder import located
 
     given, p = snakemake.input, snakemake.params
     rows = tables.read(given.table, "loras").to_pylist()
@@ -26,6 +26,4 @@ with job(snakemake):
             else:
                 save(collection_map(members, where[space]), folder / name)
     # Previews lie beside the files.
-    files = paths(snakemake.config["folder"], [row["file"] for row in rows])
-    rows = [{**row, "file": str(file)} for row, file in zip(rows, files, strict=True)]
-    page.write(snakemake.output.page, p.study, rows, where)
+    page.write(snakemake.output.page, p.study, located(snakemake.config["folder"], rows), where)

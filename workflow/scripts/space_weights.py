@@ -7,17 +7,17 @@ with job(snakemake) as cost:
 
     from lora_atlas import tables
     from lora_atlas.collection.spaces import forget, spaces
-    from lora_atlas.loras.folder import paths
+    from lora_atlas.loras.folder import located
     from lora_atlas.weights.engine import collection, pick
 
     p = snakemake.params
-    listed = tables.read(snakemake.input.table, "loras").to_pylist()
+    listed = located(snakemake.config["folder"], tables.read(snakemake.input.table, "loras").to_pylist())
     forget(p.folder, listed)
     found = spaces(listed)
     for space, rows in found.items():
         weights = Path(p.folder, space, "weights")
         collection(
-            paths(snakemake.config["folder"], [row["file"] for row in rows]),
+            [row["file"] for row in rows],
             [row["lora"] for row in rows],
             weights / "delta.safetensors",
             weights / "weighted.safetensors",

@@ -23,6 +23,7 @@ from ..loras.families import Belonging, belonging, claimed
 from ..loras.files import LoraFile, open_lora
 from ..loras.folder import Found
 from ..loras.names import component
+from ..loras.reasons import brief
 from ..weights.sketch import NUMBERS, Hashes, Sketch, folded, read_sketch, sketch_path, sketches, write_sketch
 from .copies import NEARLY, apart, precision, relation
 
@@ -30,7 +31,7 @@ FOLD = 64  # numbers a module by which copies are looked for, before they are co
 LOOKED_AT = 6  # of the nearest by those, among which the nearest is found
 NAMED = 3  # LoRAs that are named of a group on the terminal
 LINES = 24  # on the terminal, of copies and of refusals
-LONGEST = 400  # characters of a reason there
+LONGEST = 400  # characters of a reason there: what is wrong, and at its end what is to be done
 
 
 @dataclass
@@ -302,16 +303,11 @@ def told(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _refused(group: Sequence[Mapping[str, Any]]) -> str:
-    reason, names = _shortened(group[0]["reason"]), _listed([row["lora"] for row in group])
+    reason, names = brief(group[0]["reason"], LONGEST), _listed([row["lora"] for row in group])
     if len(group) == 1:
         return f"  refused {names}: {reason}"
     same = "" if len({row["reason"] for row in group}) == 1 else f"; {group[0]['lora']}"
     return f"  refused {len(group)}, {names}{same}: {reason}"
-
-
-def _shortened(reason: str) -> str:
-    """A reason with its beginning, what is wrong, and its end, what is to be done."""
-    return reason if len(reason) <= LONGEST else f"{reason[: LONGEST // 2]} … {reason[-LONGEST // 2 :]}"
 
 
 def _general(reason: str) -> str:

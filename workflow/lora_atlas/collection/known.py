@@ -12,7 +12,7 @@ from ..descriptors import CONSENSUS, GRADIENT, PLAIN
 from ..loras.container import LoraFileError, digest
 from ..loras.families import Belonging, belonging
 from ..loras.files import LoraFile, open_lora
-from ..loras.folder import paths
+from ..loras.folder import located
 from ..tables import TableError, read
 from ..weights.gram import GramError, Grams, read_gram, read_header
 from ..weights.metric import read_metric
@@ -92,8 +92,7 @@ def collections(
     options = {"pickles": pickles, "base": base}
     if (results / "tables" / "loras.parquet").is_file():
         rows = [row for row in read(results / "tables" / "loras.parquet", "loras").to_pylist() if row["space"]]
-        files = paths(folder or "", [row["file"] for row in rows])
-        rows = [{**row, "file": str(file)} for row, file in zip(rows, files, strict=True)]
+        rows = located(folder or "", rows)
         spaces = sorted({row["space"] for row in rows})
         return [
             _known(space, [r for r in rows if r["space"] == space], results / "spaces" / space, options)

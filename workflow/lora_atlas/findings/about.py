@@ -26,10 +26,14 @@ def sentences(config: Mapping[str, Any], root: Path) -> list[str]:
     pictures, base = Pictures(**config["pictures"]), config["base"]["model"]
     side = config["training"]["resolution"]
     found = [f"The pictures are {sources.source(pictures).about}, trained on at {side} pixels."]
-    # A folder by its last two parts, since many bases lie in a folder called base.
-    named = "/".join(Path(base).parts[-2:]) if (root / base).is_dir() else base
-    found.append(f"The base `{named}` learnt from {_learnt(base, root)}.")
+    found.append(f"The base `{named(base, root)}` learnt from {_learnt(base, root)}.")
     return found + list(_extractors(config["extractors"], root))
+
+
+def named(model: str, root: Path) -> str:
+    """A model as a page calls it: a folder by its last two parts, since many bases lie in a folder called base; what is
+    none by its id on the hub."""
+    return "/".join(Path(model).parts[-2:]) if (root / model).is_dir() else model
 
 
 def _extractors(extractors: Mapping[str, Any], root: Path) -> Iterator[str]:

@@ -12,7 +12,7 @@ from .. import tables
 from ..tables import replacing
 from .bases import Told, compare, section
 from .claims import ARTIST, FOUND, UNSEEN
-from .evidence import p_text
+from .evidence import p_text, row_of
 
 NOT_ASKED = "–"
 
@@ -36,8 +36,9 @@ def write(
     for path in paths:
         found = tables.read(path, "claims")
         known.append(Told.of(path, found))
-        studies[known[-1].name] = {row["claim"]: _cell(row) for row in found.to_pylist()}
-        numbers += _numbers(known[-1].name, found.to_pylist())
+        judged = found.to_pylist()
+        studies[known[-1].name] = {row["claim"]: _cell(row) for row in judged}
+        numbers += _numbers(known[-1].name, judged)
     every = list(dict.fromkeys(claim for claims in studies.values() for claim in claims))
     # What most studies asked comes first; a claim of one study alone is last.
     every.sort(key=lambda claim: -sum(claim in claims for claims in studies.values()))
@@ -76,8 +77,8 @@ def _numbers(study: str, rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table of Markdown, of which the first row is the head."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:], ""]
+    head, *lines = map(row_of, rows)
+    return [head, "|---" * len(rows[0]) + "|", *lines, ""]
 
 
 def _cell(row: dict) -> str:

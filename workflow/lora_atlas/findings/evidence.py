@@ -27,6 +27,11 @@ def two(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"
 
 
+def row_of(cells: Iterable[Any]) -> str:
+    """A line of a table of Markdown."""
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
 def p_text(value: float) -> str:
     """A p-value as pages say it."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -15,7 +15,7 @@ from ..views import NO_BASIS
 from . import gradient
 from .claims import FAILED, HELD, OPEN, Claim, asked_unseen, claims, speakers
 from .cost import seconds_per_lora, seconds_per_picture
-from .evidence import Evidence, Pooled, Score, gather, over_seeds, p_text, pooled, settings_of, two
+from .evidence import Evidence, Pooled, Score, gather, over_seeds, p_text, pooled, row_of, settings_of, two
 
 MODULE = r"(unet|transformer|text_encoder\w*)\."  # how the name of a single module begins
 STYLE_BLOCK, CONTENT_BLOCK = "up_blocks.0.attentions.1", "up_blocks.0.attentions.0"  # of SDXL, by B-LoRA
@@ -624,5 +624,4 @@ def _number(value: float | None, form: str | None = None) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in lines)
+    return "\n".join(map(row_of, [header, ["---"] * len(header), *rows]))

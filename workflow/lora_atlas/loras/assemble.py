@@ -27,10 +27,8 @@ def read_update(
     parts = {part: container.read(key, descriptor) for part, key in spec.keys.items()}
     kind = NAMED[spec.kind]
     applied = kind.scaled(parts, spec.scale)
-    if "alpha" in parts and applied and not math.isfinite(parts["alpha"].item()):
-        raise NotFiniteError(container.path, [*_not_finite(spec, parts), spec.keys["alpha"]])
     if "alpha" in parts and applied:
-        _check_alpha(container, spec, parts["alpha"].item())
+        _check_alpha(container, spec, parts["alpha"].item(), parts)
     scale = _scale(container, spec, parts["alpha"].item() if "alpha" in parts else None, applied)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # infinite is refused by name
         try:
@@ -86,7 +84,7 @@ def read_scale(container: Container, spec: Spec, descriptor: int | None = None) 
         return _scale(container, spec, None, applied)
     alpha = container.read(spec.keys["alpha"], descriptor).item()
     if applied:
-        _check_alpha(container, spec, alpha)
+        _check_alpha(container, spec, alpha, {})
     return _scale(container, spec, alpha, applied)
 
 
@@ -101,9 +99,10 @@ def _check_base(spec: Spec, base: np.ndarray | None) -> None:
         )
 
 
-def _check_alpha(container: Container, spec: Spec, alpha: float) -> None:
+def _check_alpha(container: Container, spec: Spec, alpha: float, parts: Mapping[str, np.ndarray]) -> None:
+    """Raise LoraFileError for an alpha that no trainer writes; with one that is no number, `parts` that are none."""
     if not math.isfinite(alpha):
-        raise NotFiniteError(container.path, [spec.keys["alpha"]])
+        raise NotFiniteError(container.path, [*_not_finite(spec, parts), spec.keys["alpha"]])
     if not 0 <= alpha <= MOST_ALPHA:
         raise LoraFileError(
             f"{container.path}: {spec.keys['alpha']} is {alpha:g}; expected an alpha from 0 to {MOST_ALPHA:,}, as "

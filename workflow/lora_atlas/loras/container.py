@@ -84,14 +84,21 @@ class Container:
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[int]:
-    """A file descriptor for reading by position; raises LoraFileError naming the file."""
+def readable(path: str | Path) -> Iterator[None]:
+    """Raises LoraFileError naming the file that cannot be read; what is the machine's fault stays what it is."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        yield
     except OSError as error:
         if machine.at_fault(error):
             raise
         raise LoraFileError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[int]:
+    """A file descriptor for reading by position; raises LoraFileError naming the file."""
+    with readable(path):
+        descriptor = os.open(path, os.O_RDONLY)
     try:
         yield descriptor
     finally:
@@ -104,15 +111,11 @@ def digest(path: str | Path) -> str:
     Raises LoraFileError naming the file.
     """
     config = configuration(Path(path))
-    try:
+    with readable(path):
         with open(path, "rb") as stream:
             found = hashlib.file_digest(stream, "sha256")
         if config is not None:
             found.update(config.read_bytes())
-    except OSError as error:
-        if machine.at_fault(error):
-            raise
-        raise LoraFileError(f"{path}: cannot be read ({error.strerror})") from error
     return found.hexdigest()
 
 

@@ -27,6 +27,7 @@ from .container import (
     digest,
     open_container,
     opened,
+    readable,
     with_metadata,
 )
 from .factors import Factored, Update
@@ -148,16 +149,13 @@ def _check(container: Container) -> None:
     if f"lora_atlas.{tensors.KEY}" not in container.metadata:
         return
     try:
-        tensors.check(container.path)
+        with readable(container.path):
+            tensors.check(container.path)
     except tensors.ContentError as error:
         raise LoraFileError(
             f"{container.path}: damaged ({error}): copy it again, or where it is a study's, {tensors.AGAIN}. If "
             f"another program saved it, take lora_atlas.{tensors.KEY} out of its metadata"
         ) from error
-    except OSError as error:
-        if machine.at_fault(error):
-            raise
-        raise LoraFileError(f"{container.path}: cannot be read ({error.strerror})") from error
 
 
 def _adapter_config(file: Path) -> Mapping[str, Any] | None:

@@ -1,12 +1,13 @@
 """A folder of LoRA files: which candidates it holds, found by name, without opening any."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..labels import printable
-from ..origin import NAME
+from ..origin import are_results
 
 CANDIDATES = (".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -72,6 +73,12 @@ def paths(folder: str | Path, shown: Sequence[str]) -> list[Path]:
     return [there.get(name, place) for name, place in zip(shown, places, strict=True)]
 
 
+def located(folder: str | Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the table "loras" with the place of each file as its `file`."""
+    places = paths(folder, [row["file"] for row in rows])
+    return [{**row, "file": str(place)} for row, place in zip(rows, places, strict=True)]
+
+
 def _stem(path: Path) -> Path:
     """The path without the ending of a file; a folder of PEFT called v1.5 has none."""
     return path.with_suffix("") if path.suffix.lower() in CANDIDATES else path
@@ -86,8 +93,8 @@ def _walk(folder: Path, seen: set[str] | None = None) -> Iterator[Path]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise FolderError(f"{printable(str(folder))}: cannot be listed ({error.strerror})") from error
-    if len(seen) > 1 and {NAME, "plan.parquet"} & {entry.name for entry in entries}:
-        return  # results of this project, where somebody maps the folder that he is in
+    if len(seen) > 1 and are_results(folder):
+        return  # of this project, where somebody maps the folder that he is in
     files = [Path(entry.path) for entry in entries if Path(entry.name).suffix.lower() in CANDIDATES]
     # An adapter of PEFT is its folder; the folder that was asked for is a folder of them. Beside it may lie others.
     adapter = len(seen) > 1 and any(entry.name == "adapter_config.json" for entry in entries)

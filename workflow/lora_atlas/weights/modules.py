@@ -50,7 +50,7 @@ def module_grams(
     grams: dict[str, dict[str, np.ndarray]] = {kernel: {} for kernel in kernels}
     for kernel, module, K in _each(files, parameters, metric):
         grams[kernel][module] = K
-    return dict(grams), parameters
+    return grams, parameters
 
 
 def write_module_grams(

@@ -6,6 +6,7 @@ Paths, under results/{study}/:
     duplicates.parquet                     pictures that are nearly the same, of one artist or of two
     plan.parquet, plan/{artist}.parquet    which pictures each LoRA is trained on
     loras/{artist}/{nn}.safetensors        a LoRA; loras/{artist}/log.parquet its losses
+    loras/list.parquet                     all of them, and what their files hold
     kohya/{artist}/{nn}.safetensors        the same LoRAs under kohya's names, if `export` asks for them
     generated/{pack}/{setting}.parquet     what they paint; {setting} is s{steps}_g{guidance}, {pack} the first of the
                                            artists that a job handles together

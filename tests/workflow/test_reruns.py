@@ -42,8 +42,8 @@ STAGES = {
     "weights": ["gram", "module_grams", "base_sensitivity"],
     "products": ["ask_gradients"],
 }
-# Rows of the plan and copies into folders: whatever calls them, they are no work.
-NO_WORK = {"plan_artist", "unpack_loras", "features", "weights"}
+# Rows of the plan, copies into folders and the list of them: whatever calls them, they are no work.
+NO_WORK = {"plan_artist", "unpack_loras", "list_loras", "features", "weights"}
 
 
 @dataclass(frozen=True)

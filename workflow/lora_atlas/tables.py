@@ -103,6 +103,12 @@ _DECLARED: dict[str, tuple[str, pa.Schema]] = {
         ("pictures", pa.list_(_text)),
         ("overlap", _real),
     ),
+    "lora_list": _schema(
+        "one row a trained LoRA: what its file, beside this one and under its id, holds",
+        ("lora", _text),
+        ("sha256", _text),
+        ("bytes", _whole),
+    ),
     "training_log": _schema(
         "one row a LoRA × logged step",
         ("lora", _text),

@@ -1,7 +1,7 @@
 """Attribution: which LoRAs do pictures speak for, by one gradient of the frozen base?
 
-Needs: the base model; results/{study}/loras/{artist}/{nn}.safetensors, results/{study}/pictures/{artist}.parquet of all
-       artists; of `attribute` the picture or folder named by `query`, and the study's weights
+Needs: the base model; results/{study}/loras/list.parquet and the files that it lists, results/{study}/pictures/{artist}.parquet
+       of all artists; of `attribute` the picture or folder named by `query`, and the study's weights
 Makes: results/{study}/attribution/products.safetensors, results/{study}/features/{extractor}/training.parquet of the
        extractor of library gradient, results/{study}/tables/attribution.parquet and attribution_queries.parquet;
        attribution.ways: results/{study}/attribution/ways.safetensors and results/{study}/tables/attribution_ways.parquet;
@@ -15,7 +15,7 @@ if BY_GRADIENT:
         input:
             pictures=rules_of("pictures"),
             plan=rules_of("plan"),
-            loras=rules_of("loras"),
+            loras=LISTED_LORAS,
             base=receipts(config["base"]["model"]),
         output:
             products=f"{RESULTS}/attribution/products.safetensors",
@@ -33,8 +33,7 @@ if BY_GRADIENT:
         params:
             asked=asked(
                 "ask_gradients",
-                ["attribution.study"],
-                ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+                ["attribution.study", "loras.listed"],
                 base=BASE,
                 attribution=ATTRIBUTION,
                 training=config["training"],
@@ -77,7 +76,7 @@ if BY_GRADIENT:
             input:
                 pictures=rules_of("pictures"),
                 plan=rules_of("plan"),
-                loras=rules_of("loras"),
+                loras=LISTED_LORAS,
                 generated=[file for files in WAYS_FILES.values() for file in files],
                 moments=[f"{RESULTS}/weights/modules/base.safetensors"] * (descriptors.KFAC in BASED),
                 base=receipts(config["base"]["model"]),
@@ -96,8 +95,7 @@ if BY_GRADIENT:
             params:
                 asked=asked(
                     "ask_ways",
-                    ["attribution.ways"],
-                    ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+                    ["attribution.ways", "loras.listed"],
                     settings=WAYS_GENERATED,
                     base=BASE,
                     attribution=ATTRIBUTION,

@@ -153,6 +153,8 @@ IS_VARIANT = bool(config["shared"])
 HOME = {stage: f"results/{config['shared']['study']}" for stage in config["shared"].get("stages", [])}
 HOME = {stage: HOME.get(stage, RESULTS) for stage in overlays.STAGES}
 OWN = {stage for stage, home in HOME.items() if home == RESULTS}
+# What stages read that are about all LoRAs.
+LISTED_LORAS = f"{HOME['loras']}/loras/list.parquet"
 # How inner products are made, and which files may be opened for them.
 ENGINE = {key: config["weights"][key] for key in ("engine", "exact_limit", "sketch_numbers", "pickles", "base")}
 # The packages that everything is computed with.
@@ -376,6 +378,11 @@ def rules_of(*stages):
     return [file for stage in stages for file in files_of(stage)]
 
 
+def when_asked(stage):
+    """The files of a stage of many, as an input function: looked at when a job needs them, not at every start."""
+    return lambda wildcards: files_of(stage)
+
+
 def cache_folder(results):
     """Where a stage keeps what it knows of files by their content: apart for each version of the code that computes it,
     and for each base that updates are relative to."""
@@ -421,7 +428,7 @@ def known_loras(wildcards):
     if TRAINED:
         modules = [f"{RESULTS}/weights/modules/all.safetensors"] * bool(WEIGHTED)
         modules += [f"{RESULTS}/weights/modules/base.safetensors"] * bool(BASED)
-        return [*rules_of("plan"), f"{RESULTS}/weights/delta.safetensors", *modules, *rules_of("loras")]
+        return [*rules_of("plan"), f"{RESULTS}/weights/delta.safetensors", *modules, LISTED_LORAS]
     return [f"{RESULTS}/tables/loras.parquet", SPACE_WEIGHTS]
 
 

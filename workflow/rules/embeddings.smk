@@ -45,7 +45,7 @@ if CONTROL_DESCRIPTORS:
     rule embed_controls:
         """Vectors by controls that need no picture: norms, singular values, sizes of training sets."""
         input:
-            loras=rules_of("loras"),
+            loras=LISTED_LORAS,
             plan=f"{HOME['plan']}/plan.parquet",
             pictures=rules_of("pictures") if "content" in config["weights"]["controls"] else [],
         output:
@@ -57,7 +57,7 @@ if CONTROL_DESCRIPTORS:
         params:
             asked=asked(
                 "embed_controls",
-                ["embeddings.describe", "weights.spectrum", "study"],
+                ["embeddings.describe", "loras.listed", "weights.spectrum", "study"],
                 controls=config["weights"]["controls"],
                 embedding=config["embedding"],
                 seed=config["seed"],

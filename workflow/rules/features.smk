@@ -10,7 +10,7 @@ rule extract_features:
     """Features of pictures by one extractor."""
     input:
         training=rules_of("pictures"),
-        generated=rules_of("generated"),
+        generated=when_asked("generated"),
         model=lambda wildcards: receipts(config["extractors"][wildcards.extractor]["model"]),
     output:
         features=expand(f"{RESULTS}/features/{{{{extractor}}}}/{{source}}.parquet", source=["training", *SETTINGS]),

@@ -1,7 +1,8 @@
 """LoRAs: those of one or several artists, trained together in one model.
 
 Needs: results/{study}/plan/{artist}.parquet, results/{study}/pictures/{artist}.parquet, the base model
-Makes: results/{study}/loras/{artist}/{nn}.safetensors and log.parquet, results/{study}/kohya/{artist}/{nn}.safetensors
+Makes: results/{study}/loras/{artist}/{nn}.safetensors and log.parquet, results/{study}/loras/list.parquet,
+       results/{study}/kohya/{artist}/{nn}.safetensors
 """
 
 
@@ -61,6 +62,27 @@ rule unpack_loras:
         asked=asked("unpack_loras", ["store"]),
     script:
         "../scripts/unpack_loras.py"
+
+
+# Stages that read all LoRAs depend on this list: Snakemake looks for the producer of every input of every job.
+rule list_loras:
+    """List all LoRAs and what their files hold."""
+    input:
+        when_asked("loras"),
+    output:
+        LISTED_LORAS,
+    log:
+        f"{RESULTS}/logs/list_loras.log",
+    conda:
+        "../../envs/lora-atlas.yaml"
+    params:
+        asked=asked(
+            "list_loras",
+            ["loras.listed"],
+            ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+        ),
+    script:
+        "../scripts/list_loras.py"
 
 
 # The same LoRAs under the names that kohya's scripts, ComfyUI and web UIs use.

@@ -28,13 +28,13 @@ if TRAINED:
         rule loras:
             """LoRAs of every artist, trained on the pictures."""
             input:
-                rules_of("loras"),
+                when_asked("loras"),
             localrule: True
 
         rule export:
             """The same LoRAs under the names that kohya's scripts, ComfyUI and web UIs use."""
             input:
-                rules_of("kohya"),
+                when_asked("kohya"),
             localrule: True
 
     if "generated" in OWN:
@@ -42,7 +42,7 @@ if TRAINED:
         rule generated:
             """Pictures that the LoRAs generate."""
             input:
-                rules_of("generated"),
+                when_asked("generated"),
             localrule: True
 
     rule models:

@@ -1,6 +1,6 @@
 """Weights: inner products of all LoRAs, per component and block.
 
-Needs: results/{study}/loras/{artist}/{nn}.safetensors of all artists; the base model
+Needs: results/{study}/loras/list.parquet and the files that it lists; the base model
 Makes: results/{study}/weights/{kernel}.safetensors, results/{study}/weights/modules/all.safetensors (single modules),
        results/{study}/weights/modules/base.safetensors (how much each layer matters to the base)
 """
@@ -11,7 +11,7 @@ Makes: results/{study}/weights/{kernel}.safetensors, results/{study}/weights/mod
 rule gram:
     """Inner products of all LoRAs by one kernel."""
     input:
-        loras=rules_of("loras"),
+        loras=LISTED_LORAS,
     output:
         gram=f"{RESULTS}/weights/{{kernel}}.safetensors",
         cost=f"{RESULTS}/cost/gram/{{kernel}}.parquet",
@@ -26,8 +26,7 @@ rule gram:
     params:
         asked=asked(
             "gram",
-            ["weights.engine"],
-            ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+            ["loras.listed", "weights.engine"],
             kernel=lambda wildcards: wildcards.kernel,
             engine=ENGINE,
         ),
@@ -73,7 +72,7 @@ if BASED:
 rule module_grams:
     """Inner products of all LoRAs, module by module."""
     input:
-        loras=rules_of("loras"),
+        loras=LISTED_LORAS,
         base=[f"{RESULTS}/weights/modules/base.safetensors"] * (descriptors.KFAC in BASED),
     output:
         grams=f"{RESULTS}/weights/modules/all.safetensors",
@@ -88,8 +87,7 @@ rule module_grams:
     params:
         asked=asked(
             "module_grams",
-            ["weights.modules"],
-            ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
+            ["loras.listed", "weights.modules"],
             kernels=descriptors.module_kernels(KERNELS, descriptors.KFAC in BASED),
         ),
     script:

@@ -7,13 +7,14 @@ with job(snakemake) as cost:
 
     from lora_atlas import tables
     from lora_atlas.attribution.ways import measure
+    from lora_atlas.loras.listed import listed
     from lora_atlas.sections import Attribution, Base, Training, Ways
 
     p, given, out = asked(snakemake), snakemake.input, snakemake.output
     cost.count, cost.device = measure(
         tables.read(given.plan[0], "plan"),
         pa.concat_tables([tables.read(path, "pictures") for path in given.pictures]),
-        dict(zip(p.ids, given.loras, strict=True)),
+        listed(given.loras),
         Base(**snakemake.config["base"]),
         Attribution(**p.attribution),
         Ways(**p.ways),

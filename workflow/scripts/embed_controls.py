@@ -5,12 +5,13 @@ from job import asked, job
 with job(snakemake):
     from lora_atlas import tables
     from lora_atlas.embeddings.describe import embed_controls
+    from lora_atlas.loras.listed import listed
     from lora_atlas.sections import Embedding
     from lora_atlas.study import subjects
     from lora_atlas.weights.spectrum import spectra
 
     p = asked(snakemake)
-    _, values = spectra(snakemake.input.loras)
+    _, values = spectra(list(listed(snakemake.input.loras).values()))
     embed_controls(
         values,
         tables.read(snakemake.input.plan, "plan"),

@@ -3,17 +3,19 @@
 from job import asked, job
 
 with job(snakemake) as cost:
+    from lora_atlas.loras.listed import listed
     from lora_atlas.weights.engine import matrices, pick
 
     p, cache = asked(snakemake), snakemake.resources.cache
+    loras = listed(snakemake.input.loras)
     matrices(
-        snakemake.input.loras,
-        p.ids,
+        list(loras.values()),
+        list(loras),
         p.kernel,
         snakemake.output.gram,
-        engine=pick(p.engine["engine"], p.kernel, len(p.ids), p.engine["exact_limit"]),
+        engine=pick(p.engine["engine"], p.kernel, len(loras), p.engine["exact_limit"]),
         cache=f"{cache}/{p.kernel}.safetensors",
         folder=f"{cache}/sketches",
         numbers=p.engine["sketch_numbers"],
     )
-    cost.count = len(p.ids)
+    cost.count = len(loras)

@@ -41,19 +41,23 @@ class _ArtistFolder:
 
 
 def _artists(pictures: Pictures, folder: str | None) -> dict[str, str | None]:
-    return choose({artist: found.genre for artist, found in _artist_folders(folder).items()}, pictures)
+    return _chosen(_artist_folders(folder), pictures)
+
+
+def _chosen(found: dict[str, _ArtistFolder], pictures: Pictures) -> dict[str, str | None]:
+    return choose({artist: each.genre for artist, each in found.items()}, pictures)
 
 
 def _count(pictures: Pictures, folder: str | None) -> dict[str, int]:
     found = _artist_folders(folder)
-    numbers = {artist: len(_files(found[artist].path)) for artist in _artists(pictures, folder)}
+    numbers = {artist: len(_files(found[artist].path)) for artist in _chosen(found, pictures)}
     return at_most(numbers, pictures.per_artist)
 
 
 def _digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
     found, said = _artist_folders(folder), _said(pictures, folder)
     digests = {}
-    for artist in _artists(pictures, folder):
+    for artist in _chosen(found, pictures):
         digest = hashlib.sha256()
         for path in _files(found[artist].path):
             held = DIGESTS.file(path) if path.is_file() else None
@@ -112,7 +116,7 @@ def _artist_folders(folder: str | None) -> dict[str, _ArtistFolder]:
         raise SourceError(f"{folder}: {'is not a folder' if root.exists() else 'is absent'}; {layout}")
     with_files, with_folders = [], []
     for path in _folders(root):
-        if _files(path):
+        if _has_files(path):
             with_files.append(path)
         elif _folders(path):
             with_folders.append(path)
@@ -126,11 +130,13 @@ def _artist_folders(folder: str | None) -> dict[str, _ArtistFolder]:
         listed = [_ArtistFolder(path, path.name, None) for path in with_files]
     else:
         below = [(genre, path) for genre in with_folders for path in _folders(genre)]
-        deep = [f"{genre.name}/{path.name}" for genre, path in below if not _files(path) and _folders(path)]
+        deep = [f"{genre.name}/{path.name}" for genre, path in below if not _has_files(path) and _folders(path)]
         if deep:
             raise SourceError(f"{folder}: {names_of(deep)} hold only folders, which are not read; {layout}")
         listed = [
-            _ArtistFolder(path, f"{genre.name}/{path.name}", slug(genre.name)) for genre, path in below if _files(path)
+            _ArtistFolder(path, f"{genre.name}/{path.name}", slug(genre.name))
+            for genre, path in below
+            if _has_files(path)
         ]
         _distinct([genre.name for genre in with_folders], "genres", folder)
     if not listed:
@@ -168,11 +174,16 @@ def _folders(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     """Candidates, directly in the folder: regular files, and links that lead nowhere (git-annex leaves such)."""
-    return sorted(
-        Path(entry.path)
-        for entry in _entries(folder)
-        if os.path.splitext(entry.name)[1].lower() in CANDIDATES
-        and (entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)))
+    return [folder / name for name in sorted(entry.name for entry in _entries(folder) if _is_candidate(entry))]
+
+
+def _has_files(folder: Path) -> bool:
+    return any(map(_is_candidate, _entries(folder)))
+
+
+def _is_candidate(entry: os.DirEntry[str]) -> bool:
+    return os.path.splitext(entry.name)[1].lower() in CANDIDATES and (
+        entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     )
 
 

@@ -66,6 +66,41 @@ def test_gradient_of_one_adapter_sees_no_neighbour():
         assert p.grad[2].abs().sum() == 0
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_of_a_linear_layer_are_those_of_finite_differences(bias):
+    """torch.autograd.gradcheck, in double precision; and the same as autograd's of the plain sum."""
+    torch.manual_seed(3)
+    layer = stacked.StackedLinear(torch.nn.Linear(5, 3, bias=bias).double().requires_grad_(False), K, 2, 0.7)
+    factors = [torch.randn(p.shape, dtype=torch.float64, requires_grad=True) for p in (layer.A, layer.B)]
+    x = torch.randn(K * B, 7, 5, dtype=torch.float64, requires_grad=True)
+
+    def adapted(x, A, B):
+        return torch.func.functional_call(layer, {"A": A, "B": B}, (x,))
+
+    def plain(x, A, B):
+        rows = x.view(K, -1, 5)
+        return layer.frozen(x) + 0.7 * (rows @ A.mT @ B.mT).view(*x.shape[:-1], 3)
+
+    assert torch.autograd.gradcheck(adapted, (x, *factors))
+    direction = torch.randn(K * B, 7, 3, dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad((f(x, *factors) * direction).sum(), (x, *factors)) for f in (adapted, plain))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_within_autocast_products_are_of_half_precision_and_gradients_of_the_factors_own():
+    layer = stacked.StackedLinear(torch.nn.Linear(8, 6).requires_grad_(False), K, 2, 1.0)
+    with torch.no_grad():
+        for p in (layer.A, layer.B):
+            p.normal_()
+    x = torch.randn(K * B, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    y.float().sum().backward()
+    assert y.dtype == torch.bfloat16 and layer.A.grad.dtype == x.grad.dtype == torch.float32
+    torch.testing.assert_close(y.float(), layer(x), atol=0.1, rtol=0.05)
+
+
 def test_clipping_is_per_adapter():
     net, layers = _stacked()
     params, flat = stacked.parameters(layers), stacked.flatten(layers)

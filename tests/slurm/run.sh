@@ -157,6 +157,7 @@ generate_pictures on a GPU
 gram
 gram
 grid
+list_loras
 module_grams
 module_weights
 retrieval

@@ -6,6 +6,7 @@ Chromium without a window, driven over its DevTools protocol (tests/support/chro
 import random
 import shutil
 import subprocess
+import tarfile
 import time
 
 import chromium
@@ -236,8 +237,8 @@ def test_axe_finds_nothing_serious(opened, tmp_path):
     packs = list(tmp_path.glob("*.tgz"))
     if not packs:
         pytest.skip(f"axe-core cannot be fetched: {fetched.stderr[:200]}")
-    shutil.unpack_archive(packs[0], tmp_path)
-    opened.js((tmp_path / "package/axe.min.js").read_text() + ";0")
+    with tarfile.open(packs[0]) as archive:
+        opened.js(archive.extractfile("package/axe.min.js").read().decode() + ";0")
     for part in ("map", "findings", "list"):
         opened.js(f"document.getElementById('tab-{part}').click()")
         found = opened.js(

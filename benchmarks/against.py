@@ -23,6 +23,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).parent))
@@ -184,7 +185,10 @@ def inside(root: Path, what: str, files: Path, count: int) -> None:
         sys.path.insert(0, str(root / "benchmarks"))
         import metrics
 
-        _, seconds, peak = metrics.run(what, count, 12, 1000)  # inputs made beforehand, one thread
+        # Inputs are made beforehand, and there is one thread; either revision reads the clock, and here it is to be the
+        # processor's.
+        metrics.time = SimpleNamespace(perf_counter=time.process_time)
+        _, seconds, peak = metrics.run(what, count, 12, 1000)
         print(json.dumps([seconds, peak]))
         return
     import scipy.fft  # noqa: F401 - outside of the clock

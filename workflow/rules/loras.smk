@@ -76,11 +76,7 @@ rule list_loras:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        asked=asked(
-            "list_loras",
-            ["loras.listed"],
-            ids=[lora for artist in ARTISTS for lora in studies.lora_ids(artist, config["plan"])],
-        ),
+        asked=asked("list_loras", ["loras.listed"]),
     script:
         "../scripts/list_loras.py"
 

@@ -18,7 +18,7 @@ def loras(tmp_path):
     for lora, file in files.items():
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(lora.encode())
-    write_list(tmp_path / "list.parquet", files, Digests(None))
+    write_list(tmp_path / "list.parquet", files.values(), Digests(None))
     return tmp_path / "list.parquet", files
 
 

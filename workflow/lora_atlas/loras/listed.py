@@ -4,18 +4,22 @@ Stages that read all LoRAs depend on this one file. Snakemake looks for the prod
 stages with 10,000 inputs each took it longer than all else of a plan (benchmarks/RESULTS.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from .. import keys, tables
 from .container import LoraFileError
 
 
-def write_list(path: str | Path, files: Mapping[str, str | Path], digests: keys.Digests = keys.DIGESTS) -> None:
-    """List LoRAs (id → file): each one's SHA-256 and bytes. Raises OSError where a file cannot be read."""
-    rows = [
-        {"lora": lora, "sha256": digests.file(file), "bytes": Path(file).stat().st_size} for lora, file in files.items()
-    ]
+def write_list(path: str | Path, files: Iterable[str | Path], digests: keys.Digests = keys.DIGESTS) -> None:
+    """List LoRAs, which lie beside the list under their ids: each one's SHA-256 and bytes.
+
+    Raises OSError where a file cannot be read, ValueError where one lies elsewhere.
+    """
+    rows = []
+    for file in map(Path, files):
+        lora = file.relative_to(Path(path).parent).with_suffix("").as_posix()
+        rows.append({"lora": lora, "sha256": digests.file(file), "bytes": file.stat().st_size})
     tables.write(path, "lora_list", rows)
 
 

@@ -433,6 +433,30 @@ def test_the_number_of_groups_is_found_where_they_lie_apart():
             assert found["artist", algorithm, "ARI"]["value"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("apart", [0, 2, 30])
+def test_the_number_of_groups_is_that_of_the_widest_silhouette_of_all_cuts(apart):
+    points = partitions.Points(
+        np.append(painters(6, 7, apart=apart, seed=3)[0], np.zeros((3, 6)), 0)
+    )  # three are alike
+    width = {}
+    for k in range(2, len(points.X) // 2 + 1):
+        labels = points.cut(k)
+        width[k] = reference.silhouette_score(points.X, labels)
+        near = partitions._added(points.distances, labels)
+        assert partitions._widths(near, labels).mean() == pytest.approx(width[k])
+    assert partitions.estimated_groups(points) == max(width, key=width.__getitem__)
+
+
+@pytest.mark.parametrize("adjusted", [None, 0, 3, 9])
+def test_all_agreements_at_once_are_those_one_by_one(adjusted):
+    stack = np.random.default_rng(1).integers(0, 4, (7, 5, 6)).astype(float)
+    found = partitions.agreements(stack, adjusted)
+    assert list(found) == list(METRICS)
+    for metric, values in found.items():
+        of = stack[:adjusted] if metric == "AMI" else stack
+        assert [*values] == [METRICS[metric](each) for each in of]
+
+
 def test_noise_is_a_group_of_its_own_for_every_lora_of_it():
     rng = np.random.default_rng(0)
     tight = [centre + 0.01 * rng.normal(size=(5, 2)) for centre in ([0, 0], [9, 0], [0, 9])]

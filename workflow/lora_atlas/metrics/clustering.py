@@ -25,7 +25,7 @@ from ..seeds import derive_seed
 from ..tables import KNOWN, TOGETHER, WHOLE
 from . import BEST_CONTROL, intervals
 from .labels import majority, nearest, probe
-from .partitions import ALGORITHMS, METRICS, Points, contingency, estimated_groups, hdbscan, silhouette
+from .partitions import ALGORITHMS, METRICS, Points, agreements, contingency, estimated_groups, hdbscan, silhouette
 
 AMI_PERMUTATIONS = 100
 SILHOUETTES = 20  # permutations behind the chance of a silhouette
@@ -246,15 +246,13 @@ def _agreement(
     for first in range(0, artists, each):
         part = range(first, min(first + each, artists))
         left = np.stack([whole - _of_artist(a, labels, clusters, whole.shape, space) for a in part])
-        for metric, function in METRICS.items():
-            without[metric].append(function(left))
+        for metric, values in agreements(left).items():
+            without[metric].append(values)
     chances: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
     for first in range(0, len(shuffled), each):
         tables = contingency(shuffled[first : first + each], clusters[None], classes, groups)
-        for metric, function in METRICS.items():
-            under = tables[: max(AMI_PERMUTATIONS - first, 0)] if metric == "AMI" else tables
-            if len(under):
-                chances[metric].append(function(under))
+        for metric, values in agreements(tables, max(AMI_PERMUTATIONS - first, 0)).items():
+            chances[metric].append(values)
     for metric, function in METRICS.items():
         deleted = np.concatenate(without[metric])
         estimate = intervals.jackknife(function(whole[None])[0], deleted, intervals.DIFFERENCE)

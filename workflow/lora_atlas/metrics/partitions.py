@@ -26,8 +26,9 @@ def contingency(labels: np.ndarray, clusters: np.ndarray, classes: int, groups: 
     labels, clusters = np.broadcast_arrays(labels, clusters)
     cells = labels * groups + clusters
     stack = cells.reshape(-1, cells.shape[-1]) + np.arange(cells[..., 0].size)[:, None] * classes * groups
-    counts = np.bincount(stack.ravel(), minlength=cells[..., 0].size * classes * groups)
-    return counts.reshape(*labels.shape[:-1], classes, groups).astype(float)
+    # Weighted, so that counts are floats at once: there are many more cells than LoRAs.
+    counts = np.bincount(stack.ravel(), np.ones(stack.size), minlength=cells[..., 0].size * classes * groups)
+    return counts.reshape(*labels.shape[:-1], classes, groups)
 
 
 def adjusted_rand(tables: np.ndarray) -> np.ndarray:
@@ -61,18 +62,25 @@ def _information(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def v_measure(tables: np.ndarray) -> np.ndarray:
     """V-measure (β = 1) of contingency tables (..., classes, clusters), shape (...)."""
-    classes, clusters, mutual = _information(tables)
+    return _shared(*_information(tables))
+
+
+def _shared(classes: np.ndarray, clusters: np.ndarray, mutual: np.ndarray) -> np.ndarray:
     mean = (classes + clusters) / 2
     return np.divide(mutual, mean, out=np.ones_like(mean), where=mean > 1e-12)
 
 
 def adjusted_mutual_information(tables: np.ndarray) -> np.ndarray:
     """AMI of contingency tables (..., classes, clusters) of whole counts, shape (...)."""
-    classes, clusters, mutual = _information(tables)
+    return _adjusted(tables, *_information(tables))
+
+
+def _adjusted(tables: np.ndarray, classes: np.ndarray, clusters: np.ndarray, mutual: np.ndarray) -> np.ndarray:
     known: dict[tuple[bytes, bytes], float] = {}  # permuted labels all have the same margins
     by_margins = []
-    for table in tables.reshape(-1, *tables.shape[-2:]):
-        margins = np.sort(table.sum(1)), np.sort(table.sum(0))
+    rows = np.sort(tables.sum(-1)).reshape(-1, tables.shape[-2])
+    columns = np.sort(tables.sum(-2)).reshape(-1, tables.shape[-1])
+    for margins in zip(rows, columns, strict=True):
         key = margins[0].tobytes(), margins[1].tobytes()
         if key not in known:
             known[key] = _expected_information(*margins)
@@ -80,6 +88,18 @@ def adjusted_mutual_information(tables: np.ndarray) -> np.ndarray:
     expected = np.array(by_margins).reshape(mutual.shape)
     top = (classes + clusters) / 2 - expected
     return np.divide(mutual - expected, top, out=np.ones_like(top), where=np.abs(top) > 1e-12)
+
+
+def agreements(tables: np.ndarray, adjusted: int | None = None) -> dict[str, np.ndarray]:
+    """All METRICS of a stack of contingency tables (n, classes, clusters), shape (n,), of entropies computed once. AMI,
+    the dearest, is of the first `adjusted` tables only."""
+    information = _information(tables)
+    first = [each[:adjusted] for each in information]
+    return {
+        "ARI": adjusted_rand(tables),
+        "AMI": _adjusted(tables[:adjusted], *first) if len(first[0]) else first[0],
+        "V-measure": _shared(*information),
+    }
 
 
 def _expected_information(a: np.ndarray, b: np.ndarray) -> float:
@@ -195,20 +215,37 @@ def estimated_groups(points: Points) -> int:
     """The number of groups, 2 to MOST_GROUPS and at most n/2, whose Ward partition has the widest mean silhouette
     (Rousseeuw 1987)."""
     most = max(min(len(points.X) // 2, MOST_GROUPS), 2)
-    widths = [silhouette(points.distances, points.cut(k)).mean() for k in range(2, most + 1)]
+    # Fewer groups are made of whole ones of more: their distances are added up, and not those of all points again.
+    finest = points.cut(most)
+    near, one = _added(points.distances, finest), np.unique(finest, return_index=True)[1]
+    widths = []
+    for k in range(2, most + 1):
+        labels = points.cut(k)
+        widths.append(_widths(_added(near, labels[one]), labels).mean())
     return 2 + int(np.argmax(widths))
 
 
 def silhouette(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Silhouette width of each row (n,) from distances (n, n), which are symmetric; 0 in groups of one, as in
     scikit-learn."""
+    return _widths(_added(distances, labels), labels)
+
+
+def _added(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sums (groups, n) of the rows (m, n) of each group of `labels` (m,)."""
+    sizes = np.bincount(labels)
+    found = np.zeros((len(sizes), rows.shape[1]))
+    order, first = np.argsort(labels, kind="stable"), (np.cumsum(sizes) - sizes)[sizes > 0]
+    found[sizes > 0] = np.add.reduceat(rows[order], first)  # rows of a group lie together
+    return found
+
+
+def _widths(near: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Silhouettes (n,) from summed distances to each group (groups, n)."""
     sizes = np.bincount(labels)
     if (sizes > 0).sum() < 2:
         return np.zeros(len(labels))
-    near = np.zeros((len(sizes), len(labels)))
-    order, first = np.argsort(labels, kind="stable"), (np.cumsum(sizes) - sizes)[sizes > 0]
-    near[sizes > 0] = np.add.reduceat(distances[order], first)  # rows of a group lie together
-    near = near.T  # summed distances to each group
+    near = near.T
     own = near[np.arange(len(labels)), labels] / (sizes[labels] - 1).clip(1)
     mean = near / sizes.clip(1)
     mean[np.arange(len(labels)), labels] = np.inf

@@ -516,3 +516,27 @@ def test_what_stands_beside_an_update_is_a_remark(make, folder, cache):
     rows = seen(folder, cache)
     assert "holds 1 whole tensors besides, which are left out: score.weight" in rows["x"]["remark"]
     assert rows["y"]["kinds"] == ["C3A"] and "adapter_config.json" not in (rows["y"]["remark"] or "")
+
+
+@pytest.mark.parametrize("weights", ["absent", "cut"])
+def test_a_refusal_for_the_base_does_not_say_where_the_base_is_kept(make, folder, cache, tmp_path, weights):
+    """Tables are handed on; the folder of the base is its owner's."""
+    modules = make.sd1()
+    tensors = load_file(make.lora(folder / "x.safetensors", modules, 0))
+    scales = {
+        key.replace(".lora_B.weight", ".lora_magnitude_vector"): np.ones(x.shape[0], np.float32)
+        for key, x in tensors.items()
+        if ".lora_B." in key
+    }
+    make.store(folder / "x.safetensors", tensors | scales)
+    base = tmp_path / "of a person"
+    (base / "unet").mkdir(parents=True)
+    kept = make.store(
+        base / "unet/diffusion_pytorch_model.safetensors", {"conv_in.weight": np.ones((4, 4), np.float32)}
+    )
+    if weights == "cut":
+        kept.write_bytes(kept.read_bytes()[:-8])
+    (row,) = seen(folder, cache, base=str(base)).values()
+    assert row["status"] == "refused" and "weights.base" in row["reason"]
+    assert ("damaged" in row["reason"]) == (weights == "cut")
+    assert "of a person" not in row["reason"] and str(tmp_path) not in row["reason"]

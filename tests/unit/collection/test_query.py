@@ -296,9 +296,10 @@ def test_one_bad_query_costs_no_other_anything(make, tmp_path, exact):
     found = {row["query"]: row for row in rows}
     assert found["good"]["status"] == "answered" and sum(row["query"] == "good" for row in rows) == 2
     assert "damaged" in found["cut"]["reason"] and "update is zero" in found["zero"]["reason"]
+    assert not any(str(tmp_path) in (row["reason"] or "") for row in rows)  # the table is handed on
     assert (tmp_path / "absent.safetensors").exists() is False
     (row,) = answers([tmp_path / "absent.safetensors"], exact)
-    assert row["status"] == "refused" and "no such file" in row["reason"]
+    assert row["status"] == "refused" and "no such file" in row["reason"] and str(tmp_path) not in row["reason"]
 
 
 def test_the_right_collection_is_asked(make, tmp_path, exact):

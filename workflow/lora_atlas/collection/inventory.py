@@ -23,7 +23,7 @@ from ..loras.families import Belonging, belonging, claimed
 from ..loras.files import LoraFile, open_lora
 from ..loras.folder import Found
 from ..loras.names import component
-from ..loras.reasons import brief
+from ..loras.reasons import brief, in_a_row
 from ..weights.sketch import NUMBERS, Hashes, Sketch, folded, read_sketch, sketch_path, sketches, write_sketch
 from .copies import NEARLY, apart, precision, relation
 
@@ -66,7 +66,7 @@ def inventory(
             file = open_lora(candidate.path, pickles=pickles, base=base)
             row |= {"sha256": digest(file.path), "bytes": file.path.stat().st_size}
         except LoraFileError as error:
-            _refuse(row, error, candidate.path)
+            _refuse(row, in_a_row(str(error), candidate.path, base), candidate.path)
             continue
         _describe(row, file)
         files[i] = file
@@ -76,7 +76,7 @@ def inventory(
     known = _sketched(files, rows, Path(cache), numbers)
     for i, found in known.items():
         if isinstance(found, LoraFileError):
-            _refuse(rows[i], found, candidates[i].path)
+            _refuse(rows[i], in_a_row(str(found), candidates[i].path, base))
             continue
         _measure(rows[i], found)
         if not rows[i]["norm"]:
@@ -102,22 +102,11 @@ def _row(candidate: Found, folder: str | Path | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _refuse(row: dict[str, Any], why: LoraFileError | str, path: Path | None = None) -> None:
-    reason = str(why)
-    for prefix in (
-        (*(f"{path / f'adapter_model.{end}'}: " for end in ("safetensors", "bin")), f"{path}: ") if path else ()
-    ):
-        reason = reason.removeprefix(prefix)
-    if path is not None:  # where somebody keeps files is nobody's business
-        reason = reason.replace(f"{path}/", "").replace(f"{path.parent}/", "")
+def _refuse(row: dict[str, Any], reason: str, path: Path | None = None) -> None:
     if row["sha256"] is None and path is not None and path.is_file():
         with suppress(LoraFileError):  # the very reason, at times
             row["sha256"] = digest(path)
-    row |= {
-        "status": "refused",
-        "reason": printable(reason.replace(":\n  ", ": ").replace("\n  ", " · ").replace("\n", " · ")),
-        "space": None,
-    }
+    row |= {"status": "refused", "reason": reason, "space": None}
 
 
 def _describe(row: dict[str, Any], file: LoraFile) -> None:

@@ -24,6 +24,7 @@ from ..loras.families import OTHER, belonging
 from ..loras.files import LoraFile, open_lora
 from ..loras.folder import find
 from ..loras.names import wanted
+from ..loras.reasons import in_a_row
 from ..weights.gram import GramError, last_row
 from ..weights.products import combine, normalise
 from ..weights.sketch import NUMBERS, Sketch, folded, sketch
@@ -113,7 +114,7 @@ def query(
             asked = _Asked(file, known, components, blocks)
             plain, (products, square) = _products(asked)
         except LoraFileError as error:
-            rows.append(row | {"status": "refused", "reason": str(error)})
+            rows.append(row | {"status": "refused", "reason": in_a_row(str(error), path, base)})
             continue
         K, nearness = (combine(grams, components, blocks) for grams in (known.grams, known.nearness))
         if known.space not in among:
@@ -127,7 +128,7 @@ def query(
         itself = [n for n, place in enumerate(known.places) if place == here]
         order = order[~np.isin(order, itself)]
         if not len(order):
-            why = f"{file.path}: the one LoRA of {known.space} that is known; there is nothing to compare it with"
+            why = f"the one LoRA of {known.space} that is known; there is nothing to compare it with"
             rows.append(row | {"status": "refused", "reason": why})
             continue
         p, evidence = chance.p(cosine, itself[0] if itself else None), np.zeros(len(cosine))

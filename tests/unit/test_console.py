@@ -194,7 +194,7 @@ def test_the_demo_ends_with_what_it_found(told, monkeypatch):
         (["map", "{}/absent"], "{}/absent: there is no such file or folder\n"),
         (["map", "hree"], "it was looked for at {}/hree; did you mean {}/here?"),
         (["find", "here", "here"], "asked about by the base that the LoRAs are of: --base FOLDER"),
-        (["one-step", "here"], "or one that comes with LoRA Atlas: mini, mini-flow, mini-icons"),
+        (["one-step", "here"], "or one that comes with LoRA Atlas: mini, mini-flow, mini-flow-icons, mini-icons"),
         (["map", "~/no such folder"], "no such file or folder; it was looked for at {home}/no such folder"),
         (["run", "artbench"], "artbench: no study of that name, and no file at {}/artbench; there are: artbench_flux"),
         (["find", "here"], "find: name the folder of LoRA files, too: lora-atlas find WHAT FOLDER"),

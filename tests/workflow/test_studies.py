@@ -25,6 +25,7 @@ generation:
   worth: {num_inference_steps: 2, guidance_scale: 1, pictures: 2, series: [shared, own], prompts: [a painting]}
 embedding: {dimensions: 4, folds: 3}
 weights: {probe: {samples: 2, num_inference_steps: 1, batch: 2, seed: 0, prompts: [a painting]}}
+attribution: {samples: 2, reference: 8, batch: 8}
 evaluation: {bootstrap: 20, restarts: 1, permutations: 5, draws: 2, subsets: 1}
 resources: {artists_per_job: 4}
 """
@@ -82,7 +83,9 @@ def trimmed(copied, study: str, *names: str) -> None:
 def test_findings_end_with_verdicts_from_the_other_seeds(copied):
     trimmed(copied, "findings", "seed1", "seed2", "mixtures1")
     small = SMALL + ONE + "study: small\npictures: {artists: [maren, odile], per_artist: 12}\n"
-    run(copied, "findings", small + "plan: {gallery: [4, 3], query: [3]}\n")
+    small += "plan: {gallery: [4, 3], query: [3]}\n"
+    few = "ways: {samples: [1], powers: [1], classifier: 1, generated: 2}"
+    run(copied, "findings", small.replace("reference: 8,", f"reference: 8, {few},"))
     text = (copied.root / "results/small/FINDINGS.md").read_text()
     assert "every verdict and number below comes from 2 other seeds" in text
     rows = [line.split(" | ") for line in text.split("## What is a LoRA worth?")[0].splitlines() if "**" in line]

@@ -1,8 +1,8 @@
 """Pretraining of the mini models. Nobody needs to run it: its result is committed in workflow/resources/mini.
 
-Needs: two CPU cores and about an hour and a half; of the base of icons `make extras`, and most of an hour
-Makes: results/mini/export, a folder to copy over workflow/resources/mini; results/mini-flow/export, over
-       workflow/resources/mini-flow; results/mini-icons/export, over workflow/resources/mini-icons
+Needs: two CPU cores and about an hour and a half; of the bases of icons `make extras`, and most of an hour each
+Makes: results/mini/export, a folder to copy over workflow/resources/mini; results/mini-flow/export,
+       results/mini-icons/export and results/mini-flow-icons/export, over those of workflow/resources
 """
 
 
@@ -210,6 +210,37 @@ rule icon_card:
         "../../envs/lora-atlas.yaml"
     params:
         studies=part("workflow/studies"),
+        network="base",
         seed=0,
     script:
         "../scripts/icon_card.py"
+
+
+use rule pretrain_icon_base as pretrain_flow_icon_base with:
+    output:
+        model=directory("results/mini-flow-icons/base"),
+        log="results/mini-flow-icons/logs/base.json",
+    log:
+        "results/mini-flow-icons/logs/base.log",
+    params:
+        network="flow",
+        steps=5000,
+        seed=0,
+        state="results/mini-flow-icons/state/base.pt",
+
+
+use rule icon_card as flow_icon_card with:
+    input:
+        corpus="results/mini-icons/corpus.safetensors",
+        used="results/mini-icons/used.json",
+        families="results/extras/iconify/collections.json",
+        base="results/mini-flow-icons/base",
+        log="results/mini-flow-icons/logs/base.json",
+    output:
+        "results/mini-flow-icons/export/README.md",
+    log:
+        "results/mini-flow-icons/logs/card.log",
+    params:
+        studies=part("workflow/studies"),
+        network="flow",
+        seed=0,

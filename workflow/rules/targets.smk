@@ -119,6 +119,12 @@ if TRAINED:
                 "results/mini-icons/export/README.md",
             localrule: True
 
+        rule pretrain_flow_icons:
+            """The mini transformer of icons, from the same drawings: after `make extras`."""
+            input:
+                "results/mini-flow-icons/export/README.md",
+            localrule: True
+
 else:
 
     rule maps:

@@ -9,5 +9,5 @@ with job(snakemake):
     from lora_atlas.mini.flow import write_card
 
     given, folder = snakemake.input, Path(snakemake.output[0]).parent
-    shutil.copytree(given.base, folder / "base", dirs_exist_ok=True)
+    shutil.copytree(given.base, folder / "base", ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
     write_card(given.base, given.other, given.log, folder, seed=snakemake.params.seed)

@@ -1,4 +1,4 @@
-"""Rule icon_card: the base of icons in one folder, with its card and what it generates."""
+"""Rules icon_card, flow_icon_card: a base of icons in one folder, with its card and what it generates."""
 
 from job import job
 
@@ -10,6 +10,6 @@ with job(snakemake):
     from lora_atlas.mini.icons import studied, write_card
 
     p, given, folder = snakemake.params, snakemake.input, Path(snakemake.output[0]).parent
-    options = {"source": Path(given.families).parent, "avoid": studied(p.studies), "seed": p.seed}
-    shutil.copytree(given.base, folder / "base", dirs_exist_ok=True)
+    options = {"source": Path(given.families).parent, "avoid": studied(p.studies), "seed": p.seed, "network": p.network}
+    shutil.copytree(given.base, folder / "base", ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
     write_card(load(given.corpus), given.used, given.base, given.log, folder, **options)

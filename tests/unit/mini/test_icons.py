@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lora_atlas.mini import base, corpus
+from lora_atlas.mini import base, corpus, flow
 from lora_atlas.mini.icons import COLOURED, Used, make, save_used, studied, words, write_card
 from lora_atlas.pictures.sources import SourceError
 
@@ -89,22 +89,27 @@ def test_captions_are_of_icons_and_a_corpus_keeps_what_it_is_of(tmp_path):
     assert corpus.load(tmp_path / "c.safetensors").noun == "icon"
 
 
-def test_a_base_learns_from_them_and_its_card_names_every_author(packages, tmp_path):
+@pytest.mark.parametrize(
+    ("network", "kind", "target"), [(base, "base", "pretrain_icons"), (flow, "flow", "pretrain_flow_icons")]
+)
+def test_a_base_learns_from_them_and_its_card_names_every_author(packages, tmp_path, network, kind, target):
     found, used = make(packages, {"bright"}, count=100, size=32, seed=0, workers=1)
     corpus.save(found, tmp_path / "corpus.safetensors")
     save_used(used, tmp_path / "used.json")
     model, log = tmp_path / "base", tmp_path / "log.json"
     state = tmp_path / "state.pt"
-    base.build(tmp_path / "corpus.safetensors", MINI / "base/vae", model, log, steps=2, seed=0, state=state)
+    network.build(tmp_path / "corpus.safetensors", MINI / "base/vae", model, log, steps=2, seed=0, state=state)
     folder = tmp_path / "export"
     folder.mkdir()
     write_card(
-        found, tmp_path / "used.json", model, log, folder, source=packages, avoid={"bright"}, seed=0
+        found, tmp_path / "used.json", model, log, folder, source=packages, avoid={"bright"}, seed=0, network=kind
     )  # fmt: skip
     card = (folder / "README.md").read_text()
     for each in used:
         assert isinstance(each, Used) and f"| {each.title} | {each.author} | MIT | {each.drawings} |" in card
-    assert "studies use other families: none." in card and (folder / "samples.png").is_file()
+    assert (
+        "use other families: none." in card and f"`snakemake {target}`" in card and (folder / "samples.png").is_file()
+    )
     assert "base: 7 drawings of 2 icon families that no study uses" in (folder / "about.yaml").read_text()
     words_ = json.loads((model / "tokenizer/tokenizer.json").read_text())["model"]["vocab"]
     assert "icon</w>" in words_ and "cat</w>" in words_

@@ -21,6 +21,7 @@ from .corpus import HUES, MANNER, content_caption, load
 from .loop import batch, fit, stage_seed, write_log
 
 MAX_TOKENS = 16
+PARTS = ("unet", "text_encoder")  # what is trained
 
 
 def tokenizer(contents: tuple[str, ...], noun: str = "painting") -> CLIPTokenizer:
@@ -172,6 +173,11 @@ def pretrain(
         requires_safety_checker=False,
     )
     return pipeline, log
+
+
+def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
+    """The base of a folder that `build` wrote, in single precision."""
+    return StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
 
 
 @torch.no_grad()

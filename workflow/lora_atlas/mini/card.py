@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 
@@ -67,8 +66,8 @@ def write_card(
     folder.mkdir(parents=True, exist_ok=True)
     folders = {name: Path(path) for name, path in models.items()}
     for name in ("base", "clip", "dino"):
-        shutil.copytree(folders[name], folder / name, dirs_exist_ok=True)
-    pipeline = StableDiffusionPipeline.from_pretrained(folders["base"], use_safetensors=True, dtype=torch.float32)
+        shutil.copytree(folders[name], folder / name, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+    pipeline = base.load_pipeline(folders["base"])
     painted = study_pictures(each=10)
     quality = {artist: autoencoder.psnr(pipeline.vae, pictures) for artist, pictures in painted.items()}
     genres = sorted({style.genre for style in ARTISTS.values()})
@@ -79,7 +78,7 @@ def write_card(
     sampled = base.samples(pipeline, CONTENTS, 10, derive_seed("card", seed))
     grid(sampled, 10, 2).save(folder / "samples.png")
 
-    denoiser = count_parameters(folders["base"] / "unet") + count_parameters(folders["base"] / "text_encoder")
+    denoiser = sum(count_parameters(folders["base"] / part) for part in base.PARTS)
     sizes = {
         "autoencoder": ("AutoencoderTiny, 4× down, 4 channels", count_parameters(folders["autoencoder"]), 32),
         "base": ("UNet2DConditionModel (32, 64, 96) + CLIPTextModel (64)", denoiser, 32),

@@ -19,7 +19,6 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
 )
 from transformers import CLIPTextModelWithProjection
 
@@ -144,6 +143,13 @@ def pretrain(
     return pipeline, log
 
 
+def load_pipeline(folder: str | Path) -> StableDiffusion3Pipeline:
+    """The base of a folder that `build` wrote, in single precision."""
+    return StableDiffusion3Pipeline.from_pretrained(
+        folder, text_encoder_3=None, tokenizer_3=None, use_safetensors=True, dtype=torch.float32
+    )
+
+
 @torch.no_grad()
 def samples(
     pipeline: StableDiffusion3Pipeline, contents: tuple[str, ...], each: int, seed: int, noun: str = "painting"
@@ -165,10 +171,7 @@ def write_card(
 ) -> None:
     """The card of the transformer `model` in `folder`, and its samples, above those of the UNet `other`, `each` of a
     content."""
-    ours = StableDiffusion3Pipeline.from_pretrained(
-        model, text_encoder_3=None, tokenizer_3=None, use_safetensors=True, dtype=torch.float32
-    )
-    theirs = StableDiffusionPipeline.from_pretrained(other, use_safetensors=True, dtype=torch.float32)
+    ours, theirs = load_pipeline(model), base.load_pipeline(other)
     drawn = derive_seed("card", seed)
     both = [samples(ours, CONTENTS, each, drawn), base.samples(theirs, CONTENTS, each, drawn)]
     grid(np.concatenate(both), each, 2).save(folder / "samples.png")

@@ -15,11 +15,10 @@ from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
-import torch
 import yaml
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from ..pictures.decode import to_array
@@ -28,7 +27,7 @@ from ..pictures.sources.listing import chosen_order, slug
 from ..sections import Icons
 from ..seeds import derive_seed
 from ..tables import replacing
-from . import base
+from . import base, flow
 from .autoencoder import psnr
 from .card import count_parameters, grid, reconstructions
 from .corpus import Corpus
@@ -145,16 +144,34 @@ def save_used(used: Sequence[Used], path: str | Path) -> None:
         temporary.write_text(json.dumps([vars(each) for each in used], indent=1) + "\n")
 
 
-CARD = """\
-# The mini base of icons
+@dataclass(frozen=True)
+class Network:
+    """A kind of base that is pretrained on icons too, and where it comes from."""
 
-A latent text-to-image base of {parameters:,} parameters that has seen icons: the mini base of the embedded study
-(workflow/resources/mini), pretrained on other pictures. The autoencoder is the same. No family that a study of
+    module: ModuleType
+    name: str
+    sister: str  # the same, pretrained on the procedural pictures
+    target: str
+    written: str
+
+
+NETWORKS = {
+    "base": Network(base, "UNet", "workflow/resources/mini", "pretrain_icons", "results/mini-icons"),
+    "flow": Network(
+        flow, "transformer", "workflow/resources/mini-flow", "pretrain_flow_icons", "results/mini-flow-icons"
+    ),
+}
+
+CARD = """\
+# The mini {network} of icons
+
+A latent text-to-image base of {parameters:,} parameters that has seen icons: the mini {network} of
+{sister}, pretrained on other pictures. The autoencoder is the same. No family that a study of
 workflow/studies uses was seen.
 
 ![samples of the base: {contents}](samples.png)
 
-*Samples, one row a content ({contents}); 30 DDIM steps, guidance 3.*
+*Samples, one row a content ({contents}); 30 steps, guidance 3.*
 
 ![drawings that it learnt from above, their reconstructions below](reconstructions.png)
 
@@ -166,9 +183,9 @@ colour in dark grey; captions by the {words} commonest words of their names ("an
 icon", a tenth nothing. {steps:,} steps of batches of 32 in {seconds:,.0f} s; loss {first:.3f} → {last:.3f}.
 
 ## Made by
-`make extras`, then `snakemake pretrain_icons`, which writes to `results/mini-icons/`. Licence of the weights:
-Apache-2.0, as the project. The drawings are their authors', under these licences; of these
-authors, studies use other families: {known}.
+`make extras`, then `snakemake {target}`, which writes to `{written}/`. Licence of the
+weights: Apache-2.0, as the project. The drawings are their authors', under these licences; of these authors, studies
+use other families: {known}.
 
 | family | author | licence | drawings |
 |---|---|---|---:|
@@ -186,11 +203,16 @@ def write_card(
     source: str | Path,
     avoid: Collection[str],
     seed: int,
+    network: str = "base",
 ) -> None:
-    """The card and pictures of the base, beside it in `folder`; `source`: the families; `avoid`: those of studies."""
-    pipeline = StableDiffusionPipeline.from_pretrained(model, use_safetensors=True, dtype=torch.float32)
+    """The card and pictures of the base, beside it in `folder`; `source`: the families; `avoid`: those of studies;
+    `network`: one of NETWORKS."""
+    kind = NETWORKS[network]
+    pipeline = kind.module.load_pipeline(model)
     common = [name for name, _ in Counter(name for name in corpus.contents if name).most_common(6)]
-    grid(base.samples(pipeline, tuple(common), 10, derive_seed("card", seed), NOUN), 10, 2).save(folder / "samples.png")
+    grid(kind.module.samples(pipeline, tuple(common), 10, derive_seed("card", seed), NOUN), 10, 2).save(
+        folder / "samples.png"
+    )
     theirs = families(str(source))
     studied_authors = {theirs[name].author for name in avoid if name in theirs}
     first = corpus.pictures[:: max(1, len(corpus.pictures) // 24)][:24]
@@ -198,7 +220,11 @@ def write_card(
     rows = [Used(**each) for each in json.loads(Path(used).read_text())]
     losses = json.loads(Path(log).read_text())
     text = CARD.format(
-        parameters=count_parameters(Path(model) / "unet") + count_parameters(Path(model) / "text_encoder"),
+        network=kind.name,
+        sister=kind.sister,
+        target=kind.target,
+        written=kind.written,
+        parameters=sum(count_parameters(Path(model) / part) for part in kind.module.PARTS),
         contents=", ".join(common),
         psnr=float(psnr(pipeline.vae, corpus.pictures[:: max(1, len(corpus.pictures) // 512)]).mean()),
         count=len(corpus.pictures),

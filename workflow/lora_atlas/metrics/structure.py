@@ -39,6 +39,7 @@ FEW = 6  # with fewer than NEIGHBOURS × FEW LoRAs, a sixth of them: most of a s
 RSA_WORK = 2**33  # distances that are moved in all permutations of all descriptors: some minutes of one core
 RSA_LEAST = 199
 TESTS = 1999  # permutations of artists and within artists: p-values that a correction for many claims can take
+PAIRS = 2**12  # pairs of LoRAs that are permuted together: their numbers fit in a core's cache
 SMALL = 1e-12
 ROUNDING = 1e-6  # a permutation that comes as near to the value as this has reached it: RSA is added up in float32
 CANCELLED = 1e-6  # of a sum, what may be left of it by subtraction with ten digits of it still right
@@ -198,12 +199,22 @@ class _Arrangements:
         """CKA and RSA, the right side's things in the order `p` (n,); NaN where a side has no spread.
 
         Half of a symmetric matrix says everything, and a pair of things has the numbers of all descriptors side by
-        side: a permutation moves them in one go. float32 for the hundreds of them; ROUNDING is what that may cost.
+        side: a permutation moves them in one go, some pairs at a time, which a core keeps near. float32 for the
+        hundreds of them; ROUNDING is what that may cost.
         """
         D = len(self.even)
         rows, columns = self.pairs
-        right = self.both.take(p[rows] * len(p) + p[columns], 0)
-        products, ranks = ((self.left[:, i].T @ right[:, i]).astype(float) for i in (slice(0, D), slice(D, None)))
+        first = p * len(p)
+        right = np.empty((min(PAIRS, len(rows)), 2 * D), np.float32)
+        products, ranks = np.zeros((2, D, D))
+        for start in range(0, len(rows), PAIRS):
+            part = slice(start, start + PAIRS)
+            places = first[rows[part]]
+            places += p[columns[part]]
+            left, moved = self.left[part], right[: len(places)]
+            self.both.take(places, 0, out=moved, mode="clip")  # all are within; without clip it goes by a copy
+            products += left[:, :D].T @ moved[:, :D]
+            ranks += left[:, D:].T @ moved[:, D:]
         return {"CKA": self.products.cka(2 * products), "RSA": _ratio(ranks, (~self.even).astype(float))}
 
     def without(self, stays: np.ndarray) -> dict[str, np.ndarray]:

@@ -52,9 +52,12 @@ def told(wrong: Iterable[tuple[str, str]]) -> list[str]:
 def in_a_row(reason: str, path: Path, base: str | None = None) -> str:
     """A reason as a table has it: in one line, and without the folders of the file and of its base. Tables are handed
     on, and where somebody keeps files is nobody's business."""
+    reason = reason.replace(":\n  ", ": ").replace("\n  ", " · ").replace("\n", " · ")
     for prefix in (*(f"{path / f'adapter_model.{end}'}: " for end in ("safetensors", "bin")), f"{path}: "):
         reason = reason.removeprefix(prefix)
     if base is not None:
         reason = reason.removeprefix(f"{base}: ").replace(f"{base}/", "weights.base/")
-    reason = reason.replace(f"{path}/", "").replace(f"{path.parent}/", "")
-    return printable(reason.replace(":\n  ", ": ").replace("\n  ", " · ").replace("\n", " · "))
+    for folder in (path, path.parent):
+        if folder.name:
+            reason = reason.replace(f"{folder}/", "")
+    return printable(reason)

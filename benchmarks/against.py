@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import weights as made
+import yaml
 
 FAILED = "cannot be run"
 # Row → kernel or engine, LoRAs, rank, and which of SDXL's attention layers: every so-manieth, at high ranks.
@@ -57,6 +58,7 @@ WORDS = {
     "evaluation": "the whole evaluation at that size",
     "plan": "a dry run of a study of 10,000 LoRAs, peak memory in GiB beside it",
     "demo": "the embedded study, from nothing, on two cores; the clock beside it",
+    "alike": "the same, asked for no more than the older one makes",
 }
 EVALUATION = ("grid", "clustering", "structure", "retrieval", "worth")
 
@@ -160,11 +162,22 @@ def of_plan(root: Path, place: Path) -> tuple[float, float, float] | None:
     return children(snakemake(root, "-n", "-q", "--config", *config), place)
 
 
-def of_demo(root: Path, place: Path) -> tuple[float, float, float] | None:
-    """What `make demo` runs, in an empty folder."""
+def of_demo(root: Path, place: Path, older: Path | None = None) -> tuple[float, float, float] | None:
+    """What `make demo` runs, in an empty folder; of what the configuration of an `older` revision does not know, the
+    costly parts are left out."""
     place.mkdir(parents=True, exist_ok=True)
     at_home(root, place)
-    return children(snakemake(root, cores=2), place)
+    said = []
+    if older is not None:
+        mine, its = (yaml.safe_load((each / "config.yaml").read_text()) for each in (root, older))
+        less = {
+            "generation": {} if "worth" in its["generation"] else {"worth": None},
+            "extractors": dict.fromkeys(mine["extractors"].keys() - its["extractors"].keys()),
+            "weights": {} if "modules" in its["weights"] else {"modules": ["plain"]},
+        }
+        (place / "less.yaml").write_text(yaml.safe_dump(less))
+        said = ["--configfile", "less.yaml"]
+    return children(snakemake(root, *said, cores=2), place)
 
 
 def of_engine(root: Path, row: str, folder: Path) -> tuple[float, float] | None:
@@ -220,11 +233,13 @@ def prepared(rows: list[str], folder: Path) -> None:
         made.generate(place, max(count for _, count, _, _ in asked))
 
 
-def measured(root: Path, row: str, place: Path, folder: Path, files: Path | None) -> tuple[float, ...] | None:
+def measured(
+    root: Path, row: str, place: Path, folder: Path, files: Path | None, older: Path | None
+) -> tuple[float, ...] | None:
     if row in ENGINE:
         return of_engine(root, row, folder)
-    if row == "demo":
-        return of_demo(root, place / "demo")
+    if row in ("demo", "alike"):
+        return of_demo(root, place / row, older if row == "alike" else None)
     if row == "plan":
         return of_plan(root, place / "plan")
     if row in ("grid", "evaluation"):
@@ -252,7 +267,7 @@ def table(rows: list[str], found: dict[str, dict[str, list]], revision: str) -> 
                 cell += f" ({seconds / (min(reading) * ENGINE[row][1] / 32):.1f}× reading)"
             if seconds is not None and row == "plan":
                 cell += f" ({min(each[1] for each in known):.2f} GiB)"
-            if seconds is not None and row == "demo":
+            if seconds is not None and row in ("demo", "alike"):
                 cell += f" (clock {min(each[2] for each in known):.0f} s)"
             cells.append(cell)
         ratio = f"{least[0] / least[1]:.2f}×" if None not in least else ""
@@ -286,7 +301,11 @@ def main() -> None:
         for round_ in range(asked.rounds):
             for row in rows:
                 for side, root in roots.items():
-                    result = measured(root, row, scratch / f"{side}{round_}", kept, files)
+                    if (side, row) == ("old", "alike") and "demo" in rows:  # it is the demo of the older one
+                        found[side][row].append(found[side]["demo"][round_])
+                        continue
+                    older = roots["old"] if side == "this" else None
+                    result = measured(root, row, scratch / f"{side}{round_}", kept, files, older)
                     found[side][row].append(result)
                     print(side, row, result, flush=True)
         print(table(rows, found, asked.revision))

@@ -3,13 +3,13 @@
 from job import job
 
 with job(snakemake):
-    import shutil
     from pathlib import Path
 
+    from lora_atlas.mini.card import gather
     from lora_atlas.mini.corpus import load
     from lora_atlas.mini.icons import studied, write_card
 
     p, given, folder = snakemake.params, snakemake.input, Path(snakemake.output[0]).parent
     options = {"source": Path(given.families).parent, "avoid": studied(p.studies), "seed": p.seed, "network": p.network}
-    shutil.copytree(given.base, folder / "base", ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+    gather(given.base, folder / "base")
     write_card(load(given.corpus), given.used, given.base, given.log, folder, **options)

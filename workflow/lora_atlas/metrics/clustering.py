@@ -242,21 +242,18 @@ def _agreement(
     whole = contingency(labels, clusters, classes, groups)
     artists = space.artists.max() + 1
     each = max(STACK // whole.size, 1)
-    without: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
+    without, chances = [], []
     for first in range(0, artists, each):
         part = range(first, min(first + each, artists))
         left = np.stack([whole - _of_artist(a, labels, clusters, whole.shape, space) for a in part])
-        for metric, values in agreements(left).items():
-            without[metric].append(values)
-    chances: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
+        without.append(agreements(left))
     for first in range(0, len(shuffled), each):
         tables = contingency(shuffled[first : first + each], clusters[None], classes, groups)
-        for metric, values in agreements(tables, max(AMI_PERMUTATIONS - first, 0)).items():
-            chances[metric].append(values)
-    for metric, function in METRICS.items():
-        deleted = np.concatenate(without[metric])
-        estimate = intervals.jackknife(function(whole[None])[0], deleted, intervals.DIFFERENCE)
-        chance = np.concatenate(chances[metric]).mean()
+        chances.append(agreements(tables, max(AMI_PERMUTATIONS - first, 0)))
+    for metric, (value,) in agreements(whole[None]).items():
+        deleted = np.concatenate([found[metric] for found in without])
+        estimate = intervals.jackknife(value, deleted, intervals.DIFFERENCE)
+        chance = np.concatenate([found[metric] for found in chances]).mean()
         yield Row(
             name, algorithm, metric, estimate.value, *estimate.interval(setting.confidence), chance, without=deleted
         )

@@ -66,7 +66,7 @@ def write_card(
     folder.mkdir(parents=True, exist_ok=True)
     folders = {name: Path(path) for name, path in models.items()}
     for name in ("base", "clip", "dino"):
-        shutil.copytree(folders[name], folder / name, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+        gather(folders[name], folder / name)
     pipeline = base.load_pipeline(folders["base"])
     painted = study_pictures(each=10)
     quality = {artist: autoencoder.psnr(pipeline.vae, pictures) for artist, pictures in painted.items()}
@@ -106,6 +106,11 @@ def write_card(
         clip_chance=float(np.log(96)),
     )
     (folder / "README.md").write_text(text)
+
+
+def gather(model: str | Path, folder: str | Path) -> None:
+    """Copy a model's folder to where its card is, less what Snakemake marks its outputs with."""
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
 
 
 def study_pictures(each: int, size: int = 64) -> dict[str, np.ndarray]:

@@ -203,7 +203,7 @@ def write_card(
     source: str | Path,
     avoid: Collection[str],
     seed: int,
-    network: str = "base",
+    network: str,
 ) -> None:
     """The card and pictures of the base, beside it in `folder`; `source`: the families; `avoid`: those of studies;
     `network`: one of NETWORKS."""

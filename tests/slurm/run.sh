@@ -42,14 +42,22 @@ ended() {
   sleep 0.5
 }
 
+# What went wrong comes last, after the logs: the end of a long output is what is kept of it.
+failed=""
+trap 'failed="line $LINENO: $BASH_COMMAND"' ERR
 finish() {
   status=$?
   if [ $status != 0 ]; then
-    echo "--- what SLURM said"
-    tail -n 30 "$work"/slurm/*.log 2>/dev/null || true
-    tail -n 30 "$work"/*.log 2>/dev/null || true
-    find "$work/atlas/.snakemake/slurm_logs" "$work/atlas/results/tiny/logs" -name '*.log' -exec tail -n 20 {} + 2>/dev/null || true
+    echo "--- what jobs said"
+    find "$work/atlas/.snakemake/slurm_logs" "$work/atlas/results" -name '*.log' -size +0 -mmin -10 \
+      -exec grep -H -i -A 3 "error\|killed" {} + 2>/dev/null | cut -c1-300 | tail -n 60 || true
+    echo "--- what SLURM and Snakemake said"
+    tail -n 15 "$work"/slurm/*.log "$work"/*.log 2>/dev/null | cut -c1-300 || true
+    scontrol -o show job 2>/dev/null | grep -o "JobId=[0-9]*\|JobState=[^ ]*\|Reason=[^ ]*\|Comment=[^ ]*\|NodeList=[^ ]*" |
+      paste -s -d ' ' | sed 's/ JobId/\nJobId/g' || true
+    echo "tests/slurm: failed at $failed"
   fi
+  [ -z "${driver:-}" ] || kill -9 "$driver" 2>/dev/null || true
   # The daemons write into the folder until they have ended: it is removed after that, and the test's verdict is not
   # theirs to change.
   for daemon in slurmd-one slurmd-two slurmctld munged; do
@@ -208,10 +216,13 @@ job=$(training 1)
 node=$(training 2)
 echo "tests/slurm: node $node dies, where job $job trains"
 kill -9 "$(cat "$work/slurm/slurmd-$node.pid")"
-for process in $(pgrep -f "slurmstepd: \[$job\."); do
-  pkill -9 -P "$process" || true
-  kill -9 "$process" || true
-done
+# All at once, as with a machine: a slurmstepd that outlives what it watches reports that as a failed job.
+processes=$(pgrep -f "slurmstepd: \[$job\.")
+children=$(for process in $processes; do pgrep -P "$process" || true; done)
+# shellcheck disable=SC2086 - a list
+kill -9 $processes
+# shellcheck disable=SC2086
+[ -z "$children" ] || kill -9 $children 2>/dev/null || true
 pkill -9 -f "$work/atlas/.snakemake/scripts/.*train_loras.py" || true
 for _ in $(seq 120); do
   [ "$(squeue -h -t all -j "$job" -o %T)" = NODE_FAIL ] && break
@@ -223,6 +234,9 @@ saved 400
 echo "tests/slurm: it goes on elsewhere; now the driver dies"
 kill -9 "$driver"
 wait "$driver" || true
+saved 60
+# It goes on alone; held from here, so that it is still there when the next driver comes, however quick this machine is.
+pkill -STOP -f "$work/atlas/.snakemake/scripts/.*train_loras.py"
 [ -n "$(training 1)" ]
 slurmd -N "$node"
 "${run[@]}" --unlock > "$work/unlock.log" 2>&1

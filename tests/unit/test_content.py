@@ -121,7 +121,7 @@ KINDS = {
     ),
     "gradients' products": Kind(products, study.read, AttributionError),
     "values of other ways": Kind(
-        lambda path: ways._write(path, [ways.Way("samples", "1", ("p",), numbers(1, 1), np.eye(1))], ["a/00"]),
+        lambda path: ways.write(path, [ways.Way("samples", "1", ("p",), numbers(1, 1), np.eye(1))], ["a/00"]),
         ways.read,
         AttributionError,
     ),

@@ -1,5 +1,6 @@
 """What an adapter does around its call: it ends with Snakemake, and says which of its inputs are not what was made."""
 
+import ast
 import json
 import signal
 import subprocess
@@ -99,3 +100,60 @@ def job_digest(path: Path) -> str:
     from lora_atlas.keys import DIGESTS
 
     return DIGESTS.file(path)
+
+
+# --- what a job's start costs
+
+IMPORTING = """
+import gc, sys
+sys.path[:0] = {path!r}
+import job
+with job._uncollected_imports():
+    import one
+    print(gc.get_freeze_count(), gc.isenabled())
+    import many
+    print(gc.get_freeze_count() > 1000, gc.isenabled(), many.collected)
+    try:
+        import broken
+    except ZeroDivisionError:
+        print(gc.isenabled())
+import builtins
+print(builtins.__import__.__module__)
+"""
+
+
+def test_the_collector_sleeps_while_a_library_is_imported_and_leaves_that_alone(tmp_path):
+    (tmp_path / "one.py").write_text("")
+    (tmp_path / "broken.py").write_text("1 / 0")
+    for i in range(job.LIBRARY):
+        (tmp_path / f"part{i}.py").write_text("kept = [[] for _ in range(1000)]")
+    body = "import gc\nbefore = gc.get_stats()\n" + "".join(f"import part{i}\n" for i in range(job.LIBRARY))
+    (tmp_path / "many.py").write_text(
+        body + "collected = sum(s['collections'] for s in gc.get_stats()) - sum(s['collections'] for s in before)\n"
+    )
+    code = IMPORTING.format(path=[str(tmp_path), str(SCRIPTS)])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["0 True", "True True 0", "True", "builtins"], done.stderr
+
+
+# Adapters that run a network, or make the models of workflow/resources.
+NETWORKS = {
+    "ask_gradients", "ask_ways", "attribute", "base_sensitivity", "draw_icons", "export_kohya", "flow_card",
+    "generate_pictures", "icon_card", "mini_card", "one_step", "pretrain_autoencoder", "pretrain_base", "pretrain_clip",
+    "pretrain_dino", "train_loras",
+}  # fmt: skip
+
+
+def test_stages_that_run_no_network_import_no_library_for_it():
+    """torch and diffusers take seconds of every job that imports them."""
+    adapters = {path.stem: path for path in SCRIPTS.glob("*.py") if path.stem != "job"}
+    assert adapters.keys() >= NETWORKS
+    lines = []
+    for name in sorted(adapters.keys() - NETWORKS):
+        for node in ast.walk(ast.parse(adapters[name].read_text())):
+            if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module != "job"):
+                lines.append(ast.unparse(node))
+        lines.append(f"assert 'torch' not in sys.modules and 'diffusers' not in sys.modules, {name!r}")
+    code = "\n".join(["import sys", f"sys.path.insert(0, {str(SCRIPTS.parent)!r})", *dict.fromkeys(lines)])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -33,7 +33,7 @@ if BY_GRADIENT:
         params:
             asked=asked(
                 "ask_gradients",
-                ["attribution.study", "loras.listed"],
+                ["attribution.measure", "loras.listed"],
                 base=BASE,
                 attribution=ATTRIBUTION,
                 training=config["training"],
@@ -95,7 +95,7 @@ if BY_GRADIENT:
             params:
                 asked=asked(
                     "ask_ways",
-                    ["attribution.ways", "loras.listed"],
+                    ["attribution.measure_ways", "loras.listed"],
                     settings=WAYS_GENERATED,
                     base=BASE,
                     attribution=ATTRIBUTION,
@@ -121,7 +121,7 @@ if BY_GRADIENT:
             params:
                 asked=asked(
                     "attribution_ways",
-                    ["attribution.ways"],
+                    ["attribution.ways", "attribution.study"],
                     confidence=config["evaluation"]["confidence"],
                 ),
             script:

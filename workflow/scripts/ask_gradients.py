@@ -6,7 +6,7 @@ with job(snakemake) as cost:
     import pyarrow as pa
 
     from lora_atlas import tables
-    from lora_atlas.attribution.study import measure
+    from lora_atlas.attribution.measure import measure
     from lora_atlas.loras.listed import listed
     from lora_atlas.sections import Attribution, Base, Probe, Training
 

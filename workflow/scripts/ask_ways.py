@@ -6,7 +6,7 @@ with job(snakemake) as cost:
     import pyarrow as pa
 
     from lora_atlas import tables
-    from lora_atlas.attribution.ways import measure
+    from lora_atlas.attribution.measure_ways import measure
     from lora_atlas.loras.listed import listed
     from lora_atlas.sections import Attribution, Base, Training, Ways
 

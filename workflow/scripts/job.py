@@ -6,7 +6,9 @@ it depends on (lora_atlas/keys.py, store.py), and a job whose key is there puts 
 before the adapter's body, and with it any numeric library, is begun.
 """
 
+import builtins
 import contextlib
+import gc
 import json
 import os
 import select
@@ -27,6 +29,7 @@ if (Path(__file__).parents[1] / "lora_atlas").is_dir():
 else:
     sys.path.append(str(Path(__file__).parents[3]))
 
+LIBRARY = 100  # modules that an import brings, at least, if what they hold is worth setting aside
 AFRESH = "LORA_ATLAS_AFRESH"  # rules and files that the command line forces, or "all"; set by the Snakefile
 
 
@@ -57,7 +60,7 @@ def job(snakemake: Any, *, parts: Collection[str] | None = None) -> Iterator[Sim
     log.parent.mkdir(parents=True, exist_ok=True)
     kept = Parts(snakemake, parts or ()) if "asked" in snakemake.params.keys() else None  # noqa: SIM118 - a list with names
     whole = parts is None
-    with log.open("a" if kept else "w") as stream:
+    with log.open("a" if kept else "w") as stream, _uncollected_imports():
         sys.stdout.flush()
         sys.stderr.flush()
         os.dup2(stream.fileno(), 1)
@@ -200,6 +203,34 @@ def _tell_progress(snakemake: Any, terminal: int) -> None:
         os.write(terminal, f"{named}: {text}{_of_study(snakemake)}; log: {snakemake.log[0]}\n".encode())
 
     progress.to(say, 15 if os.isatty(terminal) else 60)
+
+
+@contextlib.contextmanager
+def _uncollected_imports() -> Iterator[None]:
+    """Python's collector sleeps while a library is imported, and never looks at what it brought.
+
+    torch and diffusers make half a million objects, and all of them stay. Looking through them again and again, and
+    once more when the process ends, was a third of a job's start (benchmarks/RESULTS.md).
+    """
+    plain = builtins.__import__
+
+    def importing(*given: Any, **named: Any) -> Any:
+        if not gc.isenabled():  # within another import
+            return plain(*given, **named)
+        there = len(sys.modules)
+        gc.disable()
+        try:
+            return plain(*given, **named)
+        finally:
+            if len(sys.modules) > there + LIBRARY:
+                gc.freeze()
+            gc.enable()
+
+    builtins.__import__ = importing
+    try:
+        yield
+    finally:
+        builtins.__import__ = plain
 
 
 def _end_with_the_driver(terminal: int) -> None:

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from lora_atlas import tables
 from lora_atlas.attribution import study
+from lora_atlas.attribution.measure import measure
 from lora_atlas.attribution.study import ABSENT, ALARM, BOTH, LORAS, NONE, AttributionError, ask, read, summed
 from lora_atlas.pictures.decode import encode_png
 from lora_atlas.sections import Training
@@ -187,7 +188,7 @@ def test_measured_pictures_have_products_and_features(case, tmp_path):
     ]  # fmt: skip
     loras = {row["lora"]: case.known.files[case.known.loras.index(row["lora"])].path for row in rows}
     training = Training(**TRAINING)
-    count, device = study.measure(
+    count, device = measure(
         tables.table("plan", rows), tables.table("pictures", kept), loras, BASE, SETTINGS, training, PROBE,
         device="cpu", output=tmp_path / "p.safetensors", features=tmp_path / "f.parquet",
     )  # fmt: skip
@@ -207,7 +208,7 @@ def test_measured_pictures_have_products_and_features(case, tmp_path):
     apart = np.triu_indices(9, 1)
     assert np.corrcoef(near[apart], exact[apart])[0, 1] > 0.95
     with pytest.raises(AttributionError, match=r"attribution\.memory_mb"):
-        study.measure(
+        measure(
             tables.table("plan", rows), tables.table("pictures", kept), loras, BASE,
             SETTINGS | {"memory_mb": 1, "samples": 1, "reference": 0}, training, PROBE,
             device="cpu", output=tmp_path / "p2.safetensors", features=tmp_path / "f2.parquet",

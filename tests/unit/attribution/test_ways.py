@@ -12,9 +12,21 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from lora_atlas import tables
-from lora_atlas.attribution import ways as module
+from lora_atlas.attribution.measure_ways import measure, saved_again
 from lora_atlas.attribution.study import AttributionError, summed
-from lora_atlas.attribution.ways import CAPTION, CLASSIFIER, GENERATED, LESS, NATURAL, OWN, SAME, SAMPLES, ask, read
+from lora_atlas.attribution.ways import (
+    CAPTION,
+    CLASSIFIER,
+    GENERATED,
+    LESS,
+    NATURAL,
+    OWN,
+    SAME,
+    SAMPLES,
+    Way,
+    ask,
+    read,
+)
 from lora_atlas.diffusion import stacked
 from lora_atlas.diffusion.attribution import of_files, products, samples
 from lora_atlas.loras.files import open_lora, read_lora, write_lora
@@ -97,7 +109,7 @@ class Study:
     def measure(self, **changes):
         options = {"generated": self.generated(), "moments": self.moments(self.case), "device": "cpu"}
         shown = changes.pop("pictures", None) or self.pictures()
-        return module.measure(
+        return measure(
             self.plan, shown, self.loras, BASE, SETTINGS, changes.pop("ways", WAYS), Training(**TRAINING),
             output=self.folder / "ways.safetensors", **options | changes,
         )  # fmt: skip
@@ -119,7 +131,7 @@ def values(study: Study, question, latents) -> np.ndarray:
         return products(question, latents, names, loras, len(files)).values.sum(0)
 
 
-def way(study: Study, name: str, setting: str) -> module.Way:
+def way(study: Study, name: str, setting: str) -> Way:
     (found,) = [each for each in study.ways if (each.name, each.setting) == (name, setting)]
     return found
 
@@ -190,7 +202,7 @@ def exact_values(study: Study) -> np.ndarray:
 
 def test_a_picture_saved_again_is_a_jpeg_of_the_scaled_size():
     image = encode_png(pictures(PAINTERS[0], range(1))[0])
-    with Image.open(io.BytesIO(module.saved_again(image, 50, 0.75))) as again:
+    with Image.open(io.BytesIO(saved_again(image, 50, 0.75))) as again:
         assert (again.format, again.size) == ("JPEG", (48, 48))
 
 

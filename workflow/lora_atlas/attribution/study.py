@@ -1,14 +1,13 @@
 """One gradient, tried on a study: do the pictures of a query LoRA find the gallery LoRAs of its artist?
 
-Each picture of the plan has its products with every LoRA, layer by layer (`measure`); all that is asked afterwards is
+Each picture of the plan has its products with every LoRA, layer by layer (measure.py); all that is asked afterwards is
 sums of them (`ask`): whole training sets or parts of them, modules weighted or as they are, LoRAs and gradients centred
 or not. The LoRAs of the queries take no part in that: their pictures alone are the queries.
 
-A picture's gradient is also a description of the picture: its sketch (weights/sketch.py), which is that of the LoRA
-that one step of gradient descent would make, goes into a table of features, and is compared as those of image models.
+Nothing here runs a network, or imports a library for that.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,28 +16,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from safetensors import SafetensorError
 
-from .. import tables, tensors
+from .. import tensors
 from ..descriptors import CONSENSUS, GRADIENT, PLAIN
-from ..diffusion.attribution import of_files, products
 from ..embeddings.components import halves
 from ..embeddings.describe import FEWEST_ARTISTS
-from ..loras.files import open_lora
 from ..metrics import intervals
 from ..metrics.ranking import chance, score
-from ..sections import Attribution, Base, Probe, Training
 from ..seeds import derive_seed
 from ..tables import WHOLE, WHOLE_UNSEEN
 from ..weights.modules import read_modules, stacked_grams
-from ..weights.sketch import Hashes, projected_dense
 from ..weights.weighting import module_weights
 from . import scores
-from .asking import asker
-from .pictures import pixels_of
 
-NUMBERS = 16384  # of a picture's sketch, at most
 ABSENT = "absent artist"
 # What is less its mean: gradients by that of the base's own pictures, or of the other artists' in the gallery.
 NONE, LORAS, BOTH, OTHERS = "none", "LoRAs", "LoRAs and gradients", "LoRAs and gradients, by other artists"
@@ -56,7 +47,8 @@ class AttributionError(ValueError):
 
 @dataclass(frozen=True)
 class Measured:
-    """`values` (modules, pictures, LoRAs) and `reference` (modules, own pictures of the base, LoRAs): −⟨ΔW, g⟩."""
+    """What measure.py wrote: −⟨ΔW, g⟩, `values` (modules, pictures, LoRAs), and `reference` (modules, own pictures of
+    the base, LoRAs)."""
 
     modules: list[str]  # as LoRA files name them
     pictures: list[str]
@@ -65,94 +57,8 @@ class Measured:
     reference: np.ndarray
 
 
-def measure(
-    plan: pa.Table,
-    pictures: pa.Table,
-    loras: Mapping[str, str | Path],
-    base: Base,
-    settings: Attribution,
-    training: Training,
-    probe: Probe,
-    *,
-    device: str,
-    output: str | Path,
-    features: str | Path | None = None,
-) -> tuple[int, str]:
-    """Write the products of all pictures of a plan with its LoRAs (id → path), and, if asked for, the table "features"
-    of the pictures' sketches. Returns how many pictures there were, the base's own among them, and the device.
-
-    Raises BaseModelError, LoraFileError, PictureError.
-    """
-    ask = asker(base, settings, caption=training.caption, resolution=training.resolution, device=device)
-    wanted = sorted({picture for row in plan["pictures"].to_pylist() for picture in row})
-    rows = {
-        row["picture"]: row
-        for row in pictures.select(["picture", "artist", "image", "status"]).to_pylist()
-        if row["status"] == "kept"
-    }
-    latents = ask.latents([pixels_of(rows[each]["image"]["bytes"], ask.resolution) for each in wanted])
-    if settings.reference:
-        latents = torch.cat([latents, ask.own(probe).to(latents.device)])
-    prefix = ask.denoiser.prefix
-    names = ask.denoiser.layers(training.targets)
-    sketcher = _Sketcher(prefix, names)
-    with of_files([open_lora(path) for path in loras.values()], prefix) as read:
-        found = products(
-            ask.question, latents, names, read, len(loras),
-            memory=settings.memory_mb * 10**6, seen=sketcher.seen if features is not None else None,
-        )  # fmt: skip
-    modules = [prefix + name for name in names]
-    kept = found.values.astype(np.float32)
-    named = {"values": kept[:, : len(wanted)], "reference": kept[:, len(wanted) :]}
-    tensors.write(output, named, {"modules": modules, "pictures": wanted, "loras": list(loras)})
-    if features is not None:
-        vectors = sketcher.vectors(len(latents))[: len(wanted)]
-        told = {"caption": ask.caption, "samples": settings.samples, "numbers": vectors.shape[1]}
-        told |= {"source": "training", "preprocessing": f"centred square, {ask.resolution} pixels"}
-        tables.write(
-            features,
-            "features",
-            [
-                {"picture": each, "artist": rows[each]["artist"], "lora": None, "vector": vector}
-                for each, vector in zip(wanted, vectors.tolist(), strict=True)
-            ],
-            told,
-        )
-    return len(latents), str(ask.denoiser.device)
-
-
-class _Sketcher:
-    """Sketches of the gradients that are held, of each picture one row."""
-
-    def __init__(self, prefix: str, names: Sequence[str]):
-        self.names, self.prefix, self.hashes = names, prefix, Hashes()
-        self.D = max(2 ** (max(NUMBERS // len(names), 1).bit_length() - 1), 2)
-        self.parts: list[np.ndarray] = []
-
-    def seen(self, part: slice, held: Mapping[str, torch.Tensor]) -> None:
-        """Adds the pictures `part`: of −g, as of a LoRA that has gone that way."""
-        self.parts.append(
-            np.concatenate(
-                [
-                    projected_dense(self.prefix + name, -held[name].cpu().numpy(), self.D, self.hashes)
-                    for name in self.names
-                ],
-                axis=1,
-            )
-        )
-
-    def vectors(self, count: int) -> np.ndarray:
-        """(count, D × modules); raises AttributionError where memory did not allow for a gradient."""
-        if sum(len(part) for part in self.parts) != count:
-            raise AttributionError(
-                "attribution.memory_mb: one picture's gradients do not fit, and the extractor of the library gradient "
-                "is made of them; raise it, or set that extractor to null"
-            )
-        return np.concatenate(self.parts)
-
-
 def read(path: str | Path) -> Measured:
-    """What `measure` wrote; raises AttributionError naming a file that is absent or damaged."""
+    """What measure.py wrote; raises AttributionError naming a file that is absent or damaged."""
     try:
         with opened(path) as (header, file):
             values, reference = file.get_tensor("values"), file.get_tensor("reference")

@@ -138,7 +138,7 @@ def test_the_collector_sleeps_while_a_library_is_imported_and_leaves_that_alone(
 
 # Adapters that run a network, or make the models of workflow/resources.
 NETWORKS = {
-    "ask_gradients", "ask_ways", "attribute", "base_sensitivity", "draw_icons", "export_kohya", "flow_card",
+    "ask_gradients", "ask_ways", "attribute", "base_sensitivity", "export_kohya", "flow_card",
     "generate_pictures", "icon_card", "mini_card", "one_step", "pretrain_autoencoder", "pretrain_base", "pretrain_clip",
     "pretrain_dino", "train_loras",
 }  # fmt: skip

@@ -7,7 +7,8 @@ with job(snakemake):
 
     from lora_atlas.mini.card import gather
     from lora_atlas.mini.corpus import load
-    from lora_atlas.mini.icons import studied, write_card
+    from lora_atlas.mini.icon_card import write_card
+    from lora_atlas.mini.icons import studied
 
     p, given, folder = snakemake.params, snakemake.input, Path(snakemake.output[0]).parent
     options = {"source": Path(given.families).parent, "avoid": studied(p.studies), "seed": p.seed, "network": p.network}

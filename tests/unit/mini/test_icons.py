@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lora_atlas.mini import base, corpus, flow
-from lora_atlas.mini.icons import COLOURED, Used, make, save_used, studied, words, write_card
+from lora_atlas.mini.icon_card import write_card
+from lora_atlas.mini.icons import COLOURED, Used, make, save_used, studied, words
 from lora_atlas.pictures.sources import SourceError
 
 ROOT = Path(__file__).parents[3]

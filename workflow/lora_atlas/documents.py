@@ -85,7 +85,7 @@ COLUMNS = {
     "way": "samples · caption · the base's metric · loss under each LoRA, as it is or less its mean, and one gradient "
     "of the same samples and pictures · generated pictures",
     "setting": "how many, which, or of what",
-    "centring": "what is less its mean: none, LoRAs, LoRAs and gradients",
+    "centring": "what is less its mean: none · LoRAs · LoRAs and gradients, by the base's own pictures or others'",
     "prominence": "how far the LoRA stands out of all, in median absolute distances from the median",
     "calibration": "none, rescale, lzw, crossfit or split",
     "fold": "vectors of one fold are comparable",
@@ -94,9 +94,14 @@ COLUMNS = {
     "level": "artist or genre",
     "clustering.level": "artist, genre, or artist in genre",
     "structure.level": "LoRAs, artists, or within artists",
-    "algorithm": "clustering algorithm; null: retrieval",
+    "algorithm": "clustering algorithm",
+    "differences.algorithm": "clustering algorithm; null: retrieval",
     "metric": "name of the measure",
     "value": "its value; null where it is not defined",
+    "queries.value": "its value",
+    "worth_queries.value": "its value",
+    "attribution_queries.value": "its value",
+    "attribution_way_queries.value": "its value",
     "crossings.value": "how many pictures; null: more than there are",
     "low": "lower end of the interval over artists",
     "high": "upper end of the interval over artists",
@@ -172,10 +177,10 @@ COLUMNS = {
     "weighting": "gradient, consensus, plain or learnt",
     "module": "name of the layer",
     "weight": "how much it counts, the largest at one",
-    "stage": "train, generate, features, gram, base or attribution",
+    "stage": "train, generate, features, gram, base, attribution or inventory",
     "item": "what the job was of",
     "count": "LoRAs or pictures that it handled",
-    "device": "cpu or cuda",
+    "device": "cpu or cuda; both, where parts of the job were made on either",
 }
 
 
@@ -293,7 +298,8 @@ def _comments(text: str) -> dict[str, str]:
         comment = re.search(r"\s#\s+(.*)$", line)
         words = [" ".join(before)] if before and len(stack) > 1 else []
         if words and stack[-2][1] == "extractors":  # said of all of them
-            found[stack[-2][1]], words = words[0], []
+            of_all = [found[stack[-2][1]]] if found.get(stack[-2][1]) else []
+            found[stack[-2][1]], words = ". ".join([*of_all, words[0]]), []
         found[last] = " ".join([*words, *([comment[1]] if comment else [])]).strip()
         before = []
     return found

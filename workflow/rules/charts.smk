@@ -1,7 +1,8 @@
 """Charts: the map of the weights, the comparison of descriptors, and what the tables of the evaluation show.
 
 Needs: results/{study}/pictures/{artist}.parquet, results/{study}/embeddings/{descriptor}.parquet,
-       results/{study}/tables/*.parquet
+       results/{study}/tables/*.parquet, results/{study}/plan.parquet; where pictures are asked about by one gradient,
+       results/{study}/attribution/products.safetensors and results/{study}/weights/modules/all.safetensors
 Makes: results/{study}/charts/{chart}.png and .svg, without a browser
 """
 

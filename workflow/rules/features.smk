@@ -1,6 +1,6 @@
 """Features: what image models, and simple controls, see in the training pictures and in the generated ones.
 
-Needs: results/{study}/pictures/{artist}.parquet, results/{study}/generated/{artist}/{setting}.parquet
+Needs: results/{study}/pictures/{artist}.parquet, results/{study}/generated/{pack}/{setting}.parquet
 Makes: results/{study}/features/{extractor}/{source}.parquet
 """
 

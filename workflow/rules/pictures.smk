@@ -1,7 +1,7 @@
 """Pictures: from the study's source into one table an artist; near-duplicates; a page that shows what was kept and why.
 
-Needs: nothing (source synthetic), the folder named by `folder` (folder, artbench), a manifest (manifest), or a network
-       (huggingface, commons, manifest): then pictures.contact too
+Needs: nothing (source synthetic), the folder named by `folder` (folder, artbench, iconify), a manifest (manifest), or a
+       network (huggingface, commons, manifest; artbench, where its files are absent): then pictures.contact too
 Makes: results/{study}/pictures/{artist}.parquet, results/{study}/pictures/index.html, results/{study}/duplicates.parquet;
        of a network also the store, and the file that pictures.manifest names
 """

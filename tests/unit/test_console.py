@@ -275,6 +275,28 @@ def test_an_interruption_is_left_to_snakemake(tmp_path, interruption):
     assert (child.returncode, said) == (7, "") and (tmp_path / "ended").exists()
 
 
+def test_an_interruption_before_snakemake_is_there_reaches_it(monkeypatch):
+    ended = []
+
+    class Snakemake:
+        def __init__(self, *_, **__):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def terminate(self):
+            ended.append(True)
+
+        def wait(self):
+            return 7
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(console.subprocess, "Popen", Snakemake)
+    try:
+        assert console._run(["snakemake"]) == 7
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == [True]
+
+
 def test_without_a_workflow_the_way_to_install_it_is_said(monkeypatch, capsys):
     monkeypatch.setattr(console, "PROJECT", Path("/nowhere"))
     assert main(["demo"], lambda made: 0) == 2

@@ -19,22 +19,23 @@ import job  # noqa: E402
 # A driver as Snakemake is one: it starts a shell, which starts the script and waits for it.
 DRIVER = "import subprocess, sys; subprocess.run(['bash', '-c', sys.argv[1] + '; true'])"
 SCRIPT = """
-import os, sys, time
+import os, sys, threading, time
 sys.path.insert(0, {scripts!r})
 import job
 job._end_with_the_driver(2)
-print(os.getpid(), flush=True)
+print(os.getpid(), *[thread.name for thread in threading.enumerate()][1:], flush=True)
 time.sleep(600)
 """
 
 
-def started(folder: Path) -> tuple[subprocess.Popen, int]:
-    """A driver and its job's process."""
+def started(folder: Path) -> tuple[subprocess.Popen, int, list[str]]:
+    """A driver, its job's process, and the names of that one's further threads."""
     folder.mkdir(parents=True)
     (folder / "tmp1.train.py").write_text(SCRIPT.format(scripts=str(SCRIPTS)))
     command = [sys.executable, "-c", DRIVER, f"{sys.executable} {folder}/tmp1.train.py"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return driver, int(driver.stdout.readline())
+    process, *threads = driver.stdout.readline().split()
+    return driver, int(process), threads
 
 
 def ended(process: int) -> bool:
@@ -52,10 +53,11 @@ def ended(process: int) -> bool:
     "the job ends with it: the next run has no other beside it that writes the same files",
 )
 def test_a_job_ends_with_the_driver_that_is_killed(tmp_path):
-    driver, process = started(tmp_path / ".snakemake" / "scripts")
+    driver, process, threads = started(tmp_path / ".snakemake" / "scripts")
+    assert threads == ["driver"]
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    while not ended(process):  # pytest's own limit ends a wait without end
+    while not ended(process):  # pyproject.toml's faulthandler_timeout ends a wait without end
         time.sleep(0.01)
     with driver.stdout:
         assert "Snakemake was killed: its job ends with it" in driver.stdout.read()
@@ -63,11 +65,11 @@ def test_a_job_ends_with_the_driver_that_is_killed(tmp_path):
 
 def test_a_script_that_no_driver_started_is_left_alone(tmp_path):
     """As a person runs one, or a test."""
-    driver, process = started(tmp_path / "scripts")
+    driver, process, threads = started(tmp_path / "scripts")
     try:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-        assert not ended(process)
+        assert not ended(process) and threads == []  # none that would end it a moment later
     finally:
         job.os.kill(process, signal.SIGKILL)
         driver.stdout.close()

@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 # Four artists, so that there is an artist-disjoint basis; everything else as small as it may be.
 OVERLAY = """
 study: tiny
+resources: {device: cpu}
 pictures: {artists: [maren, odile, joris, berthe], per_artist: 12}
 plan: {gallery: [4, 3], query: [3]}
 training: {steps: 3, rank: 2, alpha: 2, batch: 2, warmup: 1}

@@ -36,7 +36,7 @@ def test_a_full_disk_is_named_and_with_more_room_all_is_as_ever(small, tmp_path_
     workflow, resize = small
     undisturbed = replace(workflow, root=tmp_path_factory.mktemp("undisturbed"))
     undisturbed.run("loras", *workflow.study)
-    for size, job in (("200k", "collect_pictures"), ("1m", "train_loras")):
+    for size, job in (("64k", "collect_pictures"), ("1m", "train_loras")):
         resize(size)
         said = workflow.run("loras", *workflow.study, fails=True)
         words = next((line for line in said.splitlines() if "no room is left" in line), "")

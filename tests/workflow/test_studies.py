@@ -27,7 +27,7 @@ embedding: {dimensions: 4, folds: 3}
 weights: {probe: {samples: 2, num_inference_steps: 1, batch: 2, seed: 0, prompts: [a painting]}}
 attribution: {samples: 2, reference: 8, batch: 8}
 evaluation: {bootstrap: 20, restarts: 1, permutations: 5, draws: 2, subsets: 1}
-resources: {artists_per_job: 4}
+resources: {artists_per_job: 4, device: cpu}
 """
 ONE = "extractors: {dino: null}\n"  # for time: the painters here, and the tiny study, have both
 

@@ -1,10 +1,14 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import glob
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+_ASKING = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -25,7 +29,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def clear(path: str | Path) -> None:
+    """Remove what killed writes of a file left beside it; only where nobody else may be writing it."""
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        left.unlink(missing_ok=True)
+
+
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    # It is told by being set: two threads that do so at once would leave the process without any.
+    with _ASKING:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

@@ -334,9 +334,13 @@ def _study_of(made: Sequence[str]) -> str:
 def _run(made: Sequence[str]) -> int:
     # On a CPU two spinning thread pools on two cores are slower than one.
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
+    # Whoever ends this command means Snakemake, which then ends its jobs; also who does so before that is there.
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     snakemake = subprocess.Popen([sys.executable, "-m", *made], env=environment)
-    # Whoever ends this command means Snakemake, which then ends its jobs.
     signal.signal(signal.SIGTERM, lambda *_: snakemake.terminate())
+    if told:
+        snakemake.terminate()
     while True:
         # Ctrl-C reaches Snakemake as well, which ends its jobs and gives up its lock; it is not killed over it.
         with contextlib.suppress(KeyboardInterrupt):

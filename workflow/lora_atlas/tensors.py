@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from .atomic import replacing
+from .keys import SETTLED
 
 KEY = "content_sha256"
 UNSIGNED = "0" * 64
@@ -113,14 +115,16 @@ def reading(path: str | Path, framework: str = "np") -> Iterator[tuple[dict[str,
 def check(path: str | Path) -> None:
     """Raise ContentError where a file's bytes are not those of the digest in its header; OSError where it is absent."""
     with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
+        begun, status = time.time(), os.fstat(file.fileno())
         sign = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         if sign in _SOUND:  # a job opens a file more than once
             return
         told = _signature(file)
         if told is not None and _digest(file, told[0]) != told[1]:
             raise ContentError("its bytes are not those that were written")
-    _SOUND.add(sign)
+    # What was written in this very moment may be written again in it.
+    if begun - max(status.st_mtime, status.st_ctime) > SETTLED:
+        _SOUND.add(sign)
 
 
 def write_records(path: str | Path, kept: Mapping[str, Any]) -> None:

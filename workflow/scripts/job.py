@@ -83,6 +83,7 @@ def job(snakemake: Any, *, parts: Collection[str] | None = None) -> Iterator[Sim
                 _say_remarks(kept, terminal)
                 sys.exit(0)
             stream.truncate(0)
+            _clear(snakemake)
             yield measured
             if kept and kept.told:
                 measured.seconds = sum(each["seconds"] for each in kept.told)
@@ -191,6 +192,14 @@ class Parts:
             if found:
                 return name
         return Path(path).name
+
+
+def _clear(snakemake: Any) -> None:
+    """Remove what a job that was killed left beside the outputs. Nobody else writes them while this job runs."""
+    from lora_atlas.atomic import clear
+
+    for path in map(str, snakemake.output):
+        clear(path)
 
 
 def _tell_progress(snakemake: Any, terminal: int) -> None:

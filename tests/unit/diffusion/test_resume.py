@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,3 +198,41 @@ def test_the_code_digest_knows_the_trainer_and_what_it_imports():
     files = {path.name for path in code.closure("diffusion.train")}
     assert {"train.py", "pack.py", "stacked.py", "streams.py", "seeds.py", "files.py", "decode.py"} <= files
     assert state.code_digest() == state.code_digest()
+
+
+@pytest.mark.fault(
+    "training", "SIGKILL while the state of a finished job is removed", "the next run finds whose it is, and goes on"
+)
+def test_what_a_kill_leaves_of_a_state_is_still_of_its_work(tmp_path, monkeypatch):
+    work, folder = {"recipe": 1}, tmp_path / "state"
+    state.claim(folder, work)
+    state.settle(folder, work, [["ada/00"]])
+    (folder / "finished").mkdir()
+    for name in ("pack-00.pt", "finished/ada.safetensors"):
+        (folder / name).write_bytes(b"bytes")
+    through = shutil.rmtree
+
+    def killed(path, **options):
+        if Path(path) == folder:
+            raise KeyboardInterrupt
+        through(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            state.remove(folder)
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
+    assert state.claim(folder, work) == [["ada/00"]]
+    state.remove(folder)
+    assert not folder.exists()
+    state.remove(folder)  # nothing is there any more
+
+
+@pytest.mark.fault("training", "SIGKILL while a LoRA is written", "the next run removes what was left of it")
+def test_what_killed_writes_left_beside_the_loras_is_removed(tmp_path, any_base, material, make):
+    (tmp_path / "x").mkdir()
+    for name in (".00.safetensors.abc.part", ".log.parquet.abc.part", ".other.abc.part"):
+        (tmp_path / "x" / name).write_bytes(b"half")
+    made = make(tmp_path / "x", any_base, material, ["ada/00"], steps=1)
+    assert made["ada/00"].name == "00.safetensors"
+    assert [path.name for path in (tmp_path / "x").rglob("*.part")] == [".other.abc.part"]  # somebody else's

@@ -1,5 +1,6 @@
 """Training on a tiny base: independence, determinism, bad weather, and files that load elsewhere."""
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -240,7 +241,7 @@ def test_the_header_names_neither_artist_nor_caption(tmp_path, any_base, materia
         with safe_open(path, "np") as file:
             return file.metadata()
 
-    text = str(header(shared["ada/00"]))
+    text = re.sub("[0-9a-f]{64}", "", str(header(shared["ada/00"])))  # a digest may hold any short word
     assert "ada" not in text.replace("metadata", "")
     assert "painting" not in text
     assert not [place for place in (tmp_path, Path(any_base).parent, Path.home()) if str(place) in text]

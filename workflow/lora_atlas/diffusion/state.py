@@ -22,6 +22,8 @@ import torch
 from .. import code, tables, tensors
 from .errors import TrainingError
 
+MANIFEST = "manifest.json"
+
 
 def code_digest() -> str:
     """Hash of every file of this library that training is made of."""
@@ -37,7 +39,7 @@ def claim(folder: Path, work: Mapping[str, Any]) -> Sequence[Sequence[str]] | No
     Raises TrainingError where the folder holds the state of another work, or of one that cannot be told.
     """
     work = json.loads(json.dumps(work))
-    manifest = folder / "manifest.json"
+    manifest = folder / MANIFEST
     for part in folder.glob(".*.part"):  # a write that was killed
         part.unlink()
     try:
@@ -62,7 +64,7 @@ def claim(folder: Path, work: Mapping[str, Any]) -> Sequence[Sequence[str]] | No
 
 def settle(folder: Path, work: Mapping[str, Any], packs: Sequence[Sequence[str]]) -> None:
     """Remember how the LoRAs are packed: a job that goes on packs them in the same way."""
-    _write(folder / "manifest.json", {"work": work, "packs": packs})
+    _write(folder / MANIFEST, {"work": work, "packs": packs})
 
 
 def save(file: Path, kept: Mapping[str, Any]) -> None:
@@ -88,6 +90,12 @@ def load(file: Path, loras: Sequence[str], device: torch.device) -> dict[str, An
 
 
 def remove(folder: Path) -> None:
+    """The manifest last: without it what a kill leaves would be of nobody knows what work."""
+    for each in folder.glob("*"):
+        if each.is_dir():
+            shutil.rmtree(each, ignore_errors=True)
+        elif each.name != MANIFEST:
+            each.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import torch
 
 from .. import __version__, tables
+from ..atomic import clear
 from ..loras.factors import Update
 from ..loras.files import write_lora
 from ..sections import Base, Training
@@ -75,6 +76,8 @@ def train(
         "data": {row["lora"]: _digest({key: row[key] for key in ("seed", "pictures")}) for row in rows},
     }
     packs = state.claim(folder, work)
+    for path in [*outputs.values(), *logs.values()]:
+        clear(path)
     material, places = _prepare(rows, pictures, base, training, resources, device)
     if packs is None:
         K = _pack_size(material, len(rows), training, resources, recipe, folder)

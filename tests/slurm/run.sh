@@ -219,14 +219,16 @@ job=$(training 1)
 node=$(training 2)
 echo "tests/slurm: node $node dies, where job $job trains"
 kill -9 "$(cat "$work/slurm/slurmd-$node.pid")"
-# All at once, as with a machine: a slurmstepd that outlives what it watches reports that as a failed job.
-processes=$(pgrep -f "slurmstepd: \[$job\.")
-children=$(for process in $processes; do pgrep -P "$process" || true; done)
+# Everything at once, as with a machine: a slurmstepd that outlives what it watches reports that as a failed job, and a
+# Snakemake of the job that outlives both removes the outputs of the next attempt as its own.
+family() {
+  local child
+  for child in $(pgrep -P "$1"); do family "$child"; done
+  echo "$1"
+}
+processes=$(for process in $(pgrep -f "slurmstepd: \[$job\."); do family "$process"; done)
 # shellcheck disable=SC2086 - a list
-kill -9 $processes
-# shellcheck disable=SC2086
-[ -z "$children" ] || kill -9 $children 2>/dev/null || true
-pkill -9 -f "$work/atlas/.snakemake/scripts/.*train_loras.py" || true
+kill -9 $processes 2>/dev/null || true  # some end as their parents do
 scontrol update "nodename=$node" state=down reason="its power is gone"
 for _ in $(seq 300); do
   [ "$(squeue -h -t all -j "$job" -o %T)" = NODE_FAIL ] && break

@@ -100,6 +100,41 @@ def test_a_weighting_of_the_base_silences_what_says_nothing(files):
     assert set(found["modules"]) == {"plain", "gradient", "consensus"}
 
 
+def test_no_way_to_centre_tells_whose_a_query_is(tmp_path):
+    """LoRAs and gradients of noise alone: whatever is less its mean, artists are found as by chance. Less the mean of
+    all artists but the query's own they were found at .77, where chance is .27."""
+    rng = np.random.default_rng(3)
+    artists = [f"artist{n}" for n in range(6)]
+    found = []
+    for study_seed in range(4):
+        rows = [
+            {
+                "lora": f"{artist}/{i:02}", "artist": artist, "genre": None, "split": "gallery" if i < 4 else "query",
+                "seed": 0, "pictures": [f"{artist} {i} {n}" for n in range(2)], "overlap": 0.0,
+            }
+            for artist in artists for i in range(6)
+        ]  # fmt: skip
+        wanted = sorted({p for row in rows for p in row["pictures"]})
+        W, g, base = (rng.normal(size=(n, 2000)) for n in (len(rows), len(wanted), 40))
+        header = {"modules": ["unet.a"], "pictures": wanted, "loras": [row["lora"] for row in rows]}
+        tensors = {"values": (g @ W.T)[None], "reference": (base @ W.T)[None]}
+        save_file(
+            {k: v.astype(np.float32) for k, v in tensors.items()}, tmp_path / "products.safetensors",
+            metadata={"lora_atlas": json.dumps(header)},
+        )  # fmt: skip
+        write_modules(
+            tmp_path / "m.safetensors", header["loras"], {"delta": {"unet.a": W @ W.T}}, {"delta": {"unet.a": 1}}
+        )
+        plan_ = tables.table("plan", rows)
+        found += ask(tmp_path / "products.safetensors", tmp_path / "m.safetensors", plan_, base=None, seed=study_seed)
+    table = tables.table("attribution_queries", found).to_pandas()
+    table = table[(table["metric"] == "mAP") & table["pictures"].isna() & (table["modules"] == "plain")]
+    for (scenario, centring), part in table.groupby(["scenario", "centring"]):
+        error = part["value"].std() / np.sqrt(len(part) / 2)  # the queries of an artist are not quite independent
+        assert abs(part["value"].mean() - part["chance"].mean()) < 4 * error, (scenario, centring)
+    assert set(table["centring"]) == set(study.CENTRINGS)
+
+
 def test_sets_of_every_size_are_asked_and_none_that_is_too_small(files):
     found = frame(files)
     assert set(found.to_pandas()["pictures"].dropna()) == {1, 2}

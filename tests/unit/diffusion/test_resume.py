@@ -44,7 +44,7 @@ def test_a_job_killed_at_random_moments_ends_in_the_same_bytes(tmp_path, request
     killed = [kind for kind, status in found["kinds"] if status == -signal.SIGKILL]
     assert len(killed) == kills
     assert {"random", "mid-save", "before the rename"} == set(killed)
-    assert ["pack-00.pt"] in found["saved"]  # it did get on between the kills
+    assert any(found["saved"])  # it did get on between the kills
     assert all(found["equal"])
     assert found["left"] == []
 

@@ -2,8 +2,10 @@
 of nothing else."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lora_atlas import tables
@@ -355,6 +357,27 @@ def test_one_side_of_a_test_decides(p, verdict):
     (claim,) = judged([larger("x", Score(0.2, 0.1, 0.3, None, 3, *p), "numbers")], 0.95)
     assert claim.verdict == verdict and claim.seeds == 3
     assert claim.adjusted == pytest.approx(2 * min(p))
+
+
+def test_a_claim_whose_opposite_cannot_be_shown_is_tested_on_its_one_side():
+    """With 1,999 permutations p is .0005 at least, and doubled no such claim of a page of 59 could hold."""
+    one = Claim("x", 1 / 2000, 1.0, "", 3, one_sided=True)
+    others = [Claim("y", 0.5, 0.5, "", 3)] * 58
+    first = judged([one, *others], 0.95)[0]
+    assert first.adjusted == pytest.approx(59 / 2000) and first.verdict == HELD
+
+
+def test_what_a_seed_does_not_say_is_not_said_of_all():
+    """A seed without an error has no law of crowds; a forecast of the others would be of the worse ones."""
+    frames = [
+        pd.DataFrame({"descriptor": ["x", "y"], "artists": [20, 20], "value": [None, None], "law": law})
+        for law in ([0.9, 0.9], [None, 0.7])
+    ]
+    seeds = [
+        SimpleNamespace(has=lambda name: True, frame=lambda name, schema, f=f: f.astype({"law": float})) for f in frames
+    ]
+    found = over_seeds(SimpleNamespace(seeds=seeds), "crowd", ["descriptor", "artists"]).set_index("descriptor")["law"]
+    assert np.isnan(found["x"]) and found["y"] == pytest.approx(0.8)
 
 
 def test_verdicts_are_of_all_claims_together():

@@ -52,14 +52,15 @@ def null(scores_of: ScoresOf, reference: np.ndarray, size: int, seed: int) -> np
     """How far the best LoRA stands out by sets of `size` of the base's own pictures, sorted (sets,).
 
     `reference` (b, N): their values; `scores_of`: values (s, N) of sets → scores. Single pictures are themselves;
-    larger sets are drawn, without repetition while there are enough.
+    larger sets are drawn, without repetition up to a quarter of them. Scores are less the mean of all of `reference`: a
+    set of most of them has hardly anything left, and any other pictures would stand out more.
     """
     count = len(reference)
     if size == 1:
         sets = np.arange(count)[:, None]
     else:
         rng = np.random.Generator(np.random.PCG64(derive_seed("attribution", "null", seed, size)))
-        sets = np.stack([rng.choice(count, size, replace=size > count) for _ in range(DRAWS)])
+        sets = np.stack([rng.choice(count, size, replace=4 * size > count) for _ in range(DRAWS)])
     best: np.ndarray = np.sort(prominence(scores_of(reference[sets].mean(1))).max(1))
     return best
 

@@ -31,9 +31,11 @@ from ..weights.weighting import module_weights
 from . import scores
 
 ABSENT = "absent artist"
-# What is less its mean: gradients by that of the base's own pictures, or of the other artists' in the gallery.
-NONE, LORAS, BOTH, OTHERS = "none", "LoRAs", "LoRAs and gradients", "LoRAs and gradients, by other artists"
-CENTRINGS = (NONE, LORAS, BOTH, OTHERS)
+# What is less its mean: gradients by that of the base's own pictures, or of the pictures of artists that are known: of
+# the gallery, or where queries are of artists unseen, of the other half. Whose a query is never plays a part: less the
+# mean of all *other* artists of the gallery, every LoRA but the right ones would be held against its own pictures.
+NONE, LORAS, BOTH, ARTISTS = "none", "LoRAs", "LoRAs and gradients", "LoRAs and gradients, by known artists"
+CENTRINGS = (NONE, LORAS, BOTH, ARTISTS)
 SIZES = (1, 2, 4, 8)  # pictures of a query, besides all that it has
 DRAWS = 16  # sets of these sizes, of each query
 METRICS = ("mAP", "R@1")
@@ -95,16 +97,16 @@ class _Asked:
     gram: np.ndarray
 
     def scored(
-        self, values: np.ndarray, among: np.ndarray, centring: str, others: np.ndarray | None = None
+        self, values: np.ndarray, among: np.ndarray, centring: str, shown: np.ndarray | None = None
     ) -> np.ndarray:
-        """Scores (s, g) of sets, by their values (s, G), among some of the gallery (g); `others` (G,): the mean values
-        of other artists' pictures."""
+        """Scores (s, g) of sets, by their values (s, G), among some of the gallery (g); `shown` (G,): the mean values
+        of known artists' pictures."""
         off = None
         if centring == BOTH:
             off = self.reference[:, among].mean(0)
-        elif centring == OTHERS:
-            assert others is not None  # who centres by others has them
-            off = others[among]
+        elif centring == ARTISTS:
+            assert shown is not None  # who centres by artists has their pictures
+            off = shown[among]
         gram = self.gram[np.ix_(among, among)]
         return scores.scored(values[:, among], off, gram, centred=centring != NONE)
 
@@ -233,22 +235,20 @@ def _retrieved(
         labels = study.artists[gallery][among]
         # Of artists that are ranked in the other half where they are unseen: these may be looked at.
         fitting = set(study.artists[fitted])
-        means = {a: asked.values[places].mean(0) for a, places in study.shown.items() if a in fitting}
-        centrings = [c for c in CENTRINGS if (c != BOTH or len(asked.reference)) and (c != OTHERS or len(means) > 1)]
+        means = [asked.values[places].mean(0) for artist, places in study.shown.items() if artist in fitting]
+        shown = np.mean(means, 0)
+        centrings = [c for c in CENTRINGS if (c != BOTH or len(asked.reference)) and (c != ARTISTS or len(means) > 1)]
         for row in study.queries:
             if part_of[row["lora"]] != p:
                 continue
             relevant = labels == row["artist"]
-            others = (
-                np.mean([v for artist, v in means.items() if artist != row["artist"]], 0) if len(means) > 1 else None
-            )
             for size in (None, *SIZES):
                 sets = study.sets(row, size)
                 if sets is None:
                     continue
                 values = asked.values[sets].mean(1)
                 for centring in centrings:
-                    D = -asked.scored(values, among, centring, others)
+                    D = -asked.scored(values, among, centring, shown)
                     hits = score(D, np.tile(relevant, (len(D), 1)), METRICS, scale=float(np.abs(D).max() or 1.0))
                     for metric in METRICS:
                         yield {

@@ -50,6 +50,11 @@ class Claim:
     verdict: str = OPEN
     adjusted: float = 1.0
     about: str | None = None
+    one_sided: bool = False  # its opposite cannot be shown
+
+    @property
+    def p(self) -> float:
+        return self.holds if self.one_sided else min(1.0, 2 * min(self.holds, self.fails))
 
 
 def larger(sentence: str, score: Score, numbers: str, about: str | None = None) -> Claim:
@@ -69,10 +74,10 @@ def at_chance(sentence: str, pool: Pooled, descriptor: str) -> Claim:
 
 
 def judged(found: list[Claim], confidence: float) -> list[Claim]:
-    """The claims with their verdicts: two-sided p-values adjusted for all of them together."""
+    """The claims with their verdicts: p-values adjusted for all of them together."""
     if not found:
         return []
-    p = intervals.holm(np.array([min(1.0, 2 * min(claim.holds, claim.fails)) for claim in found]))
+    p = intervals.holm(np.array([claim.p for claim in found]))
     return [
         replace(
             claim,
@@ -284,8 +289,10 @@ def _calibration(evidence: Evidence) -> Iterator[Claim]:
             whole = pooled(evidence, unseen=unseen, view=View(NO_BASIS, "none", "cosine"))
             parts = pooled(evidence, unseen=unseen, view=View(COMPONENTS, calibration, "L2"))
             difference = whole.difference(descriptor, descriptor, parts)
+            # Components of other artists' LoRAs are taken as they are: calibration is of artists that are known.
+            which = "the principal components of other artists' LoRAs" if unseen else "calibrated principal components"
             yield larger(
-                f"`{descriptor}` finds {_who(unseen)} better without a basis than on calibrated principal components.",
+                f"`{descriptor}` finds {_who(unseen)} better without a basis than on {which}.",
                 difference,
                 f"mAP {whole.score(descriptor)} (no basis, cosine) and {parts.score(descriptor)} (components, L2), "
                 f"difference {difference}",
@@ -327,6 +334,7 @@ def _structure(evidence: Evidence) -> Iterator[Claim]:
                     f"debiased CKA {score}, null {two(row['null'])}, largest p of the seeds {row['p']:.3f}, "
                     f"{'artists' if level == ARTISTS else 'LoRAs within artists'} permuted",
                     len(evidence.seeds),
+                    one_sided=True,  # a permutation test asks whether there is anything in common
                 )
 
 

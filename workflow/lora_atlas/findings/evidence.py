@@ -236,10 +236,13 @@ def asked_unseen(evidence: Evidence) -> bool:
 
 def over_seeds(evidence: Evidence, name: str, keys: Sequence[str], schema: str | None = None) -> pd.DataFrame:
     """A table's rows by `keys`: value the mean over seeds, low the lowest, high the highest; other numbers their mean
-    but p, of which the largest counts."""
+    but p, of which the largest counts. What a seed does not say of a row is not said of all: seeds without a single
+    error have no law of crowds, and the mean of the others would be that of the worse ones."""
     frames = [study.frame(name, schema) for study in evidence.seeds if study.has(name)]
     frame = pd.concat(frames)
     how = {"low": "min", "high": "max", "p": "max"}
     numbers = [c for c in frame.columns if c not in keys and pd.api.types.is_numeric_dtype(frame[c])]
     grouped = frame.groupby(list(keys), sort=False, dropna=False)
-    return grouped.agg({column: how.get(column, "mean") for column in numbers}).reset_index()
+    found = grouped.agg({column: how.get(column, "mean") for column in numbers})
+    there = grouped[numbers].count().eq(grouped.size(), axis=0)
+    return found.where(there).reset_index()

@@ -20,6 +20,7 @@ from .evidence import Evidence, Pooled, Score, gather, over_seeds, p_text, poole
 MODULE = r"(unet|transformer|text_encoder\w*)\."  # how the name of a single module begins
 STYLE_BLOCK, CONTENT_BLOCK = "up_blocks.0.attentions.1", "up_blocks.0.attentions.0"  # of SDXL, by B-LoRA
 
+SEEDS = 6  # fewer say little of how far seeds differ (metrics/intervals.py)
 CROWDS = (2, 5, 10, 20, 50, 100, 1000)  # numbers of artists that the page shows, besides all of a study
 
 
@@ -63,10 +64,16 @@ def _head(study: str, evidence: Evidence, about: Sequence[str], found: Sequence[
     if evidence.replicates:
         yield (
             f"Settings called best were chosen on the study's own seed; every verdict and number below comes from "
-            f"{seeds} other {'seeds' if seeds > 1 else 'seed'}, each with other pictures and other LoRAs of the same "
-            f"artists. {evidence.confidence:.0%} intervals, of scores of queries over seeds and artists as crossed "
-            "factors, of all else from the lowest to the highest of the seeds' own."
+            f"{seeds} other {'seeds' if seeds > 1 else 'seed'}: the same artists, their pictures drawn or split anew, "
+            f"and other LoRAs. {evidence.confidence:.0%} intervals, of scores of queries over seeds and artists as "
+            "crossed factors, of all else from the lowest to the highest of the seeds' own."
         )
+        if 1 < seeds < SEEDS:
+            yield (
+                f"{seeds} seeds do not say surely how far seeds differ: 95 % intervals allow for it, while p-values "
+                "that are corrected for a page of claims are too small where seeds differ much and artists are many "
+                "(docs/method.md has how much, simulated). What held is sure of artists, and of these seeds' LoRAs."
+            )
     else:
         yield (
             f"**One seed only**, {evidence.confidence:.0%} intervals over artists. They know nothing of how another "
@@ -95,14 +102,15 @@ def _in_short(evidence: Evidence, found: Sequence[Claim]) -> Iterator[str]:
     if asked_unseen(evidence):
         unseen = pooled(evidence, unseen=True)
         said += (
-            f"Artists that nothing was fitted on are found at {unseen.score(names[0])}, chance "
-            f"{two(float(unseen.chances.mean()))}. "
+            "Artists that nothing was fitted on, ranked in half of the gallery, are found at "
+            f"{unseen.score(names[0])}, chance {two(float(unseen.chances.mean()))}; of what fits nothing (modules as "
+            "they are or by the base, pictures without a basis) that is the first question again, in a smaller crowd. "
         )
     counted = [sum(claim.verdict == verdict for claim in found) for verdict in (HELD, FAILED, OPEN)]
     yield (
         f"{said}Of the {len(found)} claims below {counted[0]} held and {counted[1]} did not; {counted[2]} are "
-        "undecided, which says that artists and seeds are too few for a verdict on all of them together, and nothing "
-        "else. Names and words are explained in docs/descriptors.md and docs/method.md of LoRA Atlas."
+        "undecided: artists, seeds or permutations are too few for a verdict on all of them together, and nothing else "
+        "is said by it. Names and words are explained in docs/descriptors.md and docs/method.md of LoRA Atlas."
     )
 
 
@@ -296,9 +304,10 @@ def _gradient(evidence: Evidence) -> Iterator[str]:
         ["pictures", "modules", "centred", "known artist, mAP", "R@1", "unseen artist, mAP"], gradient.ways(evidence)
     )
     yield (
-        "Centred: LoRAs less their mean, gradients less the mean of pictures that the base itself generates, or of "
-        "other artists' pictures in the gallery, where somebody has any. An unseen artist is ranked among the LoRAs of "
-        "half of the artists, and what is fitted saw the other half alone."
+        "Centred: LoRAs less the mean of those that are ranked, gradients less the mean of pictures that the base "
+        "itself generates, or of the pictures of artists that are known: of the gallery, and for an unseen artist, of "
+        "its other half. An unseen artist is ranked among the LoRAs of half of the artists, and weights of modules are "
+        "fitted on the other half alone."
     )
     found = list(gradient.alarms(evidence))
     if found:

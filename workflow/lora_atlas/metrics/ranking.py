@@ -14,7 +14,9 @@ from functools import cache
 
 import numpy as np
 
-TIE = 1e-9  # of the scale of a distance (cosine: one; L2: the vectors' length): nearer than that is equal
+# Of the scale of a distance (cosine: one; L2: the vectors' length): nearer than that is equal. Vectors are float32, of
+# which cosines that are nothing come as 3e-8, in an order that is of their axes, and would be scored.
+TIE = 1e-6
 ROUNDING = 1e-14  # of squared lengths: what inner products differ by less is no distance, whose root would be no tie
 ORDERS = 8  # random orders of ties that a score is averaged over, where there are ties
 HUBS = 10  # neighbours that a point's crowdedness is measured by, in CSLS

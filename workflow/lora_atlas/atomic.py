@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+SETTLED = 2.0  # seconds: a file changed since may change again without another time
 _ASKING = threading.Lock()
 
 

@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .atomic import replacing
+from .atomic import SETTLED, replacing
 
 MEMO = Path("results/.digests.jsonl")  # of the working directory
 MEMO_BYTES = 8 << 20  # beyond which it is written anew, without what is outdated
-SETTLED = 2.0  # seconds: a file changed since may change again without another time
 Sign = tuple[int, int, int, int, int, str]  # device, inode, bytes, times of the content and of the inode, which digest
 EXACT = 2**53  # whole numbers up to here are the same as integers and as floats
 

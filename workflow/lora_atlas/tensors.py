@@ -22,8 +22,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from .atomic import replacing
-from .keys import SETTLED
+from .atomic import SETTLED, replacing
 
 KEY = "content_sha256"
 UNSIGNED = "0" * 64

@@ -49,6 +49,7 @@ def test_the_answer_is_said_in_a_few_lines(rows):
     painter = PAINTERS[0]
     assert f"{painter} (6 pictures), among the LoRAs of mini:" in text
     assert f"   1. {painter}/" in text and "by picture:" in text and "0.png → " in text
+    assert "p is held against pictures of the base's own; for what it cannot draw it is too small" in text
 
 
 def test_the_base_s_own_pictures_are_made_once(case, tmp_path, monkeypatch):

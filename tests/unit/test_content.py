@@ -247,6 +247,6 @@ def test_a_file_that_may_change_within_its_moment_is_looked_at_again(tmp_path, m
     monkeypatch.setattr(tensors, "_SOUND", set())
     tensors.check(path)
     assert set() == tensors._SOUND
-    monkeypatch.setattr(tensors, "SETTLED", -1.0)
+    monkeypatch.setattr("lora_atlas.atomic.SETTLED", -1.0)
     tensors.check(path)
     assert len(tensors._SOUND) == 1

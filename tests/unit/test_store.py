@@ -274,7 +274,7 @@ def test_what_has_no_canonical_form_is_refused(value):
 
 @pytest.mark.fault("caches", "a file gets other bytes and its old date", "seen as another file")
 def test_another_byte_is_seen_whatever_the_date(tmp_path, monkeypatch):
-    monkeypatch.setattr("lora_atlas.keys.SETTLED", -1.0)
+    monkeypatch.setattr("lora_atlas.atomic.SETTLED", -1.0)
     digests, file = Digests(tmp_path / "memo.jsonl"), tmp_path / "base.bin"
     file.write_bytes(b"one")
     before, times = digests.file(file), file.stat()

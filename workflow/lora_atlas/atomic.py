@@ -5,6 +5,7 @@ import glob
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def clear(path: str | Path) -> None:
     path = Path(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         left.unlink(missing_ok=True)
+
+
+def settled(status: os.stat_result) -> bool:
+    """Whether a file's times say now which bytes it has: as for git, what was written in this very moment may be
+    written again in it."""
+    return time.time() - max(status.st_mtime, status.st_ctime) > SETTLED
 
 
 def _umask() -> int:

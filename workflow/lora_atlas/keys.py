@@ -13,12 +13,11 @@ import hashlib
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .atomic import SETTLED, replacing
+from .atomic import replacing, settled
 
 MEMO = Path("results/.digests.jsonl")  # of the working directory
 MEMO_BYTES = 8 << 20  # beyond which it is written anew, without what is outdated
@@ -83,9 +82,8 @@ class Digests:
             return known
         with open(path, "rb") as file:
             found = digest(file.read() if what else file)
-            after = _sign(os.fstat(file.fileno()), what)
-        # As git does: what was written in this very moment may be written again in it.
-        if after == sign and time.time() - max(sign[3], sign[4]) / 1e9 > SETTLED:
+            status = os.fstat(file.fileno())
+        if _sign(status, what) == sign and settled(status):
             self._remember(sign, found)
         return found
 

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from .atomic import SETTLED, replacing
+from .atomic import replacing, settled
 
 KEY = "content_sha256"
 UNSIGNED = "0" * 64
@@ -114,15 +113,15 @@ def reading(path: str | Path, framework: str = "np") -> Iterator[tuple[dict[str,
 def check(path: str | Path) -> None:
     """Raise ContentError where a file's bytes are not those of the digest in its header; OSError where it is absent."""
     with open(path, "rb") as file:
-        begun, status = time.time(), os.fstat(file.fileno())
+        status = os.fstat(file.fileno())
+        told_apart = settled(status)  # before its bytes are looked at
         sign = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         if sign in _SOUND:  # a job opens a file more than once
             return
         told = _signature(file)
         if told is not None and _digest(file, told[0]) != told[1]:
             raise ContentError("its bytes are not those that were written")
-    # What was written in this very moment may be written again in it.
-    if begun - max(status.st_mtime, status.st_ctime) > SETTLED:
+    if told_apart:
         _SOUND.add(sign)
 
 

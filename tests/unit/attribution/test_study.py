@@ -35,6 +35,19 @@ def plan() -> pa.Table:
     return tables.table("plan", rows)
 
 
+def keep(folder, loras, wanted, W, g, base):
+    """Products and Gram matrices of LoRAs, pictures' gradients and the base's own, each (modules, n, d)."""
+    modules = MODULES[: len(W)]
+    header = {"modules": modules, "pictures": wanted, "loras": loras}
+    tensors = {"values": np.einsum("mpk,mnk->mpn", g, W), "reference": np.einsum("mpk,mnk->mpn", base, W)}
+    save_file(
+        {k: v.astype(np.float32) for k, v in tensors.items()}, folder / "products.safetensors",
+        metadata={"lora_atlas": json.dumps(header)},
+    )  # fmt: skip
+    grams = {name: w @ w.T for name, w in zip(modules, W, strict=True)}
+    write_modules(folder / "modules.safetensors", loras, {"delta": grams}, {"delta": dict.fromkeys(modules, 1)})
+
+
 @pytest.fixture
 def files(tmp_path):
     """LoRAs and gradients as plain vectors of two modules: an artist's own direction, something that all share, noise.
@@ -52,16 +65,7 @@ def files(tmp_path):
     wanted = sorted({p for row in rows for p in row["pictures"]})
     g = vectors([p[:3] for p in wanted], 1.0)
     base = vectors([None] * 40, 1.0)
-    header = {"modules": MODULES, "pictures": wanted, "loras": [row["lora"] for row in rows]}
-    tensors = {"values": np.einsum("mpk,mnk->mpn", g, W), "reference": np.einsum("mpk,mnk->mpn", base, W)}
-    save_file(
-        {k: v.astype(np.float32) for k, v in tensors.items()}, tmp_path / "products.safetensors",
-        metadata={"lora_atlas": json.dumps(header)},
-    )  # fmt: skip
-    grams = {name: w @ w.T for name, w in zip(MODULES, W, strict=True)}
-    write_modules(
-        tmp_path / "modules.safetensors", header["loras"], {"delta": grams}, {"delta": dict.fromkeys(MODULES, 1)}
-    )
+    keep(tmp_path, [row["lora"] for row in rows], wanted, W, g, base)
     return tmp_path, W, g, wanted
 
 
@@ -116,17 +120,10 @@ def test_no_way_to_centre_tells_whose_a_query_is(tmp_path):
         ]  # fmt: skip
         wanted = sorted({p for row in rows for p in row["pictures"]})
         W, g, base = (rng.normal(size=(n, 2000)) for n in (len(rows), len(wanted), 40))
-        header = {"modules": ["unet.a"], "pictures": wanted, "loras": [row["lora"] for row in rows]}
-        tensors = {"values": (g @ W.T)[None], "reference": (base @ W.T)[None]}
-        save_file(
-            {k: v.astype(np.float32) for k, v in tensors.items()}, tmp_path / "products.safetensors",
-            metadata={"lora_atlas": json.dumps(header)},
-        )  # fmt: skip
-        write_modules(
-            tmp_path / "m.safetensors", header["loras"], {"delta": {"unet.a": W @ W.T}}, {"delta": {"unet.a": 1}}
-        )
-        plan_ = tables.table("plan", rows)
-        found += ask(tmp_path / "products.safetensors", tmp_path / "m.safetensors", plan_, base=None, seed=study_seed)
+        keep(tmp_path, [row["lora"] for row in rows], wanted, W[None], g[None], base[None])
+        given = tables.table("plan", rows)
+        kept = (tmp_path / "products.safetensors", tmp_path / "modules.safetensors")
+        found += ask(*kept, given, base=None, seed=study_seed)
     table = tables.table("attribution_queries", found).to_pandas()
     table = table[(table["metric"] == "mAP") & table["pictures"].isna() & (table["modules"] == "plain")]
     for (scenario, centring), part in table.groupby(["scenario", "centring"]):

@@ -14,6 +14,7 @@ from ..diffusion.denoisers import Denoiser, denoiser_of
 from ..diffusion.objectives import objective_of
 from ..diffusion.sensitivity import own_samples
 from ..sections import Attribution, Base, Probe
+from .pictures import pixels_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Asker:
         """Latents (n, c, h, w) of pictures uint8 (side, side, 3)."""
         x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
         return bases.encode_pictures(self.pipeline, x, self.settings.batch)
+
+    def latents_of(self, files: Sequence[bytes]) -> torch.Tensor:
+        """Latents (n, c, h, w) of the files of pictures; raises PictureError."""
+        return self.latents([pixels_of(each, self.resolution) for each in files])
 
     def own(self, probe: Probe) -> torch.Tensor:
         """Latents of as many pictures as `reference` says that the base generates by itself."""

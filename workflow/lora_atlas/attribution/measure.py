@@ -17,7 +17,6 @@ from ..loras.files import open_lora
 from ..sections import Attribution, Base, Probe, Training
 from ..weights.sketch import Hashes, projected_dense
 from .asking import asker
-from .pictures import pixels_of
 from .study import AttributionError
 
 NUMBERS = 16384  # of a picture's sketch, at most
@@ -48,7 +47,7 @@ def measure(
         for row in pictures.select(["picture", "artist", "image", "status"]).to_pylist()
         if row["status"] == "kept"
     }
-    latents = ask.latents([pixels_of(rows[each]["image"]["bytes"], ask.resolution) for each in wanted])
+    latents = ask.latents_of([rows[each]["image"]["bytes"] for each in wanted])
     if settings.reference:
         latents = torch.cat([latents, ask.own(probe).to(latents.device)])
     prefix = ask.denoiser.prefix

@@ -22,7 +22,6 @@ from ..loras.files import open_lora, read_lora
 from ..sections import Attribution, Base, Training, Ways
 from ..weights.metric import read_metric, warped
 from .asking import Asker, asker
-from .pictures import pixels_of
 from .study import AttributionError
 from .ways import CAPTION, CLASSIFIER, GENERATED, LESS, NATURAL, SAME, SAMPLES, Way, write
 
@@ -57,7 +56,7 @@ def measure(
     ask = asker(base, settings, caption=training.caption, resolution=training.resolution, device=device)
     names = ask.denoiser.layers(training.targets)
     files = [open_lora(loras[lora]) for lora in gallery]
-    latents = ask.latents([pixels_of(shown[each]["image"]["bytes"], ask.resolution) for each in wanted])
+    latents = ask.latents_of([shown[each]["image"]["bytes"] for each in wanted])
     with of_files(files, ask.denoiser.prefix) as read:
         bench = _Bench(ask, names, read, len(gallery), settings.memory_mb * 10**6)
         found = list(_by_samples(bench, latents, wanted, [*ways.samples, settings.samples]))
@@ -212,7 +211,7 @@ def _of_generated(bench: _Bench, generated: Mapping[str, Sequence[str | Path]], 
                 ", rescaled by 0.75, JPEG 50": lambda image: saved_again(image, 50, 0.75),
             }
         for name, change in changes.items():
-            latents = bench.ask.latents([pixels_of(change(image), bench.ask.resolution) for image in bytes_of])
+            latents = bench.ask.latents_of([change(image) for image in bytes_of])
             yield Way(GENERATED, setting + name, of, bench.values(bench.ask.question, latents))
 
 

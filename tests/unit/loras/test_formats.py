@@ -524,8 +524,12 @@ def test_a_configuration_in_the_header_holds_the_scale_of_its_model(make, tmp_pa
         ({"lora_alpha": "8", "r": "2"}, 4),
         ({"unet.lora_alpha": "8"}, 4),
         ({"transformer.lora_alpha": "8"}, 1),  # of another model
-        ({"ss_network_alpha": "4.0", "ss_network_dim": "2"}, 2),
-        ({"ss_network_alpha": "None"}, 1),
+        ({"network_alpha": "4", "rank": "2"}, 2),
+        ({"lora_alpha": "None"}, 1),
+        # kohya's converters put α into A and B, drop its tensors and keep the header: sd-scripts' convert_flux_lora.py,
+        # musubi-tuner's convert_lora.py. Resizing and merging write no number there, whatever the tensors hold.
+        ({"ss_network_alpha": "4.0", "ss_network_dim": "2"}, 1),
+        ({"ss_network_alpha": "Dynamic", "ss_network_dim": "Dynamic"}, 1),
         ({"lora_alpha": "0"}, 0),  # as PEFT has it: nothing
     ],
     ids=str,

@@ -11,9 +11,13 @@ from .kinds import STARTS
 from .kinds.kind import Kind
 from .reasons import brief
 
-# Where a header may state α: diffusers' JSON, or a number by itself.
-STATED = {"lora_adapter_metadata", "ss_network_alpha"} | {
-    f"{model}{name}" for model in ("", "transformer.", "unet.", "text_encoder.") for name in ("lora_alpha", "alpha")
+# Where a header may state α: diffusers' JSON, or a number by itself. Not kohya's ss_network_alpha: its scripts write
+# each module's α as a tensor too, and their converters (sd-scripts' convert_flux_lora, musubi-tuner's convert_lora) put
+# the scale into A and B, drop those tensors, and keep the header.
+STATED = {"lora_adapter_metadata"} | {
+    f"{model}{name}"
+    for model in ("", "transformer.", "unet.", "text_encoder.")
+    for name in ("lora_alpha", "network_alpha", "alpha")
 }
 # Starts of PEFT that take something out of the base which its weight alone does not tell.
 _OUT_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -54,7 +58,7 @@ def _of_header(container: Container) -> Configs:
     found: dict[str, dict[str, Any]] = {}
     for key in sorted(STATED & set(container.metadata)):
         model, _, _ = key.rpartition(".")
-        if container.metadata[key] in ("", "None", "null"):  # kohya's scripts write what was not set so
+        if container.metadata[key] in ("", "None", "null"):  # so some write what was not set
             continue
         try:
             value = float(container.metadata[key])

@@ -61,6 +61,17 @@ def test_a_name_of_the_authors_is_no_other_module_of_diffusers():
             assert len({e.modules for e in taken}) == 1 or arch.cls == "MochiTransformer3DModel", (arch.cls, flat)
 
 
+@pytest.mark.parametrize("arch", table().architectures, ids=lambda arch: arch.cls)
+def test_every_name_of_the_authors_is_the_module_of_its_line(arch):
+    """In any block: Wan's norm3 is diffusers' norm2, and without its digit both are one name."""
+    for theirs, ours, _ in arch._spelt():
+        for block in ("0", "1", "20") if "#" in theirs else ("",):
+            entry = arch.entry(*parsed(theirs.replace("#", block)))
+            if entry is not None:  # a class may lack the module
+                expected = tuple(module.replace("#", block) for module in ours)
+                assert entry.named(parsed(theirs.replace("#", block))[1]) == expected, theirs
+
+
 def lora(modules, seed=0, prefix="", *, joined=False):
     rng = np.random.default_rng(seed)
     tensors = {}
@@ -99,6 +110,98 @@ def test_the_second_transformer_of_a_pipeline_is_a_model_of_its_own(tmp_path):
     modules, found = placed(tmp_path, lora(WAN, prefix="transformer_2."))
     assert modules == {"transformer_2.blocks.0.attn1.to_q", "transformer_2.blocks.39.ffn.net.0.proj"}
     assert found.family == "Wan"
+
+
+def test_both_stages_of_wan_in_one_file(tmp_path):
+    """ai-toolkit with split_multistage_loras: false."""
+    both = lora(WAN, prefix="diffusion_model.transformer_1.") | lora(WAN, prefix="diffusion_model.transformer_2.")
+    modules, found = placed(tmp_path, both)
+    leaves = ("blocks.0.attn1.to_q", "blocks.39.ffn.net.0.proj")
+    assert modules == {f"{stage}.{leaf}" for stage in ("transformer", "transformer_2") for leaf in leaves}
+    assert found.family == "Wan"
+
+
+def test_norms_and_modulations_of_wan_do_not_hide_its_family(tmp_path):
+    """As LightX2V's distillation LoRAs (Comfy-Org/ComfyUI#8922): differences of norms, biases, modulation beside."""
+    change = {
+        "blocks.0.norm3.diff": (5120,), "blocks.0.self_attn.norm_q.diff": (5120,), "head.diff_m": (1, 2, 5120),
+        "blocks.0.self_attn.q.diff_b": (5120,), "blocks.0.diff_m": (1, 6, 5120),
+    }  # fmt: skip
+    tensors = lora(WAN, prefix="diffusion_model.")
+    tensors |= {f"diffusion_model.{key}": np.ones(shape, np.float32) for key, shape in change.items()}
+    modules, found = placed(tmp_path, tensors)
+    assert found.family == "Wan" and found.remark is None and "T2V 14B" in found.variants
+    assert {"transformer.blocks.0.norm2", "transformer.blocks.0.attn1.norm_q"} <= modules
+    assert "transformer.blocks.0.attn1.to_q.bias" in modules
+
+
+def test_motion_modules_as_they_were_published(tmp_path):
+    """guoyww/AnimateDiff, against diffusers' names (scripts/convert_animatediff_motion_lora_to_diffusers.py)."""
+    block = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks"
+    tensors = {}
+    for n, to in ((0, "q"), (1, "out")):
+        key = f"{block}.{n}.processor.to_{to}_lora"
+        tensors[f"{key}.down.weight"] = np.ones((2, 320), np.float32)
+        tensors[f"{key}.up.weight"] = np.ones((320, 2), np.float32)
+    modules, found = placed(tmp_path, tensors)
+    inner = "unet.down_blocks.0.motion_modules.0.transformer_blocks.0"
+    assert modules == {f"{inner}.attn1.to_q", f"{inner}.attn2.to_out.0"} and found.family == "AnimateDiff"
+
+
+_T5 = "encoder.block.0.layer"
+T5 = {f"{_T5}.0.SelfAttention.q": (4096, 4096), f"{_T5}.1.DenseReluDense.wi_0": (10240, 4096)}
+CLIP_L = {"text_model.encoder.layers.0.self_attn.q_proj": (768, 768)}
+LLAMA = {"layers.0.self_attn.q_proj": (4096, 4096), "layers.0.mlp.gate_proj": (14336, 4096)}
+OF_FLUX = {"transformer_blocks.0.attn.to_out.0": (3072, 3072)}
+OF_CHROMA = OF_FLUX | {"single_transformer_blocks.0.proj_out": (3072, 15360)}
+OF_HUNYUAN = OF_FLUX | {"single_transformer_blocks.39.proj_out": (3072, 15360)}
+OF_HIDREAM = {"double_stream_blocks.0.block.attn1.to_q": (2560, 2560)}
+OF_LUMINA = {"layers.0.feed_forward.linear_1": (9216, 2304)}
+OF_QWEN = {"transformer_blocks.0.img_mlp.net.0.proj": (12288, 3072)}
+
+
+@pytest.mark.parametrize(
+    ("model", "texts", "spelt", "place", "claim"),
+    [
+        (OF_FLUX, T5, ("text_encoder_2.", "lora_te3_", "lora_te2_", "text_encoders.t5xxl.transformer."), 2, "flux"),
+        (OF_CHROMA, T5, ("text_encoder.", "lora_te1_", "lora_te3_", "text_encoders.t5xxl.transformer."), 1, "chroma"),
+        (OF_HUNYUAN, CLIP_L, ("text_encoder_2.", "lora_te2_", "text_encoders.clip_l.transformer."), 2, ""),
+        (OF_HUNYUAN, LLAMA, ("text_encoder.", "lora_te1_", "text_encoders.llama.transformer.model."), 1, ""),
+        (OF_HIDREAM, LLAMA, ("text_encoder_4.", "lora_te4_", "text_encoders.llama.transformer.model."), 4, ""),
+        (OF_HIDREAM, T5, ("text_encoder_3.", "lora_te3_", "text_encoders.t5xxl.transformer."), 3, ""),
+        (OF_LUMINA, LLAMA, ("text_encoder.", "lora_te_", "text_encoders.gemma2_2b.transformer.model."), 1, ""),
+        (OF_QWEN, LLAMA, ("text_encoder.model.language_model.", "lora_te_model_language_model_",
+                          "text_encoders.qwen25_7b.transformer.model."), 1, ""),
+    ],
+    ids=["FLUX T5", "Chroma T5", "HunyuanVideo CLIP", "HunyuanVideo Llama", "HiDream Llama", "HiDream T5", "Lumina 2",
+         "Qwen-Image"],
+)  # fmt: skip
+def test_a_text_encoder_is_in_one_place_however_it_is_called(tmp_path, model, texts, spelt, place, claim):
+    """diffusers' pipelines count them (the first name), kohya's trainers in their way; ComfyUI says what they are."""
+    header = {"modelspec.architecture": f"{claim}/lora"} if claim else None
+    found = []
+    for prefix in spelt:
+        tensors = lora(model, prefix="transformer.") | lora(texts, prefix=prefix, joined=prefix.endswith("_"))
+        modules, _ = placed(tmp_path, tensors, header)
+        found.append({module for module in modules if module.startswith("text_encoder")})
+    assert all(each == found[0] for each in found)
+    called = f"text_encoder_{place}" if place > 1 else "text_encoder"
+    assert {module.partition(".")[0] for module in found[0]} == {called}
+
+
+@pytest.mark.parametrize(
+    ("modules", "family"),
+    [
+        ({"transformer_blocks.27.attn1.to_q": (1152, 1152), "transformer_blocks.0.ff.net.2": (1152, 4608)}, "PixArt"),
+        ({"blocks.27.attn.qkv": (3456, 1152), "blocks.0.mlp.fc1": (4608, 1152)}, "PixArt"),
+        ({"blocks.39.attn1.to_q": (1408, 1408), "blocks.0.attn2.to_k": (1408, 1024)}, "Hunyuan-DiT"),
+        ({"blocks.39.attn1.Wqkv": (4224, 1408), "blocks.0.attn2.kv_proj": (2816, 1024)}, "Hunyuan-DiT"),
+    ],
+)  # fmt: skip
+def test_what_onetrainer_trains_beside_is_known(tmp_path, modules, family):
+    places, found = placed(tmp_path, lora(modules, prefix="transformer."))
+    assert found.family == family and found.remark is None
+    assert any(place.endswith("attn1.to_q") for place in places)
 
 
 def test_outer_layers_of_a_transformer_are_not_a_unets(tmp_path):

@@ -170,8 +170,11 @@ CLIP = "text_model.encoder.layers"
         ("lora_te2_text_projection", "text_encoder_2.text_projection"),
         ("lora_te3_encoder_block_0_layer_0_SelfAttention_q", "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q"),
         ("lora_te3_encoder_block_9_layer_1_layer_norm", "text_encoder_3.encoder.block.9.layer.1.layer_norm"),
-        (f"text_encoders.clip_l.transformer.{CLIP}.1.mlp.fc2", f"text_encoder.{CLIP}.1.mlp.fc2"),
-        (f"text_encoders.clip_g.transformer.{CLIP}.1.mlp.fc2", f"text_encoder_2.{CLIP}.1.mlp.fc2"),
+        # By its role, until the family of the file is known.
+        (f"text_encoders.clip_l.transformer.{CLIP}.1.mlp.fc2", f"text_encoder_clip_l.{CLIP}.1.mlp.fc2"),
+        (f"text_encoders.clip_g.transformer.{CLIP}.1.mlp.fc2", f"text_encoder_clip_g.{CLIP}.1.mlp.fc2"),
+        ("text_encoders.qwen3_4b.transformer.model.layers.1.mlp.up_proj", "text_encoder_llm.layers.1.mlp.up_proj"),
+        ("lora_te_layers_7_post_feedforward_layernorm", "text_encoder.layers.7.post_feedforward_layernorm"),
         ("text_encoder_2.encoder.layers.0.self_attn.k_proj", f"text_encoder_2.{CLIP}.0.self_attn.k_proj"),
         (f"base_model.model.{CLIP}.0.self_attn.k_proj", f"text_encoder.{CLIP}.0.self_attn.k_proj"),
     ],

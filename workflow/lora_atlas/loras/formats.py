@@ -26,7 +26,7 @@ from typing import Any
 from . import scales
 from .base import base_shape
 from .container import Container, Entry, LoraFileError
-from .families import CLAIMING, claimed
+from .families import CLAIMING, OTHER, belonging, claimed, text_encoder
 from .families.sd import positional
 from .families.spelling import Place
 from .kinds import SHARED, SPELLINGS, Kind, kind_of, problem
@@ -186,10 +186,9 @@ def _understood(
     namings = sorted({place.naming for place in found.places.values()})
     if namings == ["kohya", "kohya-sgm"]:  # its text encoder has one spelling only
         namings = ["kohya-sgm"]
-    layout = Layout(
-        _named_models(specs), "+".join(namings), tuple(found.tokens), tuple(found.whole), _remarks(context, found)
-    )
-    return layout, sorted(found.wrong)
+    named = _named_models(specs, container.metadata)
+    remarks = _remarks(context, found)
+    return Layout(named, "+".join(namings), tuple(found.tokens), tuple(found.whole), remarks), sorted(found.wrong)
 
 
 def _nothing(container: Container, found: _Found) -> str:
@@ -212,12 +211,10 @@ def _remarks(context: "_Context", found: _Found) -> tuple[str, ...]:
 
 
 def _two_scales(container: Container, found: Layout, config: Mapping[str, Any] | None) -> str | None:
-    """A word on a configuration that says another scale than α among the tensors does. kohya's header is of the
-    network, and single blocks may differ from it."""
-    stated = {key: value for key, value in container.metadata.items() if key != "ss_network_alpha"}
-    if config is None and not scales.STATED & set(stated):
+    """A word on a configuration that says another scale than α among the tensors does."""
+    if config is None and not scales.STATED & set(container.metadata):
         return None
-    configs = scales.configs(Container(container.path, {}, stated), config)
+    configs = scales.configs(container, config)
     differ = 0
     first = ""
     for module, spec in found.specs.items():
@@ -359,18 +356,23 @@ def _put(found: _Found, key: str, name: str, part: str, where: Place) -> None:
     parts[part] = key
 
 
-def _named_models(specs: Mapping[str, Spec]) -> dict[str, Spec]:
-    """Specs by module, the text encoders distinguished where the file does not: by width (SDXL's second has 1280), and
-    FLUX's T5, which some call the third, is its second."""
+def _named_models(specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> dict[str, Spec]:
+    """Specs by module, the text encoders called as the pipelines of the file's family call them, where the file does
+    not: a single one by its width (SDXL's second has 1280), others by the family of the rest."""
+    models = {module.partition(".")[0] for module in specs}
     widths = {spec.shape[1] for module, spec in specs.items() if re.match(r"text_encoder\..*\.self_attn\.", module)}
     moved = {"text_encoder": "text_encoder_2"} if widths == {1280} else {}
-    if any(module.startswith("transformer.single_transformer_blocks.") for module in specs):
-        moved["text_encoder_3"] = "text_encoder_2"
+    if any(re.fullmatch(r"text_encoder_([a-z]\w*|3)", model) for model in models):
+        rest = {module: spec.shape for module, spec in specs.items() if not module.startswith("text_encoder")}
+        family = belonging(rest, metadata).family if rest else OTHER
+        if any(module.startswith("transformer.single_transformer_blocks.") for module in rest) and family == OTHER:
+            family = "FLUX"  # at sizes of its own
+        moved |= {model: text_encoder(model, family) for model in models if model.startswith("text_encoder_")}
     named = {}
     for module, spec in specs.items():
-        model, _, rest = module.partition(".")
+        model, _, rest_of = module.partition(".")
         here = moved.get(model, model)
-        module = f"{here}.{rest}"
+        module = f"{here}.{rest_of}"
         wants = tuple(f"{here}.{each.partition('.')[2]}" for each in spec.wants)
         named[module] = replace(spec, module=module, wants=wants) if here != model else spec
     return dict(sorted(named.items())) if len(named) == len(specs) else dict(sorted(specs.items()))

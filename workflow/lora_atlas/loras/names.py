@@ -26,6 +26,7 @@ _PREFIXES: tuple[tuple[str, str | None, str, str], ...] = (  # prefix, model (No
     ("lora_te1_", "text_encoder", "_", "kohya"),
     ("lora_te2_", "text_encoder_2", "_", "kohya"),
     ("lora_te3_", "text_encoder_3", "_", "kohya"),
+    ("lora_te4_", "text_encoder_4", "_", "kohya"),
     ("lora_te_", "text_encoder", "_", "kohya"),
     ("lycoris_", None, "_", "lycoris"),
     ("base_model.model.", None, ".", "peft"),
@@ -33,9 +34,6 @@ _PREFIXES: tuple[tuple[str, str | None, str, str], ...] = (  # prefix, model (No
     ("text_embedding_projection.", "connectors", ".", "comfyui"),
     ("model.diffusion_model.", None, ".", "comfyui"),
     ("diffusion_model.", None, ".", "comfyui"),
-    ("text_encoders.clip_l.transformer.", "text_encoder", ".", "comfyui"),
-    ("text_encoders.clip_g.transformer.", "text_encoder_2", ".", "comfyui"),
-    ("text_encoders.t5xxl.transformer.", "text_encoder_3", ".", "comfyui"),
     ("unet.", "unet", ".", "diffusers"),
     ("transformer.", "transformer", ".", "diffusers"),
     ("transformer_2.", "transformer_2", ".", "diffusers"),
@@ -46,7 +44,15 @@ _PREFIXES: tuple[tuple[str, str | None, str, str], ...] = (  # prefix, model (No
     ("text_encoder.", "text_encoder", ".", "diffusers"),
     ("text_encoder_2.", "text_encoder_2", ".", "diffusers"),
     ("text_encoder_3.", "text_encoder_3", ".", "diffusers"),
+    ("text_encoder_4.", "text_encoder_4", ".", "diffusers"),
 )
+# ComfyUI says which text encoder it is, not which place it has in a pipeline: that depends on the family, and is
+# decided when that is known (`families.text_encoder`).
+_TEXT_ENCODERS = re.compile(r"text_encoders\.(?P<name>[\w-]+?)\.(?:transformer\.)?(?=\w+\.)")
+_ROLES = tuple(
+    (role, re.compile(pattern)) for role, pattern in
+    (("clip_l", r"clip_[lh]"), ("clip_g", r"clip_g"), ("byt5", r"byt5.*"), ("t5", r".*t5.*"), ("llm", r".*"))
+)  # fmt: skip
 # What stands between a prefix and the name in files whose model was wrapped twice.
 _WRAPPED = (
     "base_model.model.", "model.diffusion_model.", "diffusion_model.", "_orig_mod.", "module.", "pipe.dit.", "dit.",
@@ -62,9 +68,21 @@ _WORDS = """
     attentions resnets downsamplers upsamplers conv conv1 conv2 attn1 attn2 ff net proj norm norm1 norm2
     norm3 mlp encoder layers fc1 fc2 block layer SelfAttention DenseReluDense q k v o wi wo
 """.split()  # noqa: SIM905
-# Longest first, so that "to_out" is not read as an unknown "to" and "out".
+# Of text encoders that are language models (Gemma, Llama, Qwen, Mistral, ChatGLM), and of what some of them see with.
+_OF_LANGUAGE = """
+    gate_proj up_proj down_proj o_proj gate_up_proj qkv_proj q_norm k_norm input_layernorm post_attention_layernorm
+    pre_feedforward_layernorm post_feedforward_layernorm embed_tokens language_model model self_attention
+    query_key_value dense dense_h_to_4h dense_4h_to_h visual blocks attn qkv merger ln_q patch_embed
+""".split()  # noqa: SIM905
+
+
+def _atoms(words: Collection[str]) -> re.Pattern[str]:
+    """Longest first, so that "to_out" is not read as an unknown "to" and "out"."""
+    return re.compile("(" + "|".join([*sorted(words, key=lambda word: (-len(word), word)), r"\d+"]) + ")(?:_|$)")
+
+
 _KNOWN = {*_UNDERSCORED, *_WORDS, *(word for each in SPELLINGS for word in each.words)}
-_ATOM = re.compile("(" + "|".join([*sorted(_KNOWN, key=lambda word: (-len(word), word)), r"\d+"]) + ")(?:_|$)")
+_ATOM, _ATOM_OF_TEXT = _atoms(_KNOWN), _atoms({*_UNDERSCORED, *_WORDS, *_OF_LANGUAGE})
 
 _UNET = {"down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "conv_norm_out"}
 _UNET |= {"time_embedding", "add_embedding"}
@@ -123,6 +141,9 @@ _PARTS = ("text_conditioner", "connectors")  # of pipelines, beside the model th
 def _prefixed(name: str) -> tuple[str | None, str, str, str]:
     """Model, name, separator and convention, as the prefix says."""
     model, rest, separator, naming = None, name, ".", "bare"
+    if match := _TEXT_ENCODERS.match(name):
+        role = next(role for role, pattern in _ROLES if pattern.fullmatch(match["name"]))
+        return f"text_encoder_{role}", name[match.end() :], ".", "comfyui"
     for prefix, of, between, convention in _PREFIXES:
         if name.startswith(prefix):
             model, rest, separator, naming = of, name[len(prefix) :], between, convention
@@ -136,6 +157,12 @@ def _prefixed(name: str) -> tuple[str | None, str, str, str]:
             model = again.removesuffix(".")
         rest = rest[len(again) :]
         naming = "comfyui" if naming == "bare" else naming
+    if model is None and (stage := re.match(r"transformer_([12])\.", rest)):
+        # ai-toolkit's Wan 2.2 of both stages in one file.
+        model, rest = "transformer" if stage[1] == "1" else "transformer_2", rest[stage.end() :]
+    if ".temporal_transformer." in rest:  # AnimateDiff's motion modules as they were published
+        rest = re.sub(r"\.attention_blocks\.([01])\.", lambda m: f".attn{int(m[1]) + 1}.", rest)
+        rest = rest.replace(".temporal_transformer.", ".")
     return model, rest, separator, naming
 
 
@@ -174,7 +201,8 @@ def _divided(count: int, shape: Shape, *, grouped: bool) -> tuple[int, ...] | No
 
 def _vocabulary(model: str | None, rest: str, separator: str, naming: str) -> Place | None:
     """A name that the table does not have."""
-    parts = rest.split(".") if separator == "." else _words(rest)
+    of_text = model is not None and model.startswith("text_encoder")
+    parts = rest.split(".") if separator == "." else _words(rest, _ATOM_OF_TEXT if of_text else _ATOM)
     if not parts or not all(re.fullmatch(r"\w[\w-]*", part, re.ASCII) for part in parts):
         return None
     first = parts[0]
@@ -185,7 +213,7 @@ def _vocabulary(model: str | None, rest: str, separator: str, naming: str) -> Pl
         model = model or "unet"
     elif first in _TEXT and (model or "text_encoder").startswith("text_encoder"):
         return Place((_text(model or "text_encoder", parts),), naming)
-    elif model is not None and model.startswith("text_encoder"):
+    elif model is not None and of_text:
         return Place((_text(model, parts),), naming)
     elif model is None and naming in ("bare", "lycoris"):
         return None
@@ -193,11 +221,11 @@ def _vocabulary(model: str | None, rest: str, separator: str, naming: str) -> Pl
     return Place((f"{model or 'transformer'}.{'.'.join(parts)}",), naming)
 
 
-def _words(name: str) -> list[str]:
+def _words(name: str, atom: re.Pattern[str]) -> list[str]:
     """The parts of a name that is joined by underscores; none where a word is not in the vocabulary."""
     parts, at = [], 0
     while at < len(name):
-        match = _ATOM.match(name, at)
+        match = atom.match(name, at)
         if match is None:
             return []
         parts.append(match[1])
@@ -206,6 +234,10 @@ def _words(name: str) -> list[str]:
 
 
 def _text(model: str, parts: Tokens) -> str:
+    # How deep a language model's layers lie depends on the class that it was loaded as.
+    wrapped = next((n for n, part in enumerate(parts) if part not in ("model", "language_model")), 0)
+    if parts[wrapped] == "layers":
+        parts = parts[wrapped:]
     # transformers 5 has no level "text_model" any more; files have it.
     nested = parts[0] == "encoder" and len(parts) > 1 and parts[1] == "layers"
     return ".".join([model, *(["text_model"] if nested else []), *parts])

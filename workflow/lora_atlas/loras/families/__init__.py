@@ -29,6 +29,14 @@ TEXTS: dict[str, dict[str, int]] = {
     "SD3": {"text_encoder": 768, "text_encoder_2": 1280, "text_encoder_3": 4096},
     "FLUX": {"text_encoder": 768, "text_encoder_2": 4096},
 }
+# Which of a pipeline's text encoders one is by its role, where that is not what "" says; a family that is not known
+# counts as SD3 does.
+_TEXT_PLACES: dict[str, dict[str, int]] = {
+    "": {"clip_l": 1, "clip_g": 2, "t5": 1, "byt5": 2, "llm": 1},
+    OTHER: {"t5": 3}, "SD3": {"t5": 3}, "FLUX": {"t5": 2}, "HiDream": {"t5": 3, "llm": 4},
+    "HunyuanVideo": {"clip_l": 2}, "FramePack": {"clip_l": 2}, "Kandinsky 5": {"clip_l": 2},
+    "Hunyuan-DiT": {"t5": 2},
+}  # fmt: skip
 # Families of which none is likelier than another where their modules are the same.
 _PEERS = ({"SD1.x", "SD2.x", "SDXL", "SDXL refiner"}, {"SD3", "FLUX"})
 # Models that were made out of another, whose modules they all have.
@@ -43,6 +51,7 @@ _CLAIMS: tuple[tuple[str, str], ...] = (
     ("Qwen-Image 2.1", r"qwen[-_. ]?image[-_. ]?2[-_. ]?1"), ("Qwen-Image", r"qwen[-_. ]?image"),
     ("Z-Image", r"z[-_. ]?image"), ("Lumina 2", r"lumina"), ("AuraFlow", r"aura[-_. ]?flow|pony[-_. ]?v?7"),
     ("HiDream", r"hidream"), ("Krea 2", r"krea[-_. ]?2"), ("Anima", r"\banima\b|lora_anima"), ("Cosmos", r"cosmos"),
+    ("PixArt", r"pixart"), ("Hunyuan-DiT", r"hunyuan[-_. ]?dit"),
     ("Sana", r"\bsana\b"), ("CogView4", r"cogview"), ("CogVideoX", r"cogvideo"), ("SkyReels-V2", r"skyreels"),
     ("FramePack", r"framepack"), ("HunyuanImage", r"hunyuan[-_. ]?image"),
     ("HunyuanVideo 1.5", r"hunyuan[-_. ]?video[-_. ]?1[-_. ]?5|hv_?1_?5"),
@@ -93,6 +102,8 @@ def belonging(shapes: Mapping[str, Shape], metadata: Mapping[str, str] | None = 
 @lru_cache(maxsize=64)
 def _belonging(shapes: tuple[tuple[str, Shape], ...], claim: str | None) -> Belonging:
     denoising = [(module, shape) for module, shape in shapes if not module.startswith("text_encoder")]
+    # The table has modules; a parameter by itself, as Wan's modulation (diff_m), says nothing of the model.
+    denoising = [each for each in denoising if not each[0].endswith(".modulation")] or denoising
     texts = {match["model"]: shape[1] for module, shape in shapes if (match := _CLIP.fullmatch(module))}
     if not denoising:
         names = [name for name, known in TEXTS.items() if all(known.get(m) == width for m, width in texts.items())]
@@ -169,6 +180,16 @@ def _chosen(
         return Belonging(OTHER, remark=f"it changes modules that {', '.join(families)} have in common")
     remark = f"its modules are those of {', '.join(others)} as well" if others else None
     return Belonging(first, frozenset(v.name for v in fits if v.family == first), remark)
+
+
+def text_encoder(model: str, family: str) -> str:
+    """What a pipeline of a family calls a text encoder that a file names by its role ("text_encoder_t5"), or, as
+    kohya's scripts do with T5, by a number that it has in other families."""
+    role = "t5" if model == "text_encoder_3" else model.removeprefix("text_encoder_")
+    place = _TEXT_PLACES.get(family, {}).get(role, _TEXT_PLACES[""].get(role))
+    if place is None or (model == "text_encoder_3" and family not in ("FLUX", "Chroma")):
+        return model
+    return "text_encoder" if place == 1 else f"text_encoder_{place}"
 
 
 def _distinct(families: Sequence[str], claim: str | None) -> list[str]:

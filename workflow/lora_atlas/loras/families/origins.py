@@ -6,9 +6,10 @@
     theirs = %[q k v]       keys and values have fewer heads than the queries: the rows of q are as many as columns
     theirs.* = ours.*       every module below
 
-Sources: the code of the models, as diffusers' converters of single files have it (loaders/single_file_utils),
-diffusers' converters of LoRA files, XLabs' attention processors, and DiffSynth-Studio's FLUX
-(diffsynth/models/flux_dit.py). Nothing here is needed to read a name whose dots were lost: that is looked up.
+Sources: the code of the models, as diffusers' converters of single files have it (loaders/single_file_utils, and its
+scripts/convert_*_to_diffusers.py), diffusers' converters of LoRA files, XLabs' attention processors, and
+DiffSynth-Studio's FLUX (diffsynth/models/flux_dit.py). Nothing here is needed to read a name whose dots were lost: that
+is looked up.
 """
 
 _FLUX = """
@@ -511,6 +512,53 @@ final_layer.mod = ~norm_out.linear
 final_layer.linear = proj_out
 """
 
+_PIXART = """
+x_embedder.proj = pos_embed.proj
+t_embedder.mlp.0 = adaln_single.emb.timestep_embedder.linear_1
+t_embedder.mlp.2 = adaln_single.emb.timestep_embedder.linear_2
+csize_embedder.mlp.0 = adaln_single.emb.resolution_embedder.linear_1
+csize_embedder.mlp.2 = adaln_single.emb.resolution_embedder.linear_2
+ar_embedder.mlp.0 = adaln_single.emb.aspect_ratio_embedder.linear_1
+ar_embedder.mlp.2 = adaln_single.emb.aspect_ratio_embedder.linear_2
+t_block.1 = adaln_single.linear
+y_embedder.y_proj.fc1 = caption_projection.linear_1
+y_embedder.y_proj.fc2 = caption_projection.linear_2
+blocks.#.attn.qkv = transformer_blocks.#.attn1.[to_q to_k to_v]
+blocks.#.attn.proj = transformer_blocks.#.attn1.to_out.0
+blocks.#.cross_attn.q_linear = transformer_blocks.#.attn2.to_q
+blocks.#.cross_attn.kv_linear = transformer_blocks.#.attn2.[to_k to_v]
+blocks.#.cross_attn.proj = transformer_blocks.#.attn2.to_out.0
+blocks.#.mlp.fc1 = transformer_blocks.#.ff.net.0.proj
+blocks.#.mlp.fc2 = transformer_blocks.#.ff.net.2
+final_layer.linear = proj_out
+"""
+
+# Its norm2 and norm3 are each other's in diffusers; they are left out, since a name would then mean two modules.
+_HUNYUAN_DIT = """
+x_embedder.proj = pos_embed.proj
+t_embedder.mlp.0 = time_extra_emb.timestep_embedder.linear_1
+t_embedder.mlp.2 = time_extra_emb.timestep_embedder.linear_2
+extra_embedder.0 = time_extra_emb.extra_embedder.linear_1
+extra_embedder.2 = time_extra_emb.extra_embedder.linear_2
+pooler.* = time_extra_emb.pooler.*
+mlp_t5.0 = text_embedder.linear_1
+mlp_t5.2 = text_embedder.linear_2
+blocks.#.attn1.Wqkv = blocks.#.attn1.[to_q to_k to_v]
+blocks.#.attn1.out_proj = blocks.#.attn1.to_out.0
+blocks.#.attn1.q_norm = blocks.#.attn1.norm_q
+blocks.#.attn1.k_norm = blocks.#.attn1.norm_k
+blocks.#.attn2.q_proj = blocks.#.attn2.to_q
+blocks.#.attn2.kv_proj = blocks.#.attn2.[to_k to_v]
+blocks.#.attn2.out_proj = blocks.#.attn2.to_out.0
+blocks.#.attn2.q_norm = blocks.#.attn2.norm_q
+blocks.#.attn2.k_norm = blocks.#.attn2.norm_k
+blocks.#.mlp.fc1 = blocks.#.ff.net.0.proj
+blocks.#.mlp.fc2 = blocks.#.ff.net.2
+blocks.#.default_modulation.1 = blocks.#.norm1.linear
+final_layer.adaLN_modulation.1 = ~norm_out.linear
+final_layer.linear = proj_out
+"""
+
 _SANA = """
 x_embedder.proj = patch_embed.proj
 t_embedder.mlp.0 = time_embed.emb.timestep_embedder.linear_1
@@ -547,6 +595,8 @@ ORIGINS: dict[str, str] = {
     "AuraFlowTransformer2DModel": _AURAFLOW,
     "Krea2Transformer2DModel": _KREA2,
     "CosmosTransformer3DModel": _COSMOS2,
+    "PixArtTransformer2DModel": _PIXART,
+    "HunyuanDiT2DModel": _HUNYUAN_DIT,
     "SanaTransformer2DModel": _SANA,
     "WanTransformer3DModel": _WAN,
     "WanVACETransformer3DModel": _WAN,

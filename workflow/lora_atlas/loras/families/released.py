@@ -83,6 +83,13 @@ _SANA6 = {
     "num_attention_heads": 36, "attention_head_dim": 32, "num_layers": 28, "num_cross_attention_heads": 16,
     "cross_attention_head_dim": 72, "cross_attention_dim": 1152,
 }  # fmt: skip
+_PIXART = {"caption_channels": 4096}
+_HUNYUAN_DIT = {
+    "num_attention_heads": 16, "attention_head_dim": 88, "in_channels": 4, "patch_size": 2, "num_layers": 40,
+    "hidden_size": 1408, "mlp_ratio": 4.3637, "cross_attention_dim": 1024, "cross_attention_dim_t5": 2048,
+    "pooled_projection_dim": 1024, "text_len": 77, "text_len_t5": 256, "activation_fn": "gelu-approximate",
+    "learn_sigma": True, "use_style_cond_and_image_meta_size": False,
+}  # fmt: skip
 _LTX13 = {"num_attention_heads": 32, "attention_head_dim": 128, "cross_attention_dim": 4096, "num_layers": 48}
 _COG5 = {"num_attention_heads": 48, "num_layers": 42}
 _UNET, _FLUX, _FLUX2 = "UNet2DConditionModel", "FluxTransformer2DModel", "Flux2Transformer2DModel"
@@ -119,8 +126,14 @@ RELEASED: tuple[Released, ...] = (
     Released("HiDream", "I1", "HiDreamImageTransformer2DModel", _HIDREAM, SCRIPT),
     Released("Krea 2", "default", "Krea2Transformer2DModel"),
     Released("Anima", "2B", _COSMOS, _COSMOS2, SCRIPT),
+    Released("Cosmos", "2 2B", _COSMOS, _COSMOS2, SCRIPT),
     Released("Cosmos", "2 14B", _COSMOS, _COSMOS2 | {"num_attention_heads": 40, "num_layers": 36}, SCRIPT),
     Released("Cosmos", "1 7B", _COSMOS),
+    Released("PixArt", "Alpha", "PixArtTransformer2DModel", _PIXART | {"use_additional_conditions": True}, SCRIPT),
+    Released("PixArt", "Sigma", "PixArtTransformer2DModel", _PIXART | {"use_additional_conditions": False}, SCRIPT),
+    Released("Hunyuan-DiT", "1.2", "HunyuanDiT2DModel", _HUNYUAN_DIT, CARD),
+    Released("Hunyuan-DiT", "1.1", "HunyuanDiT2DModel", _HUNYUAN_DIT | {"use_style_cond_and_image_meta_size": True},
+             CARD),
     Released("Sana", "1.6B", _SANA),
     Released("Sana", "0.6B", _SANA, _SANA6, SCRIPT),
     Released("Sana", "Sprint 1.6B", _SANA, {"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"}, SCRIPT),

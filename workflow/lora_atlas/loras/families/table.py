@@ -168,7 +168,7 @@ class Architecture:
             allowed = tuple(None if token == "#" else frozenset({int(token)}) for token in _TOKENS.findall(theirs))
             entry = Entry(allowed, ours, order)
             entries = found.setdefault(_flat(theirs), [])
-            if not any(each.modules == entry.modules for each in entries):
+            if not any((each.allowed, each.modules) == (entry.allowed, entry.modules) for each in entries):
                 entries.append(entry)
         return found
 

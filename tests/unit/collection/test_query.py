@@ -142,6 +142,31 @@ def test_a_copy_is_found_at_distance_zero_and_named(make, tmp_path, exact, sketc
         assert row["distance"] < 1e-3 and row["rank"] == 1 and row["p"] == pytest.approx(SMALLEST[engine])
 
 
+def test_a_copy_is_found_where_another_file_makes_sketches_small(make, tmp_path):
+    """A sketch has as many numbers for one module as for a thousand: the products of a pair are at the smaller of their
+    sizes, and so are the squares that they are held against."""
+    few = [module for module in make.sd1() if ".attn2.to_k" in module][:2]
+    paths = [
+        make.store(
+            tmp_path / f"{n}.safetensors",
+            {key: x for key, x in tensors(make, artist, n).items() if n == 9 or key.startswith(tuple(few))},
+        )
+        for n, artist in enumerate(ARTISTS)
+    ]
+    files, found = [open_lora(path) for path in paths], []
+    for n, file in enumerate(files):
+        found.append(sketch(file, numbers=24 * 64))
+        write_sketch(tmp_path / f"{n}.sketch", found[-1])
+    kept = [tmp_path / f"{n}.sketch" for n in range(10)]
+    known = Known("sd1", ARTISTS, files, ARTISTS, GENRES, sketch_gram(found), kept, 24 * 64)
+    assert found[9].D < found[0].D / 4
+    for n in range(9):
+        copy = make.store(tmp_path / "copy.safetensors", load_file(paths[n]), {"name": "another"})
+        first = answers([copy], known, nearest=99)[0]
+        assert first["relation"] == "same update" and first["distance"] < 1e-3
+        assert all(abs(row["cosine"]) < 1 + 1e-9 for row in answers([copy], known, nearest=99))
+
+
 def test_a_subset_of_components_and_blocks_is_asked_for_alone(make, tmp_path, exact, sketched):
     """Self-attention of one artist, all else of another."""
     one, other = tensors(make, "Ada", 5), tensors(make, "Cy", 6)

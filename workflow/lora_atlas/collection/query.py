@@ -112,15 +112,13 @@ def query(
             row["sha256"] = digest(file.path)
             known = _collection(file, collections)
             asked = _Asked(file, known, components, blocks)
-            plain, (products, square) = _products(asked)
+            plain, cosine = _cosines(asked)
         except LoraFileError as error:
             rows.append(row | {"status": "refused", "reason": in_a_row(str(error), path, base)})
             continue
-        K, nearness = (combine(grams, components, blocks) for grams in (known.grams, known.nearness))
         if known.space not in among:
-            among[known.space] = Chance(normalise(nearness, "unit"), known.artists)
+            among[known.space] = Chance(normalise(combine(known.nearness, components, blocks), "unit"), known.artists)
         chance = among[known.space]
-        cosine = products / np.sqrt(np.diag(nearness) * square).clip(1e-300)
         near = distances(cosine)
         order = np.argsort(near, kind="stable")
         # A file that lies among the known ones is no neighbour of itself.
@@ -135,7 +133,7 @@ def query(
         evidence[order[:VOTERS]] = chance.evidence(cosine[order[:VOTERS]])
         row |= {"space": known.space, "chance": chance.limit}
         row |= vote("artist", known.artists, evidence) | vote("genre", known.genres, evidence)
-        alike = 1 - np.abs(plain[0]) / np.sqrt(np.diag(K) * plain[1]).clip(1e-300) < NEARLY**2
+        alike = 1 - np.abs(plain) < NEARLY**2
         rows += [
             row | {
                 "rank": rank, "lora": known.loras[n], "artist": known.artists[n], "genre": known.genres[n],
@@ -155,10 +153,10 @@ class _Asked:
         self, file: LoraFile, known: Known, components: Sequence[str] | None, blocks: Sequence[str] | None
     ) -> None:
         self.file, self.known = file, known
-        self._parts = (components, blocks)
+        self.parts = (components, blocks)
 
     def wanted(self, module: str) -> bool:
-        return wanted(module, *self._parts)
+        return wanted(module, *self.parts)
 
     @cached_property
     def sketch(self) -> Sketch:
@@ -210,45 +208,63 @@ def _collection(file: LoraFile, collections: Sequence[Known]) -> Known:
     raise LoraFileError(f"{file.path}: a LoRA of {what}, and the known LoRAs are of: {spaces}; {why}")
 
 
-Row = tuple[np.ndarray, float]  # inner products of a file with the known ones (N,), and its square
+Pair = np.ndarray  # two sums over modules: as they are, and weighted
 
 
-def _products(asked: _Asked) -> tuple[Row, Row]:
-    """The row of a file among the known ones with modules as they are, and with modules weighted; LoraFileError for an
+def _cosines(asked: _Asked) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines (N,) of a file with the known ones, of modules as they are and of modules weighted; LoraFileError for an
     update of zero."""
-    file, known = asked.file, asked.known
-    rows = last_row([*known.files, file], "delta") if known.sketches is None else _sketched_row(asked.sketch, known)
-    names = [m for m in rows if asked.wanted(m)]
-    weights = known.modules if known.modules is not None else dict.fromkeys(names, 1.0)
-    nothing = np.zeros(len(known.loras) + 1)
-    plain = sum((rows[m] for m in names), nothing)
-    # What no known LoRA trains has no weight, and says nothing of how near they are.
-    weighted = sum((weights.get(m, 0.0) * rows[m] for m in names), nothing)
-    if not plain[-1] > 0:
+    known = asked.known
+    products, own, squares = _of_files(asked) if known.sketches is None else _of_sketches(asked)
+    if not (own[0] > 0).all():
         raise LoraFileError(
-            f"{file.path}: its update is zero (in the components and blocks asked for): nothing to compare"
+            f"{asked.file.path}: its update is zero (in the components and blocks asked for): nothing to compare"
         )
-    if not weighted[-1] > 0:
+    if not (own[1] > 0).all():
         raise LoraFileError(
-            f"{file.path}: it trains only modules that have no weight among the known LoRAs ({known.space}); compare "
-            "it with weights.modules: [plain]"
+            f"{asked.file.path}: it trains only modules that have no weight among the known LoRAs ({known.space}); "
+            "compare it with weights.modules: [plain]"
         )
-    return (plain[:-1], float(plain[-1])), (weighted[:-1], float(weighted[-1]))
+    plain, weighted = products / np.sqrt(own * squares).clip(1e-300)
+    return plain, weighted
 
 
-def _sketched_row(mine: Sketch, known: Known) -> dict[str, np.ndarray]:
-    """Module → inner products (N + 1,) of a sketch with those of the known ones, and with itself."""
-    rows = {m: np.zeros(len(known.loras) + 1) for m in mine.parts}
+def _summed(asked: _Asked, each: Mapping[str, Any]) -> Pair:
+    """Two sums of what there is of modules (a number, or several), of those that are asked for: what no known LoRA
+    trains has no weight, and says nothing of how near they are."""
+    weights = asked.known.modules
+    plain, weighted = 0.0, 0.0
+    for module, x in each.items():
+        if asked.wanted(module):
+            plain = plain + x
+            weighted = weighted + (1.0 if weights is None else weights.get(module, 0.0)) * x
+    return np.array([plain, weighted])
+
+
+def _of_files(asked: _Asked) -> tuple[Pair, Pair, Pair]:
+    """Inner products (2, N) of a file with the known ones, its square (2, 1), and theirs (2, N)."""
+    rows = _summed(asked, last_row([*asked.known.files, asked.file], "delta"))
+    rows = np.broadcast_to(rows.reshape(2, -1), (2, len(asked.known.loras) + 1))
+    grams = (combine(each, *asked.parts) for each in (asked.known.grams, asked.known.nearness))
+    return rows[:, :-1], rows[:, -1:], np.stack([np.diag(K) for K in grams])
+
+
+def _of_sketches(asked: _Asked) -> tuple[Pair, Pair, Pair]:
+    """The same of sketches, all (2, N): each pair at the smaller of their D. An estimate of a square belongs to its D;
+    a copy is parallel at any, and at distance zero only by squares of the same."""
+    known, mine = asked.known, asked.sketch
+    at: dict[int, tuple[Mapping[str, np.ndarray], Pair]] = {}
+    products, own, squares = (np.zeros((2, len(known.loras))) for _ in range(3))
     for n in range(len(known.loras)):
         other = known.sketch(n)
         D = min(mine.D, other.D)
-        a, b = folded(mine, D).parts, folded(other, D).parts
-        for m in a:
-            if m in b:
-                rows[m][n] = float(np.vdot(a[m], b[m]))
-    for m, part in mine.parts.items():
-        rows[m][-1] = float(np.vdot(part, part))
-    return rows
+        if D not in at:
+            parts = folded(mine, D).parts
+            at[D] = parts, _summed(asked, {m: float(np.vdot(x, x)) for m, x in parts.items()})
+        (a, own[:, n]), b = at[D], folded(other, D).parts
+        products[:, n] = _summed(asked, {m: float(np.vdot(x, b[m])) for m, x in a.items() if m in b})
+        squares[:, n] = _summed(asked, {m: float(np.vdot(x, x)) for m, x in b.items()})
+    return products, own, squares
 
 
 def vote(name: str, labels: Sequence[str | None], evidence: np.ndarray) -> dict[str, Any]:

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_atlas.loras.factors import HadamardUpdate, KroneckerUpdate, Update, expanded, finite, inner, of_dense
+from lora_atlas.loras.factors import (
+    HadamardUpdate,
+    KroneckerUpdate,
+    Update,
+    expanded,
+    finite,
+    inner,
+    is_whole,
+    matrix,
+    of_dense,
+    reordered,
+)
 from lora_atlas.weights import gram as engine
 from lora_atlas.weights.gram import delta
 
@@ -167,3 +178,41 @@ def test_a_whole_matrix_has_an_identity_for_one_factor(shape):
     assert (identity == np.eye(min(shape))).all() and identity.base is not None
     with pytest.raises(ValueError, match="read-only"):
         identity[0, 0] = 2
+
+
+WHOLE = {
+    "difference": lambda rng: of_dense(M, rng.normal(size=(12, 9)).astype(np.float32)),
+    "wide difference": lambda rng: of_dense(M, rng.normal(size=(9, 12)).astype(np.float32)),
+    "LoKr": lambda rng: KroneckerUpdate(
+        M, *(of_dense(M, rng.normal(size=shape).astype(np.float32)) for shape in ((3, 3), (4, 3)))
+    ),
+    "LoHa": lambda rng: HadamardUpdate(M, plain(rng, 12, 9, 3), plain(rng, 12, 9, 3)),
+    "high rank": lambda rng: plain(rng, 12, 9, 9),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_matrix_that_is_smaller_than_its_factors_is_formed(name):
+    rng = np.random.default_rng(0)
+    u, low = WHOLE[name](rng), plain(rng, 12, 9, 2) if name != "wide difference" else plain(rng, 9, 12, 2)
+    assert is_whole(u) and not is_whole(low)
+    W = dense(u)
+    np.testing.assert_allclose(matrix(u), W, atol=1e-5)
+    for v in (u, WHOLE[name](rng), low):
+        assert inner(u, v) == pytest.approx(np.vdot(W, dense(v)), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [*WHOLE, "low"])
+def test_rows_in_another_order_are_those_of_the_matrix(name):
+    """Rows that cut through the blocks of a Kronecker product too, as those of a fused layer do."""
+    rng = np.random.default_rng(1)
+    u = plain(rng, 12, 9, 2) if name == "low" else WHOLE[name](rng)
+    for order in (lambda X: X[2:7], lambda X: np.concatenate([X[6:], X[:6]])):
+        np.testing.assert_allclose(dense(reordered(u, order)), order(dense(u)), atol=1e-5)
+
+
+def test_a_large_matrix_of_a_small_file_is_not_formed():
+    row = np.ones((1, 2**18), np.float32)
+    u = KroneckerUpdate(M, of_dense(M, row), of_dense(M, row.T))
+    assert u.shape == (2**18, 2**18) and not is_whole(u)
+    assert inner(u, u) == pytest.approx(2.0**36)

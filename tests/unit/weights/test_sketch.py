@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lora_atlas.loras.container import LoraFileError
-from lora_atlas.loras.factors import HadamardUpdate, KroneckerUpdate, Update, expanded
+from lora_atlas.loras.factors import HadamardUpdate, KroneckerUpdate, Update, expanded, of_dense
 from lora_atlas.loras.files import open_lora
 from lora_atlas.weights.gram import gram
 from lora_atlas.weights.sketch import (
@@ -89,6 +89,22 @@ def test_a_sketch_of_any_kind_is_that_of_its_plain_factors(kind):
         u = KroneckerUpdate(M, plain(rng, 2, 5, 4), plain(rng, 3, 8, 15))
     found = project(u, 128, hashes)
     np.testing.assert_allclose(found, project(expanded(u), 128, hashes), atol=1e-4 * np.linalg.norm(found))
+
+
+@pytest.mark.parametrize("kind", ["difference", "LoKr"])
+def test_a_sketch_of_a_whole_matrix_is_that_of_its_factors(kind):
+    """The entries themselves, added at the sums of their places: the same sketch, without transforms of a full rank."""
+    rng, hashes = np.random.default_rng(0), Hashes()
+    W = rng.normal(size=(24, 20)).astype(np.float32)
+    factors = np.linalg.qr(rng.normal(size=(20, 20)))[0].astype(np.float32)
+    u = of_dense(M, W)
+    if kind == "LoKr":
+        u = KroneckerUpdate(M, of_dense(M, W[:4, :4]), of_dense(M, W[:6, :5]))
+        W = np.kron(W[:4, :4], W[:6, :5])
+    # Factors of rank 20 in parts of rank 5, none of which is whole.
+    parts = [Update(M, factors[:, n : n + 5].T.copy(), W @ factors[:, n : n + 5]) for n in range(0, 20, 5)]
+    expected = sum(project(part, 128, hashes) for part in parts)
+    np.testing.assert_allclose(project(u, 128, hashes), expected, atol=1e-5 * np.linalg.norm(expected))
 
 
 def test_a_sketch_folds_into_the_sketch_of_a_smaller_one():

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .container import Container, LoraFileError, NotFiniteError
-from .factors import Factored, Update, expanded, finite
+from .factors import Factored, finite, reordered
 from .formats import Spec
 from .kinds import NAMED
 from .kinds.lokr import LOKR, both_whole, root_scale
@@ -40,22 +40,31 @@ def read_update(
     if not finite(update):
         if wrong := _not_finite(spec, parts):
             raise NotFiniteError(container.path, wrong)
-        raise LoraFileError(f"{container.path}: the update of {spec.module} is too large for float32")
+        raise _too_large(container, spec)
+    placed = _placed(spec, update)
+    if placed is not update and not finite(placed):  # a product of finite factors need not be
+        raise _too_large(container, spec)
+    return placed
+
+
+def _placed(spec: Spec, update: Factored) -> Factored:
+    """The update of the module alone, its rows in the order of diffusers."""
     if spec.swapped:
         half = update.shape[0] // 2
-        update = expanded(update)
-        update = Update(update.module, update.A, np.concatenate([update.B[half:], update.B[:half]]))
+        update = reordered(update, lambda X: np.concatenate([X[half:], X[:half]]))
     if spec.heads:
-        update = expanded(update)
-        out, rank = update.B.shape
-        parts_first = update.B.reshape(-1, 3, spec.heads, rank).swapaxes(0, 1).reshape(out, rank)
-        update = Update(update.module, update.A, parts_first)
+        update = reordered(update, lambda X: X.reshape(-1, 3, spec.heads, X.shape[1]).swapaxes(0, 1).reshape(X.shape))
     if spec.rows is not None:
+        start, stop = spec.rows
         try:
-            update = update.rows(*spec.rows)
+            return update.rows(start, stop)
         except ValueError:
-            update = expanded(update).rows(*spec.rows)
+            return reordered(update, lambda X: X[start:stop])
     return update
+
+
+def _too_large(container: Container, spec: Spec) -> LoraFileError:
+    return LoraFileError(f"{container.path}: the update of {spec.module} is too large for float32")
 
 
 def _made(spec: Spec, parts: Mapping[str, np.ndarray], scale: float, base: np.ndarray | None) -> Factored:

@@ -1,6 +1,7 @@
 """Updates of one weight matrix in factored form: the only form in which they exist here.
 
-A dense ΔW is never formed, since a file of a few kilobytes can name a matrix of 10⁶ × 10⁶. Three kinds:
+A dense ΔW is formed only where it is smaller than its factors (`is_whole`), since a file of a few kilobytes can name a
+matrix of 10⁶ × 10⁶. Three kinds:
 
     plain      ΔW = B A                            LoRA, LoCon, Tucker, a full difference (one factor the identity)
     Kronecker  ΔW = (B₁A₁) ⊗ (B₂A₂)                LoKr
@@ -15,7 +16,7 @@ serve the Gram and the sketch engine alike. Convolutions are matrices too: in = 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -138,7 +139,7 @@ Factored = Update | KroneckerUpdate | HadamardUpdate
 
 
 def inner(left: Factored, right: Factored) -> float:
-    """⟨ΔW₁, ΔW₂⟩ of two updates of one module, in float64, whatever kinds they are; nothing dense is formed.
+    """⟨ΔW₁, ΔW₂⟩ of two updates of one module, in float64, whatever kinds they are.
 
     Kronecker products of equal shapes need only ⟨C⊗D, E⊗F⟩ = ⟨C, E⟩⟨D, F⟩ (Van Loan 2000, §2).
     """
@@ -149,6 +150,10 @@ def inner(left: Factored, right: Factored) -> float:
         and left.second.shape == right.second.shape
     ):
         return inner(left.first, right.first) * inner(left.second, right.second)
+    if is_whole(left) and is_whole(right):
+        W = matrix(left)
+        V = W if right is left else matrix(right)
+        return float(sum(np.vdot(w.astype(np.float64), v.astype(np.float64)) for w, v in zip(W, V, strict=True)))
     if right.rank > left.rank:
         left, right = right, left
     total = 0.0
@@ -197,6 +202,35 @@ def _finite(x: np.ndarray) -> bool:
         return bool(np.isfinite(total) or np.isfinite(x).all())
 
 
+WHOLE = 2**27  # numbers of a matrix up to which it is formed
+
+
+def is_whole(update: Factored) -> bool:
+    """Whether the matrix is no larger than its factors would be, written out: that of a full difference, of a DoRA, of
+    a LoKr whose factors are whole."""
+    out, width = update.shape
+    return out * width <= min(WHOLE, update.rank * (out + width))
+
+
+def matrix(update: Factored) -> np.ndarray:
+    """ΔW itself (out, in) float32, for one that `is_whole`; infinite where it is too large for that."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isinstance(update, Update):
+            if _is_identity(update.A):
+                return update.B
+            return update.A if _is_identity(update.B) else update.B @ update.A
+        first, second = matrix(update.first), matrix(update.second)
+        return np.kron(first, second) if isinstance(update, KroneckerUpdate) else first * second
+
+
+def reordered(update: Factored, order: Callable[[np.ndarray], np.ndarray]) -> Update:
+    """The update whose rows are those of this one in another order, or some of them."""
+    if is_whole(update):
+        return of_dense(update.module, order(matrix(update)))
+    plain = expanded(update)
+    return Update(plain.module, plain.A, order(plain.B))
+
+
 def of_dense(module: str, W: np.ndarray) -> Update:
     """A matrix that is given whole, as factors of which one is the identity."""
     out, width = W.shape
@@ -210,6 +244,11 @@ def _identity(n: int, kind: np.dtype) -> np.ndarray:
     row = np.zeros(2 * n - 1, kind)
     row[n - 1] = 1
     return np.lib.stride_tricks.sliding_window_view(row, n)[::-1]
+
+
+def _is_identity(X: np.ndarray) -> bool:
+    """Whether a factor is what `_identity` makes, by how it lies in memory."""
+    return X.shape[0] == X.shape[1] > 1 and X.strides == (-X.itemsize, X.itemsize)
 
 
 def _kronecker(P: np.ndarray, Q: np.ndarray, X: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 
 from .. import tensors
 from ..loras.container import LoraFileError, open_container, opened
-from ..loras.factors import Factored, KroneckerUpdate, expand, expanded, inner
+from ..loras.factors import Factored, KroneckerUpdate, expand, expanded, inner, is_whole, matrix
 from ..loras.files import LoraFile
 from ..loras.names import block, component
 from .gram import EXPAND, delta
@@ -44,6 +44,7 @@ SMALLEST, LARGEST = 64, 2**16  # D
 STRIDE = 64  # modules of all sketches that are in memory together
 TOGETHER = 2**17  # numbers that are transformed together: what a core keeps near
 SCATTERED = 2**23  # places of hashes that are kept
+WIDE = 256  # a rank from which on entries of a whole matrix are fewer steps than transforms of its factors
 SEED = 0  # one for all studies: sketches of one file are then the same everywhere, and can be kept
 
 
@@ -112,7 +113,7 @@ def sketch(file: LoraFile, *, numbers: int = NUMBERS, hashes: Hashes | None = No
                 _check(file, module, part, square)
                 parts[module], norms[module] = part, math.sqrt(max(square, 0.0))
         for module in file.layout.specs:
-            if module not in parts:  # too large to be one pair of factors
+            if module not in parts:  # too large to be one pair of factors, or whole
                 update = file.update(module, descriptor)
                 part, square = project(update, D, hashes), inner(update, update)
                 _check(file, module, part, square)
@@ -147,7 +148,7 @@ def _alike(file: LoraFile, D: int, descriptor: int | None, own: Buffer) -> Itera
     for module in file.layout.specs:
         if not is_plain(file, module):
             update = file.update(module, descriptor)
-            if update.rank * sum(update.shape) > EXPAND:
+            if update.rank * sum(update.shape) > EXPAND or (update.rank >= WIDE and is_whole(update)):
                 continue
             waiting = others.setdefault((*update.shape, update.rank), [])
             waiting.append(update)
@@ -183,6 +184,8 @@ def _squares(X: np.ndarray) -> np.ndarray:
 
 def project(update: Factored, D: int, hashes: Hashes) -> np.ndarray:
     """TensorSketch (D,) float32 of one update."""
+    if is_whole(update):
+        return projected_dense(update.module, matrix(update)[None], D, hashes)[0]
     pieces = [expanded(update)] if update.rank * sum(update.shape) <= EXPAND else update.pieces()
     found = np.zeros(D, np.float32)
     for piece in pieces:
@@ -211,9 +214,15 @@ def projected_dense(module: str, X: np.ndarray, D: int, hashes: Hashes) -> np.nd
     rows, columns = (
         hashes.of(module, side, length, D).tocsc() for side, length in zip(("out", "in"), X.shape[1:], strict=True)
     )
-    places = ((rows.indices[:, None] + columns.indices[None]) % D).ravel()
-    signs = np.outer(rows.data, columns.data).ravel()
-    return np.stack([np.bincount(places, signs * x.ravel(), D) for x in X]).astype(np.float32)
+    found = np.zeros((len(X), D))
+    step = max(TOGETHER * 32 // X.shape[2], 1)
+    for start in range(0, X.shape[1], step):
+        part = slice(start, start + step)
+        places = ((rows.indices[part, None] + columns.indices[None]) % D).ravel()
+        signs = np.outer(rows.data[part], columns.data).ravel()
+        for total, x in zip(found, X, strict=True):
+            total += np.bincount(places, signs * x[part].ravel(), D)
+    return found.astype(np.float32)
 
 
 def sketches(

@@ -7,5 +7,5 @@ with job(snakemake):
     from lora_atlas.pictures.duplicates import find
 
     threshold = asked(snakemake).threshold
-    rows = find(snakemake.input.pictures, threshold) if threshold is not None else []
+    rows = find(snakemake.input.pictures, threshold)
     tables.write(snakemake.output[0], "duplicates", rows, {"threshold": threshold})

@@ -9,7 +9,8 @@ Decisions:
   correlation of grey versions confuses the two, and this one keeps them far apart (benchmarks/RESULTS.md).
 - The correlation is the best over shifts of a few percent and over crops of up to an eighth.
 - Of near-duplicates of one artist the largest is used. Nothing is deleted: the plan passes the others over.
-- A picture that stands under two artists is used for neither: whose it is cannot be told from here.
+- A picture that stands under two artists is used for neither: whose it is cannot be told from here. That holds for
+  equal bytes where nothing else is compared too, as for icons: whole families hold another's drawings.
 - Likeness is not transitive, duplication is: what is linked through a third picture is one group.
 """
 
@@ -45,9 +46,37 @@ class Likeness:
     structure: np.ndarray
 
 
-def find(paths: Sequence[str | Path], threshold: float) -> list[dict[str, Any]]:
-    """Rows of the table "duplicates" for tables "pictures": the kept pictures that are not to be used."""
+def find(paths: Sequence[str | Path], threshold: float | None) -> list[dict[str, Any]]:
+    """Rows of the table "duplicates" for tables "pictures": the kept pictures that are not to be used. Without a
+    threshold those alone that are the same under two artists."""
+    if threshold is None:
+        return same(row for path in paths for row in tables.read(path, "pictures").select(_NAMES).to_pylist())
     return judge([likeness(row) for path in paths for row in _kept(path)], threshold)
+
+
+_NAMES = ["picture", "artist", "status"]
+
+
+def same(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the table "duplicates" for rows of tables "pictures": kept pictures that several artists have."""
+    whose: dict[str, set[str]] = {}
+    for row in rows:
+        if row["status"] == "kept":
+            whose.setdefault(row["picture"], set()).add(row["artist"])
+    return [
+        {
+            "picture": picture, "artist": artist, "other": picture,
+            "other_artist": next(other for other in sorted(artists) if other != artist),
+            "distance": 0, "correlation": 1.0, "reason": _of_several(artists),
+        }
+        for artist, picture, artists in sorted(
+            (artist, picture, artists) for picture, artists in whose.items() if len(artists) > 1 for artist in artists
+        )
+    ]  # fmt: skip
+
+
+def _of_several(artists: Iterable[str]) -> str:
+    return f"near-duplicate under {' and '.join(sorted(artists))}: whose it is cannot be told"
 
 
 def _kept(path: str | Path) -> Iterable[dict[str, Any]]:
@@ -124,7 +153,7 @@ def judge(found: Sequence[Likeness], threshold: float) -> list[dict[str, Any]]:
                 distance, alike = links.get((min(i, best), max(i, best)), (distance, alike))
                 reason = f"near-duplicate of {found[best].picture[:12]}, which is larger or equal"
             else:
-                reason = f"near-duplicate under {' and '.join(sorted(artists))}: whose it is cannot be told"
+                reason = _of_several(artists)
             rows.append(
                 {
                     "picture": found[i].picture,

@@ -45,7 +45,7 @@ rule study_page:
             },
             links={
                 "pictures/index.html": "The study's pictures, kept and refused",
-                "FINDINGS.md": "FINDINGS.md: what held and what did not, over all seeds",
+                "FINDINGS.md": "FINDINGS.md: what held and what did not, and over which seeds",
             },
             titles=content(config["pictures"]["manifest"]),
             seed=config["seed"],

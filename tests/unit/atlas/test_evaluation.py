@@ -236,11 +236,12 @@ def test_sentences_of_findings_are_made_of_their_tables(retrieval):
     found = {each.name: each for each in says.findings(read, described, VIEW)}
     assert set(found) == {"comparison", "worth", "ablation"}
     assert found["ablation"].sentence == (
-        "The best of 2 parts, up (feed forward), 25% of the parameters, reaches 0.70; random modules of as many "
-        "parameters 0.30."
+        "The best of 2 parts, up (feed forward), 25% of the parameters, reaches 0.70 (0.40–0.60), the best by these "
+        "very queries; random modules of as many parameters 0.30."
     )
-    assert found["worth"].sentence.endswith(
-        "reach 0.40; the weights (0.50) are worth more pictures than the 4 there are."
+    assert (
+        "reach 0.40 (0.40–0.60); the weights (0.50) are worth more pictures than the 4 there are. All of it is this "
+        "study's own seed" in found["worth"].sentence
     )
     assert "mean average precision of 0.50 (0.40–0.60), where chance gives 0.10" in found["comparison"].sentence
     met = tables.table("crossings", [crossing | {"value": 2.4}])

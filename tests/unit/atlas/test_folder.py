@@ -112,13 +112,13 @@ def test_previews_are_shown_and_what_is_none_is_not(written):
 def test_what_is_unusual_and_what_is_refused_are_said(written):
     saved = held(written)["saved"]
     assert "alone-0,sd1,its norm is 100 times the usual one of its base" in saved["unusual"]
-    assert (
-        "far,flux-1,its header says that it is of SDXL" in saved["unusual"]
-        and "far,flux-1,one\nfar,flux-1,two" in saved["unusual"]
-    )
+    # What the reader remarked is no comparison with others, and a remark is one, whatever stands in it.
+    assert "far" not in saved["unusual"]
+    assert "far,flux-1,its header says that it is of SDXL" in saved["remarks"]
+    assert "far,flux-1,one; two" in saved["remarks"]
     # 48 of 55 are: that is not what is unusual, and the sentence says it.
     assert "related to none" not in saved["unusual"]
-    assert "updates have no related one here" in written.read_text()
+    assert "updates have no related one among the others of the base" in written.read_text()
     assert saved["refused"].startswith("LoRA,reason\ncut,cut short")
     text = written.read_text()
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
@@ -132,5 +132,21 @@ def test_of_few_loras_nothing_is_called_chance():
     X[1] = X[0] + 0.3 * rng.normal(size=400)
     near = where(rows, X / np.linalg.norm(X, axis=1, keepdims=True))["sd1"].near
     pair = near[(near["one"] == "0") & (near["other"] == "1")].iloc[0]
-    assert folder.told(rows[0], rows[1], pair.beyond, pair.p)[0] == "maybe" and pair.p > 0.05
-    assert folder.told(rows[0], rows[2], False, 0.9) == ["unrelated", "unrelated: no nearer than chance, p 0.9"]
+    least = near["p"].min()
+    kind, words = folder.told(rows[0], rows[1], pair.beyond, pair.p, pair.cosine, least)
+    assert kind == "maybe" and pair.p > 0.05
+    assert f"cosine {pair.cosine:.2g}" in words and words.endswith("the least that so few LoRAs can give")
+    unrelated = folder.told(rows[0], rows[2], False, 0.9, 0.0, least)
+    assert unrelated == ["unrelated", "unrelated: no nearer than chance, p 0.9"]
+
+
+def test_a_map_says_of_how_many_its_places_mean_something():
+    rng = np.random.default_rng(2)
+    rows = [file(str(i)) for i in range(12)]
+    X = rng.normal(size=(12, 400))
+    placed = {"unrelated": X, "a pair": np.vstack([X[:1] + 0.3 * X[1:2], X[1:]])}
+    placed = {name: x / np.linalg.norm(x, axis=1, keepdims=True) for name, x in placed.items()}
+    said = {name: folder._map("sd1", rows, where(rows, x)["sd1"], 0, {r["lora"]: r for r in rows})["says"]
+            for name, x in placed.items()}  # fmt: skip
+    assert said["unrelated"].endswith("none is nearer to another than noise, so that their places mean nothing")
+    assert said["a pair"].endswith("2 of 12 are related; where the others, hollow, stand means nothing")

@@ -201,7 +201,7 @@ def comparison(retrieval: pa.Table, clustering: pa.Table) -> ChartType:
         title=alt.Title(
             "How well each description of a LoRA tells artists",
             subtitle=[
-                f"lines: intervals over artists; black ticks: chance; {view.label}",
+                f"lines: intervals over artists; upright ticks: chance; {view.label}",
                 "descriptors of training pictures know what nobody knows who is handed a LoRA: an upper bound",
             ],
         )

@@ -165,7 +165,10 @@ def structure_matrix(structure: pa.Table, described: Mapping[str, Descriptor]) -
                 scale=alt.Scale(domain=[-1, -0.5, 0, 0.5, 1], range=DIVERGING, clamp=True),
                 legend=None,
             ),
-            tooltip=["column", "row", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("p:Q", format=".3f")],
+            tooltip=[
+                "column", "row", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("null:Q", format=".3f"),
+                alt.Tooltip("p:Q", format=".3f"),
+            ],
         )
         text = (
             base.transform_filter("isValid(datum.value)")
@@ -173,13 +176,16 @@ def structure_matrix(structure: pa.Table, described: Mapping[str, Descriptor]) -
             .encode(
                 text=alt.Text("value:Q", format=".2f"),
                 color=alt.condition("abs(datum.value) > 0.7", alt.value("white"), alt.value(ON_CELLS)),
+                # What chance reaches, too.
+                opacity=alt.condition("datum.value > datum.null_high", alt.value(1.0), alt.value(0.45)),
             )
         )
         charts.append((cells + text).properties(title=metric, width=alt.Step(24), height=alt.Step(24)))
     chart = alt.hconcat(*charts, spacing=16).properties(
         title=alt.Title(
             "Which descriptors have the same geometry?",
-            subtitle="debiased linear CKA; 0 is what chance gives; within artists: each LoRA less its artist's mean",
+            subtitle="debiased linear CKA; pale numbers: no more than chance reaches, which within artists is not 0; "
+            "there each LoRA is less its artist's mean",
         )
     )
     return styled(chart)
@@ -220,7 +226,7 @@ def ablation_chart(ablation: pa.Table) -> ChartType:
             title=alt.Title(
                 "Which weights tell artists?",
                 subtitle=[
-                    f"red: {SEEN[factor]} of one component and block, intervals over artists; black ticks: chance",
+                    f"red: {SEEN[factor]} of one component and block, intervals over artists; upright ticks: chance",
                     "grey, below: random modules of as many parameters, their mean and range",
                 ],
             ),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..collection.chance import LEVEL
-from ..collection.spaces import MAPPED, spaces
+from ..collection.spaces import spaces
 from .collection import Placed
 from .page import Finding
 from .page import write as write_page
@@ -25,6 +25,8 @@ TOGETHER = 3  # points that make a family
 SHARED = 0.67  # of a family's members that have a word, or a label, before the family is called by it
 UNUSUAL, ENOUGH = 3.5, 8  # modified z-score of an outlier (Iglewicz & Hoaglin 1993), and the LoRAs that it takes
 FEW = 12  # files that are related to none, and are listed whatever their share
+COLOURS = 9  # of the page (TINTS): after these a shape tells those apart that share one
+LISTED = 20  # refusals that are shown where there is no map
 FLAT = 0.05  # of log norms: where they differ by less, a file that differs by a quarter is none that stands out
 SMALL_WORDS = {
     "and",
@@ -59,7 +61,7 @@ def write(path: str | Path, study: str, rows: Sequence[Row], where: Mapping[str,
     for space, members in sorted(spaces(rows).items(), key=lambda item: (-len(item[1]), item[0])):
         placed = where[space]
         first = len(loras)
-        groups = together(placed)
+        groups, linked = together(placed), related(placed)
         cluster_of: dict[str, int] = {}
         for group in groups:
             name = suggested([by_name[lora] for lora in group], [by_name[x] for x in placed.points["lora"]])
@@ -70,7 +72,7 @@ def write(path: str | Path, study: str, rows: Sequence[Row], where: Mapping[str,
             copies = [name for name in placed.members[lora] if name != lora]
             loras.append(
                 _lora(by_name[lora], [by_name[name] for name in copies], artists, shown)
-                | {"cluster": cluster_of.get(lora), "colour": cluster_of.get(lora)}
+                | {"cluster": cluster_of.get(lora), "colour": cluster_of.get(lora), "alone": lora not in linked}
             )
         maps.append(_map(space, members, placed, first, by_name))
     data = {
@@ -89,12 +91,13 @@ def write(path: str | Path, study: str, rows: Sequence[Row], where: Mapping[str,
                 "name": artist,
                 "genre": (genre := next(g for g, a in labels if a == artist)) or None,
                 "colour": i,
-                "shape": genres.index(genre) if len(genres) > 1 else 0,
+                "shape": genres.index(genre) if len(genres) > 1 else i // COLOURS,
             }
             for artist, i in artists.items()
         ],
         "clusters": clusters,
         "loras": loras,
+        "refused": [[row["lora"], row["reason"]] for row in rows if row["status"] == "refused"][:LISTED],
         "maps": maps,
         "groups": [["bases", list(range(len(maps)))]] if maps else [],
         "measure": "distance of the updates at norm one: 0 the same, 1.41 unrelated",
@@ -105,7 +108,7 @@ def write(path: str | Path, study: str, rows: Sequence[Row], where: Mapping[str,
 
 def _lead(rows: Sequence[Row], usable: int, count: int) -> str:
     copies = sum(bool(row["copy_of"]) and row["status"] == "imported" for row in rows)
-    words = [f"{usable} LoRA{'s' * (usable != 1)} of {count} base{'s' * (count != 1)}"]
+    words = [f"{usable} LoRA{'s' * (usable != 1)} of {count} base{'s' * (count != 1)}" if usable else "no LoRA to read"]
     words += [f"{copies} cop{'ies' if copies > 1 else 'y'}"] * bool(copies) + [f"{len(rows) - usable} refused"] * (
         usable < len(rows)
     )
@@ -149,7 +152,7 @@ def _preview(row: Row, shown: Thumbnails) -> int | None:
 
 def remarks(row: Row) -> list[str]:
     """What is odd about a file, in words."""
-    found = [part for part in (row["remark"] or "").split("; ") if part]
+    found = [row["remark"]] if row["remark"] else []
     if row["header_family"] and row["header_family"] != row["family"]:
         found.append(f"its header says that it is of {row['header_family']}")
     return found
@@ -162,16 +165,20 @@ def _map(space: str, members: Sequence[Row], placed: Placed, first: int, by_name
     near: list[list[int]] = [[] for _ in order]
     distance: list[list[float]] = [[] for _ in order]
     evidence: list[list[list[str]]] = [[] for _ in order]
+    least = float(placed.near["p"].min()) if len(placed.near) else 1.0
     for row in placed.near.drop_duplicates(["one", "other"]).itertuples():
         i = number[row.one] - first
         near[i].append(number[row.other])
         distance[i].append(float(f"{row.distance:.4g}"))
-        evidence[i].append(told(by_name[row.lora], by_name[row.neighbour], row.beyond, row.p))
+        evidence[i].append(told(by_name[row.lora], by_name[row.neighbour], row.beyond, row.p, row.cosine, least))
     family = members[0]["family"]
     words = f"{len(members)} LoRA{'s' * (len(members) != 1)} of {family if family != 'other' else 'no known family'}"
     points = f", {len(order)} different updates" if len(order) < len(members) else ""
-    if len(order) >= MAPPED and not placed.near["related"].any():
-        points += ": none is nearer to another than noise, so that places say little"
+    linked = len(related(placed))
+    if len(order) > 1 and not linked:
+        points += ": none is nearer to another than noise, so that their places mean nothing"
+    elif linked < len(order):
+        points += f": {linked} of {len(order)} are related; where the others, hollow, stand means nothing"
     return {
         "name": space,
         "label": f"{space} ({len(members)})",
@@ -186,16 +193,26 @@ def _map(space: str, members: Sequence[Row], placed: Placed, first: int, by_name
     }
 
 
-def told(one: Row, other: Row, beyond: bool, p: float) -> list[str]:
+def related(placed: Placed) -> set[str]:
+    """The points that a line links to another."""
+    linked = placed.near[placed.near["related"]]
+    return {*linked["one"], *linked["other"]}
+
+
+def told(one: Row, other: Row, beyond: bool, p: float, cosine: float, least: float) -> list[str]:
     """How two LoRAs are related: a word for a mark, and the evidence. `beyond`: their cosine is, of what noise does.
+    `least`: the smallest p of any two of the base.
 
     Of few LoRAs p cannot be small: what is beyond noise is then not called unrelated, and not called related either.
     """
     for a, b in ((one, other), (other, one)):
         if a["copy_of"] == b["lora"]:
             return ["copy", a["relation"]]
+    if beyond and p <= LEVEL:
+        return ["near", f"nearer than chance: cosine {cosine:.2g}, p {p:.2g}"]
     if beyond:
-        return ["near" if p <= LEVEL else "maybe", f"nearer than {'chance' if p <= LEVEL else 'noise'}, p {p:.2g}"]
+        few = ", the least that so few LoRAs can give" if p <= least else ""
+        return ["maybe", f"nearer than noise: cosine {cosine:.2g}, p {p:.2g}{few}"]
     return ["unrelated", f"unrelated: no nearer than chance, p {p:.2g}"]
 
 
@@ -254,9 +271,8 @@ def words_of(lora: str) -> set[str]:
 
 
 def unusual(rows: Sequence[Row]) -> list[tuple[Row, str]]:
-    """Files of one space that are unlike the others, and why."""
-    found = [(row, remark) for row in rows for remark in remarks(row)]
-    found += [
+    """Files of one space that are unlike the others, and why; of a space of ENOUGH."""
+    found = [
         (row, f"{row['zero_share']:.0%} of its modules are zero") for row in rows if (row["zero_share"] or 0) >= 0.5
     ]
     norms = np.log([row["norm"] for row in rows if row["norm"]])
@@ -271,7 +287,7 @@ def unusual(rows: Sequence[Row]) -> list[tuple[Row, str]]:
 
 
 def _counted(n: int, one: str, many: str) -> str:
-    return f"{n or 'No'} {one if n == 1 else many}"
+    return f"{n or 'No'} {one if n <= 1 else many}"
 
 
 def _findings(
@@ -281,13 +297,14 @@ def _findings(
     copies = [row for row in usable if row["copy_of"]]
     bases = spaces(rows)
     odd = [(row, why) for members in bases.values() for row, why in unusual(members)]
+    said = [(row, why) for members in bases.values() for row in members for why in remarks(row)]
     refused = [row for row in rows if row["status"] == "refused"]
+    # Of a base's only LoRA there is nothing to say.
     alone = [
         (space, lora)
-        for space, placed in where.items()
-        for lora in placed.points["lora"]
-        if not placed.near.loc[placed.near["one"] == lora, "related"].any()
-    ]
+        for space, placed in where.items() if len(placed.points) > 1
+        for lora in placed.points["lora"] if lora not in related(placed)
+    ]  # fmt: skip
     found = [
         Finding(
             "bases", "Which bases are they of?",
@@ -321,7 +338,8 @@ def _findings(
         Finding(
             "unusual", "Which are unusual?",
             f"{_counted(len({row['lora'] for row, _ in odd}), 'file is', 'files are')} unlike the others of the base; "
-            f"{_counted(len(alone), 'update has', 'updates have')} no related one here.", None, "loras",
+            f"{_counted(len(alone), 'update has', 'updates have')} no related one among the others of the base.",
+            None, "loras",
             ["LoRA", "base", "why"],
             [[row["lora"], row["space"], why] for row, why in odd]
             # Where most are alone, that is not what is unusual.
@@ -329,6 +347,14 @@ def _findings(
             * (2 * len(alone) <= len(usable) or len(alone) <= FEW),
         )
     )  # fmt: skip
+    if said:
+        found.append(
+            Finding(
+                "remarks", "What is to be known of them?",
+                f"{_counted(len({row['lora'] for row, _ in said}), 'file', 'files')} with a remark of the reader's.",
+                None, "loras", ["LoRA", "base", "remark"], [[row["lora"], row["space"], why] for row, why in said],
+            )
+        )  # fmt: skip
     if refused:
         found.append(
             Finding(

@@ -1,6 +1,7 @@
 """What a study's tables say, as findings of its page: a sentence that is made of a table, a chart, and rows to save."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -15,6 +16,11 @@ from .page import Finding, drawing, wrapped
 
 Read = Mapping[str, pa.Table]
 SCORE = ["value", "low", "high"]
+# What a difference between two of these numbers is worth, the page cannot say: verdicts ask other seeds.
+OWN_SEED = (
+    "All of it is this study's own seed, with intervals over artists; which differences held, corrected for all claims "
+    "and over the seeds that there are, is in FINDINGS.md."
+)
 
 
 def findings(read: Read, described: Mapping[str, Descriptor], view: View) -> list[Finding]:
@@ -47,12 +53,17 @@ def _headline(retrieval: pa.Table, view: View) -> pd.DataFrame:
     return frame[view.rows(frame) & (frame.level == "artist") & (frame.metric == "mAP")].dropna(subset=["value"])
 
 
-def _best(frame: pd.DataFrame, described: Mapping[str, Descriptor], kind: str) -> tuple[str, float] | None:
+def _best(frame: pd.DataFrame, described: Mapping[str, Descriptor], kind: str) -> tuple[str, str] | None:
     own = frame[[name in described and described[name].kind == kind for name in frame.descriptor]]
     if not len(own):
         return None
     row = own.sort_values("value", ascending=False, kind="stable").iloc[0]
-    return described[row.descriptor].label, float(row.value)
+    return described[row.descriptor].label, _within(row)
+
+
+def _within(row: Any) -> str:
+    """A score and its interval."""
+    return f"{row.value:.2f} ({row.low:.2f}–{row.high:.2f})"
 
 
 def _comparison(read: Read, described: Mapping[str, Descriptor], view: View) -> Finding:
@@ -63,15 +74,15 @@ def _comparison(read: Read, described: Mapping[str, Descriptor], view: View) -> 
         row = first.iloc[0]
         words.append(
             f"By its weights alone ({described[row.descriptor].label}) a query LoRA finds its artist's with a mean "
-            f"average precision of {row.value:.2f} ({row.low:.2f}–{row.high:.2f}), where chance gives {row.chance:.2f}"
+            f"average precision of {_within(row)}, where chance gives {row.chance:.2f}"
         )
     others = {
-        GENERATED: "the best descriptor of generated pictures ({}) {:.2f}",
-        TRAINING: "training pictures ({}), which nobody has who is handed a LoRA, {:.2f}",
-        CONTROL: "the best control ({}) {:.2f}",
+        GENERATED: "the best descriptor of generated pictures ({}) {}",
+        TRAINING: "training pictures ({}), which nobody has who is handed a LoRA, {}",
+        CONTROL: "the best control ({}) {}",
     }
     told = [said.format(*best) for kind, said in others.items() if (best := _best(frame, described, kind)) is not None]
-    sentence = "; ".join(["; ".join(words), *told]).strip("; ") + "."
+    sentence = "; ".join(["; ".join(words), *told]).strip("; ") + f". {OWN_SEED}"
     columns = ["descriptor", *SCORE, "chance", "queries"]
     return _finding(
         "comparison", sentence, comparison(read["retrieval"], read["clustering"]), "retrieval", frame, columns
@@ -84,7 +95,7 @@ def _worth(read: Read, described: Mapping[str, Descriptor], view: View) -> Findi
     frame = frame[frame.metric == "mAP"]
     last = frame[frame.pictures == frame.pictures.max()].sort_values("value", ascending=False, kind="stable").iloc[0]
     sentence = (
-        f"{int(last.pictures)} pictures of each LoRA, as {described[last.descriptor].label}, reach {last.value:.2f}"
+        f"{int(last.pictures)} pictures of each LoRA, as {described[last.descriptor].label}, reach {_within(last)}"
     )
     if "crossings" in read and of_weights(described):
         crossings = read["crossings"].to_pandas()
@@ -97,7 +108,7 @@ def _worth(read: Read, described: Mapping[str, Descriptor], view: View) -> Findi
         elif len(own):
             level = own.iloc[0].reference_value
             sentence += f"; the weights ({level:.2f}) are worth more pictures than the {int(own.most.max())} there are"
-    return _finding("worth", sentence + ".", chart, "worth", frame, ["descriptor", "pictures", *SCORE])
+    return _finding("worth", f"{sentence}. {OWN_SEED}", chart, "worth", frame, ["descriptor", "pictures", *SCORE])
 
 
 def _ablation(read: Read, described: Mapping[str, Descriptor], view: View) -> Finding:
@@ -114,10 +125,10 @@ def _ablation(read: Read, described: Mapping[str, Descriptor], view: View) -> Fi
         where = "" if best.component == "all" else f" ({best.component.replace('_', ' ')})"
         sentence = (
             f"The best of {len(parts)} parts, {best.block}{where}, {best.share:.0%} of the parameters, reaches "
-            f"{best.value:.2f}"
+            f"{_within(best)}, the best by these very queries"
         )
         if len(whole):
-            sentence += f"; all modules as they are {whole.iloc[0].value:.2f}"
+            sentence += f"; all modules as they are {_within(whole.iloc[0])}"
         if pd.notna(best.matched):
             sentence += f"; random modules of as many parameters {best.matched:.2f}"
         sentence += "."
@@ -129,7 +140,7 @@ def _structure(read: Read, described: Mapping[str, Descriptor], view: View) -> F
     chart = evaluation.structure_matrix(read["structure"], described)
     frame = read["structure"].to_pandas()
     frame = frame[frame.metric == "CKA"]
-    sentence = "0 is what chance gives, 1 the same geometry."
+    sentence = "1 is the same geometry; what chance gives is 0, and within artists what the table says of each pair."
     names = of_weights(described)
     pictures = [name for name, each in described.items() if each.kind == GENERATED and each.series is None]
     if names and pictures:
@@ -140,13 +151,16 @@ def _structure(read: Read, described: Mapping[str, Descriptor], view: View) -> F
                 [rows, frame[(frame.level == level) & (frame.right == first) & frame.left.isin(pictures)]]
             ).dropna(subset=["value"])
             if len(rows):
-                told.append(f"{rows.value.min():.2f} to {rows.value.max():.2f} {words}")
+                least, most = (f"{rows.null.agg(which):.2f}".replace("-0.00", "0.00") for which in ("min", "max"))
+                chance = least if least == most else f"{least} to {most}"
+                told.append(f"{rows.value.min():.2f} to {rows.value.max():.2f} {words}, where chance gives {chance}")
         if told:
             sentence = (
                 f"The geometry of the weights ({described[first].label}) and that of generated pictures agree by a CKA "
-                f"of {', and '.join(told)}; 0 is what chance gives, 1 the same geometry."
+                f"of {', and '.join(told)}; 1 is the same geometry."
             )
-    return _finding("structure", sentence, chart, "structure", frame, ["level", "left", "right", *SCORE, "p"])
+    columns = ["level", "left", "right", *SCORE, "null", "null_high", "p"]
+    return _finding("structure", sentence, chart, "structure", frame, columns)
 
 
 def _drift(read: Read, described: Mapping[str, Descriptor], view: View) -> Finding:

@@ -20,6 +20,7 @@ from ..views import View
 from ..weights.gram import read_gram
 from ..weights.products import combine
 from . import says
+from .folder import COLOURS
 from .page import write as write_page
 from .places import maps, numbered, whole_numbers
 from .thumbnails import Thumbnails
@@ -160,7 +161,7 @@ def _loras(
     return {
         "genres": genres if len(genres) > 1 else [],
         "artists": [
-            {"name": name, "genre": genre or None, "colour": i, "shape": genres.index(genre) if len(genres) > 1 else 0}
+            {"name": name, "genre": genre or None, "colour": i, "shape": genres.index(genre) if len(genres) > 1 else i // COLOURS}
             for i, (genre, name) in enumerate(pairs)
         ],
         "loras": loras,

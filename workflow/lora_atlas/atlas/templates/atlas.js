@@ -20,7 +20,7 @@ function el(tag, attributes = {}, ...children) {
 
 // --- colours and shapes: Tol's qualitative schemes "muted" and "light", which are told apart without red or green
 const TINTS = {
-  light: ["#332288", "#cc6677", "#117733", "#88ccee", "#882255", "#c2a83e", "#44aa99", "#aa4499", "#999933"],
+  light: ["#332288", "#cc6677", "#117733", "#3f9bd0", "#882255", "#a88a1c", "#44aa99", "#aa4499", "#999933"],
   dark: ["#77aadd", "#ee8866", "#bbcc33", "#99ddff", "#ffaabb", "#eedd88", "#44bb99", "#d69ae0", "#aaaa00"],
 };
 const polygon = (n, turn, radii) => "M" + Array.from({length: n}, (_, i) => {
@@ -50,8 +50,8 @@ const look = i => {
   const colour = artist ? artist.colour : lora.colour;
   return {
     tint: colour === null || colour === undefined ? theme.grey : theme.tints[colour % theme.tints.length],
-    shape: artist ? artist.shape % SHAPES.length : 0,
-    hollow: lora.split === "query",
+    shape: artist ? artist.shape % SHAPES.length : Math.floor((colour ?? 0) / theme.tints.length) % SHAPES.length,
+    hollow: lora.split === "query" || Boolean(lora.alone),
   };
 };
 function sign(tint, shape, hollow) {
@@ -145,10 +145,15 @@ const verdict = (lora, other, k, m = map()) => {
   const a = D.loras[lora].artist, b = D.loras[other].artist;
   if (a === null || a === undefined || b === null || b === undefined) return ["", ""];
   if (a === b) return ["right", "same artist"];
+  if (before(lora, k, m) >= peers(lora, m)) return ["rest", "another artist: all of its own stand before"];
   const genre = artistOf(lora).genre;
   return ["wrong", genre && genre === artistOf(other).genre ? "another artist of the genre" : "another artist"];
 };
-const MARKS = {right: ["✓", "right"], copy: ["=", "right"], near: ["✓", "right"], maybe: ["≈", "kin"], wrong: ["✗", "wrong"], unrelated: ["–", "kin"], "": ["", "kin"]};
+// How many of the gallery's LoRAs are of a LoRA's artist, itself left out; and how many of them stand before the k-th.
+const peers = (lora, m) => (m.peers ||= new Map()).get(lora) ?? m.peers.set(lora,
+  members(m).filter(other => other !== lora && D.loras[other].split === "gallery" && D.loras[other].artist === D.loras[lora].artist).length).get(lora);
+const before = (lora, k, m) => near(lora, m).slice(0, k).filter(other => D.loras[other].artist === D.loras[lora].artist).length;
+const MARKS = {rest: ["", "kin"], right: ["✓", "right"], copy: ["=", "right"], near: ["✓", "right"], maybe: ["≈", "kin"], wrong: ["✗", "wrong"], unrelated: ["–", "kin"], "": ["", "kin"]};
 
 // --- drawing
 function ask() { if (!waiting) { waiting = true; requestAnimationFrame(now => { waiting = false; step(now); draw(); }); } }
@@ -476,6 +481,7 @@ function about(lora) {
     return el("li", {}, rowOf(other, words, m.distance[i][k].toFixed(3), MARKS[kind]));
   })));
   if (nearest.length) found.push(el("p", {class: "grey"}, `numbers: ${D.measure}`));
+  if (nearest.length && D.kind === "folder") found.push(el("p", {class: "grey"}, "= a copy; ✓ nearer than chance: p, how often an unrelated LoRA has one as near, is 0.05 or less; ≈ nearer than noise goes, among too few LoRAs for such a p; – unrelated"));
   if (D.kind === "trained" && D.maps.length > 1) found.push(el("h3", {}, "The same by other descriptors"), others(lora));
   return found;
 }
@@ -485,17 +491,18 @@ function others(lora) {
     if (kind === "across sources") continue;
     body.append(el("tr", {}, el("th", {class: "kind", colspan: "2", scope: "colgroup"}, kind)));
     for (const i of own) {
-      const m = D.maps[i], first = near(lora, m).slice(0, 5), right = first.map((other, k) => verdict(lora, other, k, m)[0] === "right");
-      const marks = right.map(yes => el("span", {class: yes ? "right" : "wrong", "aria-hidden": "true"}, yes ? "●" : "○"));
+      const m = D.maps[i], first = near(lora, m).slice(0, 5), kinds = first.map((other, k) => verdict(lora, other, k, m)[0]), right = kinds.filter(kind => kind === "right").length;
+      const marks = kinds.map(kind => el("span", {class: MARKS[kind][1], "aria-hidden": "true"}, {right: "●", wrong: "○"}[kind] || "·"));
       body.append(el("tr", {"aria-current": i === at ? "true" : null},
         el("td", {}, el("button", {onclick: () => go(i), title: first.length ? "nearest: " + D.loras[first[0]].name : null}, m.label)),
-        el("td", {class: "marks"}, marks, el("span", {class: "unseen"}, `${right.filter(Boolean).length} of the ${first.length} nearest are the artist's`))));
+        el("td", {class: "marks"}, marks, el("span", {class: "unseen"}, `${right} of the ${Math.min(first.length, peers(lora, m))} nearest that could be are the artist's`))));
     }
   }
-  return el("div", {}, el("p", {class: "grey"}, "● one of the 5 nearest is the artist's, ○ it is another's"), el("table", {class: "others"}, body));
+  return el("div", {}, el("p", {class: "grey"}, "● one of the 5 nearest is the artist's, ○ it is another's, · all of the artist's stand before"), el("table", {class: "others"}, body));
 }
 function overview() {
   const found = [];
+  if (D.refused?.length && !D.loras.length) found.push(el("h2", {}, "What could not be used"), el("ul", {class: "plain"}, D.refused.map(([name, reason]) => el("li", {}, el("b", {}, name), el("p", {class: "grey"}, reason)))));
   if (D.kind === "folder" && D.maps.length > 1) {
     found.push(el("h2", {}, "Bases"), el("ul", {class: "plain"}, D.maps.map((m, i) => el("li", {}, el("button", {class: "row", "aria-pressed": String(i === at), onclick: () => go(i)},
       el("span", {class: "what"}, el("b", {}, m.label), el("span", {}, m.says)))))));
@@ -512,7 +519,7 @@ function overview() {
         el("span", {class: "what"}, el("b", {}, artist.name), artist.genre ? el("span", {}, artist.genre) : null),
         el("span", {class: "n"}, only === a ? "shown" : String(own.length))));
     })));
-  } else if (D.kind === "folder") found.push(el("p", {class: "grey"}, "Choose a point for what its file says and what is near it."));
+  } else if (D.kind === "folder" && D.loras.length) found.push(el("p", {class: "grey"}, "Choose a point for what its file says and what is near it."));
   if (D.facts.length) found.push(el("h3", {}, "About the study"), facts(D.facts));
   return found;
 }
@@ -539,6 +546,7 @@ function key() {
   const framed = $("faces").value !== "dots";
   if (D.kind === "trained") found.push(el("span", {}, sign(theme.grey, 0, false), framed ? "gallery: whole frame" : "gallery"), el("span", {}, sign(theme.grey, 0, true), framed ? "query: broken frame" : "query"));
   D.genres.forEach((genre, i) => found.push(el("span", {}, sign(theme.grey, i, false), genre || "no genre")));
+  if (members(map() || {members: []}).some(lora => D.loras[lora].alone)) found.push(el("span", {}, sign(theme.grey, 0, true), "related to none here"));
   if (D.loras.some(l => l.count > 1)) found.push(el("span", {}, "×2: copies of one update, one point"));
   $("key").replaceChildren(...found);
 }
@@ -614,15 +622,25 @@ let listed = false;
 function fill() {
   listed = true;
   const loras = D.loras.map((_, i) => i).filter(i => !matched || matched.has(i));
+  const trained = D.kind === "trained";
+  const nearestOf = lora => {
+    const m = index(map()).has(lora) ? map() : D.maps.find(each => index(each).has(lora)) || map(), first = near(lora, m)[0];
+    return first === undefined ? null : [D.loras[first].name, verdict(lora, first, 0, m)];
+  };
+  // What stands in a column, as text; a column in which nothing stands is left out.
+  const columns = [
+    [trained ? "artist" : "folder", lora => artistOf(lora)?.name], ["genre", lora => artistOf(lora)?.genre || D.loras[lora].genre],
+    [trained ? "split" : "base", lora => D.loras[lora].split || D.loras[lora].base], ["nearest", lora => nearestOf(lora)?.[0]],
+    ["evidence", lora => nearestOf(lora)?.[1][1], lora => MARKS[nearestOf(lora)?.[1][0] ?? ""][1]],
+  ].filter(([, text]) => loras.some(text));
   const rows = loras.map(lora => {
-    const m = index(map()).has(lora) ? map() : D.maps.find(each => index(each).has(lora)) || map();
-    const first = near(lora, m)[0], picture = face(lora), mark = first === undefined ? ["", ""] : MARKS[verdict(lora, first, 0, m)[0]];
+    const picture = face(lora);
     return el("tr", {}, el("td", {}, picture !== null ? el("img", {src: uri(picture), alt: "", loading: "lazy"}) : sign(look(lora).tint, look(lora).shape, look(lora).hollow)),
-      el("td", {}, el("button", {onclick: () => pick(lora)}, D.loras[lora].name)), el("td", {}, artistOf(lora)?.name || ""), el("td", {}, artistOf(lora)?.genre || D.loras[lora].genre || ""),
-      el("td", {}, D.loras[lora].split || D.loras[lora].base || ""), el("td", {}, first === undefined ? "" : D.loras[first].name), el("td", {class: mark[1]}, first === undefined ? "" : verdict(lora, first, 0, m)[1]));
+      el("td", {"data-of": "LoRA"}, el("button", {onclick: () => pick(lora)}, D.loras[lora].name)),
+      columns.map(([name, text, mark]) => el("td", {"data-of": name, class: mark ? mark(lora) : null}, text(lora) || "")));
   });
-  $("list").replaceChildren(el("div", {class: "column scroll"}, el("p", {class: "grey"}, `${loras.length} ${D.kind === "trained" ? "LoRAs; nearest: " + map().label : "different updates; nearest: of the same base"}`),
-    el("table", {}, el("thead", {}, el("tr", {}, ["", "LoRA", D.kind === "trained" ? "artist" : "folder", "genre", D.kind === "trained" ? "split" : "base", "nearest", ""].map(name => el("th", {scope: "col"}, name)))), el("tbody", {}, rows))));
+  $("list").replaceChildren(el("div", {class: "column scroll"}, el("p", {class: "grey"}, `${loras.length} ${trained ? "LoRAs; nearest: " + map().label : "different updates; nearest: of the same base"}`),
+    el("table", {}, el("thead", {}, el("tr", {}, el("th", {scope: "col"}, el("span", {class: "unseen"}, "picture or sign")), ["LoRA", ...columns.map(([name]) => name)].map(name => el("th", {scope: "col"}, name)))), el("tbody", {}, rows))));
 }
 
 // --- findings
@@ -664,7 +682,7 @@ if (D.maps.length) {
   const named = asked ? D.loras.findIndex(l => l.name === asked || l.copies?.some(copy => copy[0] === asked)) : -1;
   if (named >= 0) choose(named);
 } else {
-  for (const id of ["chooser", "before", "after"]) $(id).hidden = true;
+  for (const hidden of [...document.querySelectorAll(".bar, .zoom"), canvas]) hidden.hidden = true;
   $("says").textContent = "There is no base with LoRAs that could be compared.";
   $("panel").replaceChildren(...overview());
 }

@@ -143,6 +143,26 @@ def test_where_nothing_was_to_be_done_the_page_is_named_all_the_same(told, tmp_p
         assert "The page" not in capsys.readouterr().err
 
 
+@pytest.mark.fault(
+    "LoRA files", "two files of one name are asked about, one after the other", "two answers, neither over the other"
+)
+def test_two_files_of_one_name_have_answers_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results, name = tmp_path / "results/loras", "pytorch_lora_weights"
+    for place in ("one", "other"):
+        (tmp_path / place).mkdir()
+    first, second = f"one/{name}.safetensors", f"other/{name}.safetensors"
+    assert origin.unused_answer(name, first, results) == name
+    origin.keep_asked(results, name, first)
+    assert origin.unused_answer(name, first, results) == name
+    assert origin.unused_answer(name, tmp_path / first, results) == name
+    assert origin.unused_answer(name, second, results) == f"{name}_2"
+    origin.keep_asked(results, f"{name}_2", second)
+    assert origin.unused_answer(name, second, results) == f"{name}_2"
+    assert origin.unused_answer(name, "third/x", results) == f"{name}_3"
+    assert str(tmp_path) not in (results / ".asked" / name).read_text()
+
+
 @pytest.mark.parametrize("age", [1, 9e9])
 @pytest.mark.parametrize("status", ["answered", "refused"])
 @pytest.mark.parametrize(("words", "table"), [(["query"], "query"), (["find", "--base", "mini"], "attributions")])
@@ -196,7 +216,10 @@ def test_the_demo_ends_with_what_it_found(told, monkeypatch):
         (["find", "here", "here"], "asked about by the base that the LoRAs are of: --base FOLDER"),
         (["one-step", "here"], "or one that comes with LoRA Atlas: mini, mini-flow, mini-flow-icons, mini-icons"),
         (["map", "~/no such folder"], "no such file or folder; it was looked for at {home}/no such folder"),
-        (["run", "artbench"], "artbench: no study of that name, and no file at {}/artbench; there are: artbench_flux"),
+        (["run", "artbench"], "artbench: no study of that name, and no file at {}/artbench; did you mean artbench_sd"),
+        (["run", "paintres"], "no file at {}/paintres; did you mean painters?; there are: artbench_flux, artbench_sd"),
+        (["mpa", "here"], "mpa: no action of lora-atlas; did you mean map?; there are: map, query, find, one-step"),
+        (["map", "here", "--config", "seed=1"], "stands after --: lora-atlas map here -- --config seed=1"),
         (["find", "here"], "find: name the folder of LoRA files, too: lora-atlas find WHAT FOLDER"),
         (["query", "here"], "query: name the folder of LoRA files, too"),
         (["map", "here", "--", "--config", "weights.pickles=refuse"], "its section: 'weights={pickles: refuse}'"),
@@ -310,3 +333,6 @@ def test_help_names_every_action():
     assert done.returncode == 0
     assert all(f"lora-atlas {name}" in done.stdout for name in ("map", "query", "find", "one-step", "run", "estimate"))
     assert json.dumps(done.stdout)  # and can be printed
+    assert all(f"lora-atlas {name}" in done.stdout for name in console.ACTIONS)
+    with pytest.raises(SystemExit):
+        console.parser().parse_args([console.ACTIONS[0], "--help"])

@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from . import __version__, origin
@@ -197,13 +197,27 @@ def _study(name: str, folder: Path) -> Path:
     full = _full(name)
     if full.is_file():
         return full
-    raise ConsoleError(f"{name}: no study of that name, and no file at {full}; there are: {', '.join(known)}")
+    raise ConsoleError(
+        f"{name}: no study of that name, and no file at {full}{_meant(name, known)}; there are: {', '.join(known)}"
+    )
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    alike = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {alike[0]}?" if alike else ""
 
 
 def _model(name: str, folder: Path) -> str:
     """A folder by its full path, or a base that comes with LoRA Atlas; what is none is an id of the hub."""
     full = _full(name)
     return str(full if full.is_dir() else bases(folder).get(name, name))
+
+
+ACTIONS = ("map", "query", "find", "one-step", "run", "estimate", "demo")
+WHERE = (
+    "Results lie in results/ of the folder that this is called in. What Snakemake is to be told stands after --, as in "
+    "lora-atlas map FOLDER -- --config 'weights={modules: [plain]}'."
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -215,7 +229,7 @@ def parser() -> argparse.ArgumentParser:
     actions = made.add_subparsers(dest="action", required=True, metavar="ACTION", prog="lora-atlas")
 
     def action(name: str, about: str) -> argparse.ArgumentParser:
-        one = actions.add_parser(name, help=about, description=about)
+        one = actions.add_parser(name, help=about, description=about, epilog=WHERE)
         one.add_argument("--cores", default="all", metavar="N", help="processor cores (all)")
         return one
 
@@ -245,9 +259,18 @@ def main(given: Sequence[str] | None = None, run: Run | None = None) -> int:
     """The exit status: Snakemake's; 2 where what was asked for is not there, 1 where nothing of it could be read."""
     words = list(sys.argv[1:] if given is None else given)
     cut = words.index("--") if "--" in words else len(words)
-    arguments = parser().parse_args(words[:cut])
-    arguments.rest = words[cut + 1 :]
     try:
+        if words[:1] and not words[0].startswith("-") and words[0] not in ACTIONS:
+            raise ConsoleError(
+                f"{words[0]}: no action of lora-atlas{_meant(words[0], ACTIONS)}; there are: {', '.join(ACTIONS)}"
+            )
+        arguments, unknown = parser().parse_known_args(words[:cut])
+        if unknown:
+            raise ConsoleError(
+                f"{unknown[0]}: not known here; what Snakemake is to be told stands after --: "
+                + shlex.join(["lora-atlas", *(word for word in words[:cut] if word not in unknown), "--", *unknown])
+            )
+        arguments.rest = words[cut + 1 :]
         made = command(arguments)
         if not os.access(".", os.W_OK):
             raise ConsoleError(
@@ -307,7 +330,8 @@ def _answered(arguments: argparse.Namespace, made: Sequence[str], started: float
 
     folder, table = ANSWERS[arguments.action]
     try:
-        path = Path("results", _study_of(made), folder, f"{slug(there(arguments.asked).stem)}.parquet")
+        asked, results = there(arguments.asked), Path("results", _study_of(made))
+        path = results / folder / f"{origin.unused_answer(slug(asked.stem), asked, results)}.parquet"
         rows = tables.read(path, table).to_pylist()
         said_now = path.stat().st_mtime >= started
     except (OSError, ValueError):  # another layout of results than this command's own
@@ -318,6 +342,9 @@ def _answered(arguments: argparse.Namespace, made: Sequence[str], started: float
         else:
             from .attribution.find import told
         print(f"Nothing has changed since it was asked.\n{told(rows)}", file=sys.stderr)
+    page = path.with_suffix(".html")
+    if page.is_file():
+        print(f"The page to open: {page.resolve()}", file=sys.stderr)
     return int(all(row["status"] == "refused" for row in rows))
 
 

@@ -1,6 +1,7 @@
-"""Which folder of LoRA files a study's results are of: everybody's folder is called "loras", and results have its name.
+"""Which folder of LoRA files a study's results are of, and which file an answer: everybody's folder is called "loras",
+and every second file "pytorch_lora_weights.safetensors"; results and answers have their names.
 
-What is kept is a digest of where the folder lies, and no path: results are shared and sent.
+What is kept is a digest of where the folder or the file lies, and no path: results are shared and sent.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from pathlib import Path
 from .atomic import replacing
 
 NAME = ".folder"  # in results/STUDY
+ASKED = ".asked"  # in results/STUDY, with a file for each name of an answer
 
 
 def keep(results: str | Path, folder: str | Path) -> None:
@@ -33,8 +35,13 @@ def is_of(results: str | Path, folder: str | Path) -> bool:
     results = Path(results)
     if _trained(results):
         return False
+    return _says(results / NAME, folder)
+
+
+def _says(kept: Path, place: str | Path) -> bool:
+    """Whether what was written down is of this place, or nothing was."""
     try:
-        return (results / NAME).read_text().strip() == _digest(folder)
+        return kept.read_text().strip() == _digest(place)
     except OSError:
         return True
 
@@ -43,6 +50,20 @@ def unused(name: str, folder: str | Path, results: str | Path = "results") -> st
     """The study of a folder: its name, or the first of NAME_2, NAME_3, … that is of no other folder."""
     names = chain([name], (f"{name}_{n}" for n in count(2)))
     return next(tried for tried in names if is_of(Path(results, tried), folder))
+
+
+def keep_asked(results: str | Path, name: str, asked: str | Path) -> None:
+    """Write down that the answers of this name in a study's results are about this file or folder."""
+    path = Path(results, ASKED, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(f"{_digest(asked)}\n")
+
+
+def unused_answer(name: str, asked: str | Path, results: str | Path) -> str:
+    """The name of an answer about a file or folder: its own, or the first of NAME_2, … that is about no other one."""
+    names = chain([name], (f"{name}_{n}" for n in count(2)))
+    return next(tried for tried in names if _says(Path(results, ASKED, tried), asked))
 
 
 def _digest(folder: str | Path) -> str:

@@ -147,7 +147,7 @@ if not IS_VARIANT:
             mem_mb=config["resources"]["mem_mb"],
             runtime=runtime,
         params:
-            code=code("attribute", "attribution.find"),
+            code=code("attribute", "attribution.find", "origin"),
             # A function: text with braces is then no pattern.
             query=lambda wildcards: config["query"],
             content=lambda wildcards: QUERIED,
@@ -180,7 +180,7 @@ if not IS_VARIANT:
             mem_mb=config["resources"]["mem_mb"],
             runtime=runtime,
         params:
-            code=code("one_step", "attribution.make"),
+            code=code("one_step", "attribution.make", "origin"),
             # A function: text with braces is then no pattern.
             query=lambda wildcards: config["query"],
             content=lambda wildcards: QUERIED,

@@ -165,6 +165,8 @@ PLACED = dict.fromkeys(
     ("artists", "artists_per_genre", "contact", "duplicates", "manifest", "private_network", "store"), None
 )
 QUERY = picture_sources.slug(Path(config["query"] or "unset").stem)
+if config["query"] is not None:
+    QUERY = origin.unused_answer(QUERY, config["query"], RESULTS)
 QUERIED = [] if config["query"] is None else listed_files(config["query"])
 
 

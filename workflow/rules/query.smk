@@ -23,7 +23,7 @@ rule query:
     conda:
         "../../envs/lora-atlas.yaml"
     params:
-        code=code("query", "collection.query", "atlas.asked"),
+        code=code("query", "collection.query", "atlas.asked", "origin"),
         study=STUDY,
         # A function: text with braces is then no pattern.
         query=lambda wildcards: config["query"],

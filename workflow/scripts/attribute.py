@@ -5,7 +5,7 @@ from job import job
 with job(snakemake) as cost:
     from pathlib import Path
 
-    from lora_atlas import tables
+    from lora_atlas import origin, tables
     from lora_atlas.attribution.find import find, told
     from lora_atlas.collection.known import collections
     from lora_atlas.sections import Attribution, Base, Probe
@@ -23,5 +23,7 @@ with job(snakemake) as cost:
         cache=p.cache,
         device=p.device,
     )
-    tables.write(snakemake.output[0], "attributions", rows)
+    path = Path(snakemake.output[0])
+    origin.keep_asked(path.parents[1], path.stem, p.query)
+    tables.write(path, "attributions", rows)
     cost.say(told(rows))

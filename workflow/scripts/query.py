@@ -5,7 +5,7 @@ from job import job
 with job(snakemake) as cost:
     from pathlib import Path
 
-    from lora_atlas import tables
+    from lora_atlas import origin, tables
     from lora_atlas.atlas.asked import write
     from lora_atlas.collection.known import collections
     from lora_atlas.collection.query import query, told
@@ -14,6 +14,8 @@ with job(snakemake) as cost:
     options = {"pickles": p.options["pickles"] == "load", "base": p.options["base"]}
     known = collections(Path(out.table).parents[1], weighting=p.weighting, folder=snakemake.config["folder"], **options)
     rows = query([p.query], known, **p.weights, **options)
+    results = Path(out.table).parents[1]
+    origin.keep_asked(results, Path(out.table).stem, p.query)
     tables.write(out.table, "query", rows)
-    write(out.page, p.study, rows)
+    write(out.page, p.study, rows, linked=Path(results, "atlas.html").is_file())
     cost.say(f"{told(rows)}\nas a page: {out.page}")

@@ -14,14 +14,14 @@ from .page import TEMPLATES, policy
 Row = Mapping[str, Any]
 
 
-def write(path: str | Path, study: str, rows: Sequence[Row]) -> None:
-    """Write the page of rows of the table "query", atomically."""
-    text = render(study, rows)
+def write(path: str | Path, study: str, rows: Sequence[Row], *, linked: bool = True) -> None:
+    """Write the page of rows of the table "query", atomically; `linked` to the page of all LoRAs, if it is there."""
+    text = render(study, rows, linked=linked)
     with tables.replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def render(study: str, rows: Sequence[Row]) -> str:
+def render(study: str, rows: Sequence[Row], *, linked: bool = True) -> str:
     """The page as HTML; it has no script."""
     style = (TEMPLATES / "atlas.css").read_text(encoding="utf-8")
     environment = Environment(
@@ -31,7 +31,7 @@ def render(study: str, rows: Sequence[Row]) -> str:
         answer([row for row in rows if row["query"] == name]) for name in dict.fromkeys(r["query"] for r in rows)
     ]
     return environment.get_template("query.html").render(
-        study=study, answers=answers, style=Markup(style), policy=policy("", style)
+        study=study, answers=answers, linked=linked, style=Markup(style), policy=policy("", style)
     )
 
 

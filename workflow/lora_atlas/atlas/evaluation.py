@@ -166,7 +166,10 @@ def structure_matrix(structure: pa.Table, described: Mapping[str, Descriptor]) -
                 legend=None,
             ),
             tooltip=[
-                "column", "row", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("null:Q", format=".3f"),
+                "column",
+                "row",
+                alt.Tooltip("value:Q", format=".3f"),
+                alt.Tooltip("null:Q", format=".3f"),
                 alt.Tooltip("p:Q", format=".3f"),
             ],
         )

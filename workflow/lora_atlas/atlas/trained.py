@@ -161,7 +161,12 @@ def _loras(
     return {
         "genres": genres if len(genres) > 1 else [],
         "artists": [
-            {"name": name, "genre": genre or None, "colour": i, "shape": genres.index(genre) if len(genres) > 1 else i // COLOURS}
+            {
+                "name": name,
+                "genre": genre or None,
+                "colour": i,
+                "shape": genres.index(genre) if len(genres) > 1 else i // COLOURS,
+            }
             for i, (genre, name) in enumerate(pairs)
         ],
         "loras": loras,

@@ -87,7 +87,8 @@ def _none_fits(collections: Sequence[Known], base: Base) -> str:
     spaces = ", ".join(known.space for known in collections) or "none"
     return (
         f"base.model: no known LoRA is of {base.model}: its network lacks their layers, or has them in other shapes. "
-        f"There are LoRAs of: {spaces}. Name the base that they were trained on: --config base='{{model: FOLDER}}'"
+        f"There are LoRAs of: {spaces}. Name the base that they were trained on: --base FOLDER of lora-atlas, or "
+        "--config base='{model: FOLDER}'"
     )
 
 

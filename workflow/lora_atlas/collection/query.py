@@ -308,6 +308,8 @@ def voted(first: Mapping[str, Any]) -> str:
 
 def _said(first: Mapping[str, Any]) -> str:
     """What the neighbours say of artist and genre, by the row of the nearest."""
+    if first["relation"]:
+        return f": known, {first['relation']} as {first['lora']}"
     if votes := voted(first):
         return f": {votes}"
     if first["chance"] is None:

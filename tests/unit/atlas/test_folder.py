@@ -150,3 +150,5 @@ def test_a_map_says_of_how_many_its_places_mean_something():
             for name, x in placed.items()}  # fmt: skip
     assert said["unrelated"].endswith("none is nearer to another than noise, so that their places mean nothing")
     assert said["a pair"].endswith("2 of 12 are related; where the others, hollow, stand means nothing")
+    one = folder._map("sd1", rows[:1], where(rows[:1], X[:1])["sd1"], 0, {"0": rows[0]})
+    assert one["says"] == "1 LoRA of SD1.x"

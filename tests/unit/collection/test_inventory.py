@@ -115,7 +115,7 @@ def test_bad_files_are_rows_with_the_true_reason_and_cost_no_other_anything(make
     (folder / "peft" / "adapter_config.json").write_text("{}")
     rows = seen(folder, cache, pickles=False)
     reasons = {
-        "cut": "damaged", "empty": "not a safetensors file", "nan": "not finite",
+        "cut": "damaged", "empty": "empty, a file of no bytes", "nan": "not finite",
         "page": "text, not a LoRA file: it begins with",
         "half": "half a pair", "other": "no update of a weight: 1 whole weights (model.weight)",
         "pickle": "a pickle, which weights.pickles",

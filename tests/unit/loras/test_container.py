@@ -249,7 +249,7 @@ def test_an_absent_file_and_a_folder_are_named(tmp_path):
 def test_a_file_cut_short_is_refused(tmp_path, length):
     path = store(tmp_path / "x.safetensors", pair())
     path.write_bytes(path.read_bytes()[:length])
-    assert "cut short" in refusal(path) or "damaged" in refusal(path)
+    assert any(word in refusal(path) for word in ("cut short", "damaged", "empty, a file of no bytes"))
 
 
 @pytest.mark.fault("LoRA files", "bytes after the last tensor", "refused as damaged")

@@ -72,7 +72,8 @@ def write(path: str | Path, study: str, rows: Sequence[Row], where: Mapping[str,
             copies = [name for name in placed.members[lora] if name != lora]
             loras.append(
                 _lora(by_name[lora], [by_name[name] for name in copies], artists, shown)
-                | {"cluster": cluster_of.get(lora), "colour": cluster_of.get(lora), "alone": lora not in linked}
+                | {"cluster": cluster_of.get(lora), "colour": cluster_of.get(lora)}
+                | {"alone": lora not in linked and len(placed.points) > 1}
             )
         maps.append(_map(space, members, placed, first, by_name))
     data = {
@@ -177,7 +178,7 @@ def _map(space: str, members: Sequence[Row], placed: Placed, first: int, by_name
     linked = len(related(placed))
     if len(order) > 1 and not linked:
         points += ": none is nearer to another than noise, so that their places mean nothing"
-    elif linked < len(order):
+    elif len(order) > 1 and linked < len(order):
         points += f": {linked} of {len(order)} are related; where the others, hollow, stand means nothing"
     return {
         "name": space,

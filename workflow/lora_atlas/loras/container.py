@@ -145,16 +145,17 @@ def open_container(path: str | Path, *, pickles: bool = True) -> Container:
                 f"{path}: a pickle, which weights.pickles: refuse leaves unopened; set it to load, which reads tensors "
                 "alone, in a process of its own"
             )
-        if len(start) > 8 and all(byte in _TEXT for byte in start):
+        if not size:
+            raise LoraFileError(f"{path}: empty, a file of no bytes; copy or download it again")
+        if all(byte in _TEXT for byte in start):
             begins = os.pread(descriptor, 40, 0).decode("ascii", "replace")
             raise LoraFileError(
                 f"{path}: text, not a LoRA file: it begins with {begins!r}; was a page, or a pointer of "
                 "Git LFS, saved in its place? Download the file itself"
             )
         if len(start) < 8 or length > MAX_HEADER or length > size - 8:
-            raise LoraFileError(
-                f"{path}: not a safetensors file, or cut short (its header claims {length} bytes); copy it again"
-            )
+            claims = f"its header claims {length:,} bytes of {size:,}" if len(start) >= 8 else f"it has {size} bytes"
+            raise LoraFileError(f"{path}: not a safetensors file, or cut short ({claims}); copy it again")
         raw = os.pread(descriptor, length, 8)
     if raw.count(b'"data_offsets"') > MAX_TENSORS:
         raise LoraFileError(f"{path}: more than {MAX_TENSORS:,} tensors; no LoRA has so many")

@@ -22,7 +22,7 @@ from ..descriptors import KINDS, Descriptor, restored
 from ..views import View
 
 INK, GREY, PAPER, LINE = "#22242a", "#70747e", "#fffdf8", "#ece7dc"
-COLOURS = dict(zip(KINDS, ("#c8452d", "#e39a7b", "#2b6cb0", "#7a8a99", "#b8b2a7"), strict=True))
+COLOURS = dict(zip(KINDS, ("#c8452d", "#e39a7b", "#2b6cb0", "#7a8a99", "#8f897e"), strict=True))
 THUMBNAIL = 96  # pixels
 ALONE = "a query's pictures alone"
 STAR = "M0,-1L0.24,-0.33L0.95,-0.31L0.38,0.12L0.59,0.81L0,0.4L-0.59,0.81L-0.38,0.12L-0.95,-0.31L-0.24,-0.33Z"

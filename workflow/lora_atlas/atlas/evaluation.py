@@ -62,7 +62,7 @@ def worth_curve(worth: pa.Table, retrieval: pa.Table) -> ChartType:
     ends = _spread(pd.DataFrame({"name": names, "value": level[names].to_numpy()}))
     ends = ends.assign(letter=ends.name.map(letters), start=most * 1.06, end=most * 1.3)
     panels = [
-        _worth_panel(part, flat, ends, most, tints[part.extractor.iloc[0]])
+        _worth_panel(part, flat, ends, most, tints[part.extractor.iloc[0]], float(found.chance.iloc[0]))
         for extractor in order
         for _, part in curves[curves.extractor == extractor].groupby("descriptor", sort=False)
     ]
@@ -73,7 +73,7 @@ def worth_curve(worth: pa.Table, retrieval: pa.Table) -> ChartType:
                 "What is a LoRA worth?",
                 subtitle=[
                     "curves: retrieval from m generated pictures of every LoRA, with intervals over artists; "
-                    "dashed: from its weights alone",
+                    "dashed: from its weights alone; dotted: chance",
                     f"where a curve meets a dashed line, that many pictures are worth a LoRA; {view.label}",
                     *legend,
                 ],
@@ -82,8 +82,10 @@ def worth_curve(worth: pa.Table, retrieval: pa.Table) -> ChartType:
     )
 
 
-def _worth_panel(part: pd.DataFrame, flat: pd.DataFrame, ends: pd.DataFrame, most: int, tint: str) -> ChartType:
-    """One curve with its interval, and the levels of the weights, which letters name."""
+def _worth_panel(
+    part: pd.DataFrame, flat: pd.DataFrame, ends: pd.DataFrame, most: int, tint: str, chance: float
+) -> ChartType:
+    """One curve with its interval, and the levels of the weights, which letters name, and of chance."""
     x = alt.X(
         "pictures:Q",
         scale=alt.Scale(type="log", base=2, domain=[1, most * 1.7], nice=False),
@@ -102,6 +104,7 @@ def _worth_panel(part: pd.DataFrame, flat: pd.DataFrame, ends: pd.DataFrame, mos
         .mark_line(strokeDash=[6, 4], strokeWidth=1.6, color=COLOURS[WEIGHTS])
         .encode(x=x, y=y, detail="descriptor:N")
     )
+    at_chance = base.mark_rule(strokeDash=[1, 3], strokeWidth=1.4, color=GREY).encode(y=alt.datum(chance))
     # Letters stand at the ends of their lines, moved apart where these are nearer than a letter is high.
     beside = alt.Chart(ends)
     place = alt.Y("place:Q", scale=alt.Scale(domain=[0, 1]))
@@ -117,7 +120,7 @@ def _worth_panel(part: pd.DataFrame, flat: pd.DataFrame, ends: pd.DataFrame, mos
         anchor="start",
         limit=310,
     )
-    return alt.layer(band, rule, line, dots, leader, letter).properties(width=250, height=220, title=title)
+    return alt.layer(at_chance, band, rule, line, dots, leader, letter).properties(width=250, height=220, title=title)
 
 
 def _series(descriptor: Descriptor) -> str:
@@ -150,13 +153,14 @@ def structure_matrix(structure: pa.Table, described: Mapping[str, Descriptor]) -
     for number, metric in enumerate(levels):
         part = both[both.level == metric]
         base = alt.Chart(part).encode(
-            x=alt.X("column:N", sort=order, title=None, axis=alt.Axis(labelAngle=-60, ticks=False, labelLimit=190)),
-            y=alt.Y(
-                "row:N",
+            # One below the other, on a page that is higher than wide; columns are named once, below them all.
+            x=alt.X(
+                "column:N",
                 sort=order,
                 title=None,
-                axis=alt.Axis(ticks=False, labels=number == 0, labelLimit=400),
+                axis=alt.Axis(labelAngle=-60, ticks=False, labels=number == len(levels) - 1, labelLimit=400),
             ),
+            y=alt.Y("row:N", sort=order, title=None, axis=alt.Axis(ticks=False, labelLimit=400)),
         )
         cells = base.mark_rect(stroke=PAPER, strokeWidth=1).encode(
             color=alt.Color(
@@ -184,7 +188,7 @@ def structure_matrix(structure: pa.Table, described: Mapping[str, Descriptor]) -
             )
         )
         charts.append((cells + text).properties(title=metric, width=alt.Step(24), height=alt.Step(24)))
-    chart = alt.hconcat(*charts, spacing=16).properties(
+    chart = alt.vconcat(*charts, spacing=16).properties(
         title=alt.Title(
             "Which descriptors have the same geometry?",
             subtitle="debiased linear CKA; pale numbers: no more than chance reaches, which within artists is not 0; "

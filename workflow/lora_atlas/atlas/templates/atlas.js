@@ -20,7 +20,7 @@ function el(tag, attributes = {}, ...children) {
 
 // --- colours and shapes: Tol's qualitative schemes "muted" and "light", which are told apart without red or green
 const TINTS = {
-  light: ["#332288", "#cc6677", "#117733", "#3f9bd0", "#882255", "#a88a1c", "#44aa99", "#aa4499", "#999933"],
+  light: ["#332288", "#cc6677", "#117733", "#3f9bd0", "#882255", "#a88a1c", "#3a9e8d", "#aa4499", "#8f8f2c"],
   dark: ["#77aadd", "#ee8866", "#bbcc33", "#99ddff", "#ffaabb", "#eedd88", "#44bb99", "#d69ae0", "#aaaa00"],
 };
 const polygon = (n, turn, radii) => "M" + Array.from({length: n}, (_, i) => {

@@ -7,7 +7,9 @@ dimensions, the same calibrations, so no descriptor has an advantage of budget; 
 
 Controls of the weights: ``norm``, the logarithm of ‖ΔW‖; ``spectrum``, the singular values of all modules at norm one,
 which say how strongly each module was changed and not how; ``set_size``, the number of training pictures; ``content``,
-the subjects of the training pictures, where their source knows any.
+the subjects of the training pictures, where their source knows any. One number is an angle in a quarter circle, from the
+smallest of all LoRAs to the largest: cosines and distances then rank by how far two numbers are apart, where the cosine
+of the numbers themselves is 1 of any two.
 
 A descriptor by which the gallery's LoRAs cannot be distinguished knows nothing: its vectors are zero, and its scores
 are at the chance level.
@@ -35,16 +37,23 @@ from .components import AlikeError, embed, halves, together, unseen, whole
 # Controls that need no picture: name → rows (N, d) of the singular values (N, modules, r), the plan, and what pictures
 # show (picture → subject).
 WEIGHT_CONTROLS: dict[str, Callable[[np.ndarray, pa.Table, Mapping[str, str]], np.ndarray]] = {
-    "norm": lambda spectra, plan, shown: np.log(np.sqrt(np.square(spectra).sum((1, 2))).clip(1e-12))[:, None],
+    "norm": lambda spectra, plan, shown: _angles(np.log(np.sqrt(np.square(spectra).sum((1, 2))).clip(1e-12))),
     "spectrum": lambda spectra, plan, shown: (
         spectra.reshape(len(spectra), -1) / np.sqrt(np.square(spectra).sum((1, 2))).clip(1e-12)[:, None]
     ),
-    "set_size": lambda spectra, plan, shown: np.log([len(pictures) for pictures in plan["pictures"].to_pylist()])[
-        :, None
-    ],
+    "set_size": lambda spectra, plan, shown: _angles(
+        np.log([len(pictures) for pictures in plan["pictures"].to_pylist()])
+    ),
     "content": lambda spectra, plan, shown: _subjects(plan, shown),
 }
 FEWEST_ARTISTS = 4  # below, half of the artists say nothing of the others
+
+
+def _angles(x: np.ndarray) -> np.ndarray:
+    """One number of each LoRA (N,) as a point (N, 2) of a quarter circle."""
+    extent = float(np.ptp(x))
+    angle = (x - x.min()) * (np.pi / 2 / extent) if extent > 0 else np.zeros_like(x)
+    return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
 class DescriptorError(ValueError):

@@ -1,6 +1,6 @@
 """Rule base_sensitivity: how much each layer of the frozen base matters, asked of the base alone."""
 
-from job import asked, job
+from job import asked, forced, job
 
 with job(snakemake) as cost:
     from lora_atlas.diffusion.sensitivity import cached
@@ -16,4 +16,6 @@ with job(snakemake) as cost:
         resolution=p.resolution,
         moments=p.moments,
         device=snakemake.config["resources"]["device"],
+        asked=snakemake.params.asked,
+        afresh=forced(snakemake),
     )

@@ -111,6 +111,12 @@ def job(snakemake: Any, *, parts: Collection[str] | None = None) -> Iterator[Sim
             sys.exit(1)
 
 
+def forced(snakemake: Any) -> bool:
+    """Whether the command line forces this job: nothing that is kept then takes its place."""
+    named = os.environ.get(AFRESH, "").split("\n")
+    return not {"all", snakemake.rule, *map(str, snakemake.output)}.isdisjoint(named)
+
+
 class Parts:
     """What a job makes, as a whole or part by part, and what of it is kept from before."""
 
@@ -125,8 +131,7 @@ class Parts:
         self.told: list[dict[str, Any]] = []  # of each part: seconds, count, device
         self.restored = 0
         self.store = Store(snakemake.config["cache"])
-        forced = os.environ.get(AFRESH, "").split("\n")
-        self.afresh = not {"all", snakemake.rule, *map(str, snakemake.output)}.isdisjoint(forced)
+        self.afresh = forced(snakemake)
 
     def inputs(self) -> dict[str, Any]:
         """Ingredients of the whole job: the content of all inputs, under the names that the study has for them."""

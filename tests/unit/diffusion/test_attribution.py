@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from lora_atlas.diffusion import stacked
+from lora_atlas.diffusion import attribution, stacked
 from lora_atlas.diffusion.attribution import Question, contracted, gradients, of_files, products, samples
 from lora_atlas.diffusion.base import load
 from lora_atlas.diffusion.denoisers import denoiser_of
 from lora_atlas.diffusion.objectives import objective_of
+from lora_atlas.diffusion.tokens import error_of
 from lora_atlas.loras.factors import HadamardUpdate, KroneckerUpdate, Update
 from lora_atlas.loras.files import open_lora, write_lora
 from lora_atlas.sections import Base
@@ -92,6 +93,29 @@ def test_how_samples_are_batched_changes_nothing(case, batch):
     whole, other = case.found(batch=COUNT), case.found(batch=batch)
     np.testing.assert_allclose(other.values, whole.values, rtol=2e-3, atol=1e-4 * np.abs(whole.values).max())
     np.testing.assert_allclose(other.losses, whole.losses, rtol=1e-5)
+
+
+@pytest.mark.fault(
+    "training", "a GPU whose memory does not hold a batch of the base's gradients", "a trial finds one that it holds"
+)
+def test_where_a_batch_does_not_fit_a_trial_finds_one_that_does(case, monkeypatch, capsys):
+    """Half of a backward pass cannot be taken back: what was summed by then would stay."""
+    whole = case.found(batch=COUNT)
+    sizes = []
+
+    def scarce(denoiser, objective, x, *rest):
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return error_of(denoiser, objective, x, *rest)
+
+    monkeypatch.setattr(attribution, "error_of", scarce)
+    monkeypatch.setattr(attribution.room, "scarce", lambda device: True)
+    found = case.found(batch=COUNT)
+    np.testing.assert_allclose(found.values, whole.values, rtol=2e-3, atol=1e-4 * np.abs(whole.values).max())
+    np.testing.assert_allclose(found.losses, whole.losses, rtol=1e-5)
+    assert sizes[0] == COUNT and set(sizes[-3:]) <= {1, 2}
+    assert "samples of pictures through the base, going on with 2 at a time" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("pictures_held", [0, 1, 2])

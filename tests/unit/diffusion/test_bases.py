@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lora_atlas import tables
 from lora_atlas.diffusion import stacked
-from lora_atlas.diffusion.base import load
+from lora_atlas.diffusion.base import identity, load
 from lora_atlas.diffusion.denoisers import denoiser_of
 from lora_atlas.diffusion.denoisers.unet import UNet
 from lora_atlas.diffusion.errors import BaseModelError
@@ -157,3 +157,21 @@ def test_a_damaged_base_is_named(tmp_path, tiny_base):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(BaseModelError, match=r"base\.model: cannot load .*base"):
         load(Base(str(folder)), device="cpu")
+
+
+@pytest.mark.fault(
+    "reruns",
+    "another schedule, text encoder or autoencoder in a base's folder",
+    "another base: nothing goes on from it",
+)
+@pytest.mark.parametrize(
+    "part", ["scheduler/scheduler_config.json", "text_encoder/model.safetensors", "vae/config.json", "model_index.json"]
+)
+def test_a_base_is_all_of_its_parts(tmp_path, tiny_base, part):
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    before = identity(Base(str(folder)))
+    (folder / "README.md").write_text("about it")
+    assert identity(Base(str(folder))) == before and before.startswith("base@sha256:")
+    (folder / part).write_bytes((folder / part).read_bytes() + b" ")
+    assert identity(Base(str(folder))) != before

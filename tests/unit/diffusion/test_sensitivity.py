@@ -268,6 +268,30 @@ def test_the_batch_changes_only_the_rounding(tiny_base, found, batch):
             torch.testing.assert_close(two[name], X, rtol=1e-3, atol=1e-3 * float(X.abs().max()))
 
 
+def test_where_a_batch_does_not_fit_a_trial_finds_one_that_does(tiny_base, found, monkeypatch):
+    """The trial takes the room of the moments, and adds nothing to them."""
+    real, sizes = room.error_of, []
+
+    def scarce(denoiser, objective, x, *rest):
+        sizes.append(len(x))
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(denoiser, objective, x, *rest)
+
+    monkeypatch.setattr(room, "error_of", scarce)
+    monkeypatch.setattr(room.room, "scarce", lambda device: True)
+    other = run(tiny_base, moments=True, batch=8)
+    assert sizes[0] > 3 and set(sizes[-2:]) <= {1, 2, 3}
+    for name, w in found.weights.items():
+        assert other.weights[name] == pytest.approx(w, rel=1e-3)
+        torch.testing.assert_close(
+            other.G[name], found.G[name], rtol=1e-3, atol=1e-3 * float(found.G[name].abs().max())
+        )
+        torch.testing.assert_close(
+            other.sigma[name], found.sigma[name], rtol=1e-3, atol=1e-3 * float(found.sigma[name].abs().max())
+        )
+
+
 def test_another_seed_or_other_prompts_are_another_probe(tiny_base, found):
     for changes in ({"seed": 4}, {"prompts": ["a painting"]}, {"samples": 4}, {"num_inference_steps": 3}):
         other = run(tiny_base, **changes)
@@ -320,12 +344,14 @@ def test_what_is_written_is_read_back_as_a_metric(tmp_path, found):
     assert metric.weights == dict(found.weights) and not metric.moments and metric.roots(name) is None
 
 
-def keep(folder: Path, base: str, name: str = "out", **changes) -> tuple[Path, tuple[int, str, float]]:
+def keep(
+    folder: Path, base: str, name: str = "out", asked: str = "{}", afresh: bool = False, **changes
+) -> tuple[Path, tuple[int, str, float]]:
     output = folder / "study" / f"{name}.safetensors"
     at = Base(base)
     told = cached(
         output, folder / "cache", at, ["attention"], PROBE | {"samples": 2} | changes, resolution=32, moments=True,
-        device="cpu",
+        device="cpu", asked=asked, afresh=afresh,
     )  # fmt: skip
     return output, told
 
@@ -351,6 +377,10 @@ def test_a_base_is_measured_once(tmp_path, tiny_base, monkeypatch):
         again, same = keep(tmp_path, tiny_base, "again")
         assert again.read_bytes() == first.read_bytes() and same == told  # what it cost then
         for changes in ({"seed": 9}, {"samples": 3}, {"prompts": ["a painting"]}):  # another probe
+            with pytest.raises(AssertionError, match="measured"):
+                keep(tmp_path, tiny_base, "other", **changes)
+        # Another base at the same path, other versions, a forced job.
+        for changes in ({"asked": '{"base": "another"}'}, {"afresh": True}):
             with pytest.raises(AssertionError, match="measured"):
                 keep(tmp_path, tiny_base, "other", **changes)
         assert not (tmp_path / "study" / "other.safetensors").exists()

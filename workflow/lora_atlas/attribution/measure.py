@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from .. import tables, tensors
-from ..diffusion.attribution import of_files, products
+from ..diffusion.attribution import held_bytes, of_files, products
 from ..loras.files import open_lora
 from ..sections import Attribution, Base, Probe, Training
 from ..weights.sketch import Hashes, projected_dense
@@ -41,6 +41,13 @@ def measure(
     Raises BaseModelError, LoraFileError, PictureError.
     """
     ask = asker(base, settings, caption=training.caption, resolution=training.resolution, device=device)
+    names = ask.denoiser.layers(training.targets)
+    if features is not None and (one := held_bytes(ask.denoiser, names)) > settings.memory_mb * 10**6:
+        raise AttributionError(
+            f"attribution.memory_mb: one picture's gradients in {len(names)} layers take {one / 1e6:,.0f} MB, "
+            f"{settings.memory_mb} are allowed, and the extractor of the library gradient is made of them; raise it, "
+            "or set that extractor to null"
+        )
     wanted = sorted({picture for row in plan["pictures"].to_pylist() for picture in row})
     rows = {
         row["picture"]: row
@@ -51,7 +58,6 @@ def measure(
     if settings.reference:
         latents = torch.cat([latents, ask.own(probe).to(latents.device)])
     prefix = ask.denoiser.prefix
-    names = ask.denoiser.layers(training.targets)
     sketcher = _Sketcher(prefix, names)
     with of_files([open_lora(path) for path in loras.values()], prefix) as read:
         found = products(
@@ -99,10 +105,6 @@ class _Sketcher:
         )
 
     def vectors(self, count: int) -> np.ndarray:
-        """(count, D × modules); raises AttributionError where memory did not allow for a gradient."""
-        if sum(len(part) for part in self.parts) != count:
-            raise AttributionError(
-                "attribution.memory_mb: one picture's gradients do not fit, and the extractor of the library gradient "
-                "is made of them; raise it, or set that extractor to null"
-            )
+        """(count, D × modules), of all pictures."""
+        assert sum(len(part) for part in self.parts) == count
         return np.concatenate(self.parts)

@@ -7,7 +7,8 @@ one pass over the pictures serves any number of LoRAs.
 With x what a layer reads and y what it writes, g = Σ (∂L/∂y)ᵀ x over tokens, and ⟨BA, g⟩ = Σ B ∘ (g Aᵀ). Where the
 gradients of some pictures fit into the memory that is given, they are held, and every LoRA is read once for all of
 them. Where not even one does, products are taken as each layer's gradient appears and the gradient is dropped: it is
-never kept for two layers at once, and every LoRA is read once a batch.
+never kept for two layers at once, and every LoRA is read once for every batch of every picture: of few LoRAs, or few
+pictures, of a large base.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from .. import progress
 from ..loras.files import LoraFile
 from ..seeds import derive_seed
 from ..weights.gram import Group, of_module, reading, stacked, tiles
+from . import room
 from .denoisers import Conditioning, Denoiser
 from .objectives import Objective
 from .streams import stratified
@@ -78,10 +80,10 @@ class _Layer:
 
     def seen(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         """A forward hook: keeps what the layer read, and asks for the gradient in what it wrote."""
-        x = tokens(module, inputs[0].detach(), entering=True)
+        read = inputs[0].detach()  # in its own numbers, until it is asked for: of all layers these are held together
 
         def differentiated(gradient: torch.Tensor) -> None:
-            g = tokens(module, gradient.detach(), entering=False)
+            x, g = tokens(module, read, entering=True), tokens(module, gradient.detach(), entering=False)
             for picture, part in self.pictures:
                 self.consume(self.name, picture, g[part].flatten(0, 1).T @ x[part].flatten(0, 1))
 
@@ -98,24 +100,43 @@ def differentiate(question: Question, latents: torch.Tensor, names: Sequence[str
     layers = [_Layer(name, denoiser.module.get_submodule(name), consume) for name in names]
     losses = np.zeros(len(latents))
     hooks = [layer.module.register_forward_hook(layer.seen) for layer in layers]
+
+    def asked_of(pictures: np.ndarray, which: np.ndarray) -> torch.Tensor:
+        here = [(each, _places(pictures, each)) for each in np.unique(pictures).tolist()]
+        for layer in layers:
+            layer.pictures = here
+        t = objective.times(asked.u[which], denoiser.tokens((latents.shape[2], latents.shape[3]))).to(device)
+        epsilon, x = asked.epsilon[which].to(device), latents[pictures].to(device)
+        error = error_of(denoiser, objective, x, epsilon, t, question.text.first(len(which)))
+        loss = error.square().mean(dim=tuple(range(1, error.ndim))) * objective.weight(t) / count
+        loss.sum().backward()
+        return loss.detach()
+
+    def trial(size: int) -> None:
+        asked_of(*next(_batches(len(latents), count, size)))
+
     asking = progress.task(f"gradients of {len(latents)} pictures", len(latents) * count, unit="samples")
     try:
+        batch = question.batch
+        if room.scarce(device) and len(latents):
+            for layer in layers:
+                layer.consume = _nothing
+            batch = room.largest(trial, min(batch, len(latents) * count), "samples of pictures through the base")
+            for layer in layers:
+                layer.consume = consume
         with asking as advance:
-            for pictures, which in _batches(len(latents), count, question.batch):
-                here = [(each, _places(pictures, each)) for each in np.unique(pictures).tolist()]
-                for layer in layers:
-                    layer.pictures = here
-                t = objective.times(asked.u[which], denoiser.tokens((latents.shape[2], latents.shape[3]))).to(device)
-                epsilon, x = asked.epsilon[which].to(device), latents[pictures].to(device)
-                error = error_of(denoiser, objective, x, epsilon, t, question.text.first(len(which)))
-                loss = error.square().mean(dim=tuple(range(1, error.ndim))) * objective.weight(t) / count
-                loss.sum().backward()
-                np.add.at(losses, pictures, loss.detach().double().cpu().numpy())
+            for pictures, which in _batches(len(latents), count, batch):
+                loss = asked_of(pictures, which)
+                np.add.at(losses, pictures, loss.double().cpu().numpy())
                 advance(len(which))
     finally:
         for hook in hooks:
             hook.remove()
     return losses
+
+
+def _nothing(name: str, picture: int, gradient: torch.Tensor) -> None:
+    """Consumes a part of a gradient of a trial."""
 
 
 def gradients(
@@ -150,7 +171,7 @@ def products(
     """
     values = np.zeros((len(names), len(latents), count))
     place = {name: i for i, name in enumerate(names)}
-    one = 4 * sum(int(np.prod(matrix(question.denoiser.module.get_submodule(name)))) for name in names)
+    one = held_bytes(question.denoiser, names)
     if one > memory:
 
         def take(name: str, picture: int, gradient: torch.Tensor) -> None:
@@ -169,6 +190,11 @@ def products(
         if seen is not None:
             seen(part, held)
     return Products(tuple(names), values, np.concatenate(losses) if losses else np.zeros(0))
+
+
+def held_bytes(denoiser: Denoiser, names: Sequence[str]) -> int:
+    """Bytes of one picture's gradients in these layers."""
+    return 4 * sum(int(np.prod(matrix(denoiser.module.get_submodule(name)))) for name in names)
 
 
 def contracted(gradient: torch.Tensor, group: Group) -> np.ndarray:

@@ -5,6 +5,7 @@ are read from safetensors only: a pickle that happens to lie beside them is neve
 """
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from diffusers import DiffusionPipeline
 from ..sections import Base
 from .denoisers import DENOISERS, denoiser_of, kind_of
 from .errors import BaseModelError
+from .room import in_parts
 
 # Local folders say what they are by content, hub models by id and revision.
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
@@ -76,15 +78,17 @@ def drop_encoders(pipeline: Any) -> None:
 
 
 def identity(base: Base) -> str:
-    """What a LoRA's header says of its base: hub id and revision, or a folder's name and the hash of its network."""
+    """What a LoRA's header says of its base: hub id and revision, or a folder's name and the hash of all its parts, as
+    what is trained depends on the schedule, the text encoders and the autoencoder, too."""
     folder = Path(base.model)
     if not folder.is_dir():
         return f"{base.model}@{base.revision}" + (f" {base.variant}" if base.variant else "")
     digest = hashlib.sha256()
-    components = dict.fromkeys(kind.component for kind in DENOISERS)
-    files = [file for component in components for file in sorted((folder / component).glob("*"))]
-    for file in files:
-        digest.update(file.name.encode())
+    index = json.loads((folder / "model_index.json").read_text())
+    parts = sorted({*(name for name in index if not name.startswith("_")), *(kind.component for kind in DENOISERS)})
+    files = [file for part in parts for file in sorted((folder / part).glob("*")) if file.is_file()]
+    for file in [folder / "model_index.json", *files]:
+        digest.update(json.dumps(file.relative_to(folder).as_posix()).encode())
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
@@ -95,17 +99,23 @@ def identity(base: Base) -> str:
 def encode_pictures(pipeline: Any, pictures: torch.Tensor, size: int = 16) -> torch.Tensor:
     """Latents float32 (n, c, h, w), as the network knows them, of pictures (n, 3, H, W) in -1…1."""
     vae, denoiser = pipeline.vae, denoiser_of(pipeline)
-    return torch.cat([denoiser.encode_pictures(vae, x.to(vae.device, vae.dtype)) for x in pictures.split(size)])
+
+    def encoded(part: slice) -> torch.Tensor:
+        return denoiser.encode_pictures(vae, pictures[part].to(vae.device, vae.dtype))
+
+    return torch.cat(in_parts(encoded, len(pictures), size, "latents of pictures"))
 
 
 @torch.no_grad()
 def decode_latents(pipeline: Any, latents: torch.Tensor, size: int = 16) -> torch.Tensor:
     """Pictures uint8 (n, H, W, 3) on the CPU of such latents (n, c, h, w)."""
-    denoiser, parts = denoiser_of(pipeline), []
-    for z in latents.split(size):
-        x = denoiser.decode_latents(pipeline.vae, z).float()
-        parts.append(((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
-    return torch.cat(parts)
+    denoiser = denoiser_of(pipeline)
+
+    def decoded(part: slice) -> torch.Tensor:
+        x = denoiser.decode_latents(pipeline.vae, latents[part]).float()
+        return ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+    return torch.cat(in_parts(decoded, len(latents), size, "pictures of latents"))
 
 
 def set_threads() -> None:

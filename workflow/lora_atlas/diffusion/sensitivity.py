@@ -27,12 +27,12 @@ import torch
 from safetensors import SafetensorError
 
 from .. import progress, tensors
-from ..code import digest
 from ..sections import Base, Probe
 from ..seeds import derive_seed
 from ..settings import Setting
 from ..tables import replacing
 from . import base as bases
+from . import room
 from .denoisers import Conditioning, denoiser_of
 from .generate import denoise, initial_noise, noise_seed
 from .objectives import objective_of
@@ -47,6 +47,7 @@ class _Layer:
 
     def __init__(self, module: torch.nn.Module, moments: bool):
         self.module, self.moments = module, moments
+        self.counts = True
         self.squares, self.inputs, self.tokens = 0.0, 0.0, 0
         self.sigma: torch.Tensor | None = None
         self.G: torch.Tensor | None = None
@@ -54,22 +55,27 @@ class _Layer:
     def seen(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         """A forward hook: adds the inputs, and asks for the gradient in the output."""
         x = tokens(module, inputs[0].detach(), entering=True).flatten(0, 1)
-        self.tokens += len(x)
-        self.inputs += float(x.square().sum()) / x.shape[1]
+        if self.counts:
+            self.tokens += len(x)
+            self.inputs += float(x.square().sum()) / x.shape[1]
         if self.moments and x.shape[1] <= WIDEST:
-            self.sigma = _added(self.sigma, x)
+            self.sigma = self._added(self.sigma, x)
         output.register_hook(self.differentiated)
 
     def differentiated(self, gradient: torch.Tensor) -> None:
         g = tokens(self.module, gradient.detach(), entering=False).flatten(0, 1)
-        self.squares += float(g.double().square().sum()) / g.shape[1]
+        square = float(g.double().square().sum()) / g.shape[1]
+        if self.counts:
+            self.squares += square
         if self.moments and g.shape[1] <= WIDEST:
-            self.G = _added(self.G, g)
+            self.G = self._added(self.G, g)
 
-
-def _added(total: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
-    product = rows.T @ rows
-    return product if total is None else total.add_(product)
+    def _added(self, total: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
+        """A trial makes the room that sums take, and adds nothing."""
+        product = rows.T @ rows
+        if not self.counts:
+            return product.zero_() if total is None else total
+        return product if total is None else total.add_(product)
 
 
 @dataclass(frozen=True)
@@ -103,14 +109,25 @@ def measure(pipeline: Any, targets: Sequence[str], probe: Probe, *, resolution: 
     names = denoiser.layers(targets)
     layers = {name: _Layer(module.get_submodule(name), moments) for name in names}
     hooks = [layer.module.register_forward_hook(layer.seen) for layer in layers.values()]
+
+    def asked(part: slice) -> None:
+        t, epsilon, x = times[part], noise[part], latents[part]
+        index = torch.arange(part.start, part.stop, device=device) % len(probe.prompts)
+        error_of(denoiser, objective, x, epsilon, t, text.take(index)).square().sum().backward()
+
+    def counting(whether: bool) -> None:
+        for layer in layers.values():
+            layer.counts = whether
+
     try:
+        if room.scarce(device):
+            counting(False)
+            each = room.largest(lambda n: asked(slice(0, n)), min(each, count), "samples through the base")
+            counting(True)
         with progress.task("sensitivity of the base", count, unit="samples") as advance:
             for start in range(0, count, each):
                 part = slice(start, min(start + each, count))
-                t, epsilon, x = times[part], noise[part], latents[part]
-                index = torch.arange(part.start, part.stop, device=device) % len(probe.prompts)
-                error = error_of(denoiser, objective, x, epsilon, t, text.take(index))
-                error.square().sum().backward()
+                asked(part)
                 advance(part.stop - part.start)
     finally:
         for hook in hooks:
@@ -128,13 +145,15 @@ def own_samples(pipeline: Any, text: Conditioning, probe: Probe, resolution: int
     setting = Setting(probe.num_inference_steps, 1.0, tuple(probe.prompts), (0,))
     prompts, shape = probe.prompts, denoiser_of(pipeline).latent_shape(resolution)
     tasks = [(prompts[i % len(prompts)], i) for i in range(probe.samples)]
-    found = []
-    for start in range(0, len(tasks), probe.batch):
-        part = tasks[start : start + probe.batch]
+
+    def sampled(place: slice) -> torch.Tensor:
+        part = tasks[place]
         noise = torch.stack([initial_noise(shape, probe.seed, *task) for task in part])
         seeds = [noise_seed(probe.seed, *task) for task in part]
         index = [i % len(prompts) for _, i in part]
-        found.append(denoise(pipeline, 1, noise, seeds, text=text, index=index, empty=0, setting=setting))
+        return denoise(pipeline, 1, noise, seeds, text=text, index=index, empty=0, setting=setting)
+
+    found = room.in_parts(sampled, len(tasks), probe.batch, "samples of the base's own")
     return torch.cat(found).clone()  # the clone, unlike tensors of inference, may be part of a graph
 
 
@@ -155,24 +174,27 @@ def cached(
     resolution: int,
     moments: bool,
     device: str,
+    asked: str,
+    afresh: bool = False,
 ) -> tuple[int, str, float]:
-    """Write the sensitivity of a base to `output`, from the folder `cache` if a study of this very base, these layers
-    and this probe has left it there. Returns samples, device, and the seconds that measuring took, now or then.
+    """Write the sensitivity of a base to `output`, from the folder `cache` if a study that `asked` the same has left it
+    there and it is not to be made `afresh`. Returns samples, device, and the seconds that measuring took, now or then.
+
+    `asked`: a text of all that it depends on, the content of the base and the versions of libraries too.
     """
-    made_by = digest("diffusion.sensitivity")
-    key = [bases.identity(base), sorted(targets), resolution, dict(sorted(probe.plain().items())), moments, made_by]
+    key = [asked, sorted(targets), resolution, dict(sorted(probe.plain().items())), moments]
     kept = Path(cache) / f"{derive_seed('sensitivity', key):016x}.safetensors"
     cost = kept.with_suffix(".json")  # apart: what is measured has the same bytes whenever it is measured
     kept.parent.mkdir(parents=True, exist_ok=True)
     with kept.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # variants of a study ask at once: the first measures, the others wait for it
-        told = _kept(kept, cost)
+        told = None if afresh else _kept(kept, cost)
         if told is None:
             start = time.perf_counter()
             bases.set_threads()
             device = bases.pick_device(device)
             found = measure(bases.load(base, device=device), targets, probe, resolution=resolution, moments=moments)
-            write(kept, found, {"base": key[0], "probe": probe.plain()})
+            write(kept, found, {"base": bases.identity(base), "probe": probe.plain()})
             told = {"seconds": time.perf_counter() - start, "device": device}
             with replacing(cost) as temporary:
                 temporary.write_text(json.dumps(told))

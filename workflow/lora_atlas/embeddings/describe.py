@@ -7,9 +7,9 @@ dimensions, the same calibrations, so no descriptor has an advantage of budget; 
 
 Controls of the weights: ``norm``, the logarithm of ‖ΔW‖; ``spectrum``, the singular values of all modules at norm one,
 which say how strongly each module was changed and not how; ``set_size``, the number of training pictures; ``content``,
-the subjects of the training pictures, where their source knows any. One number is an angle in a quarter circle, from the
-smallest of all LoRAs to the largest: cosines and distances then rank by how far two numbers are apart, where the cosine
-of the numbers themselves is 1 of any two.
+the subjects of the training pictures, where their source knows any. One number is an angle in a quarter circle, from
+the smallest of all LoRAs to the largest: cosines and distances then rank by how far two numbers are apart, where the
+cosine of the numbers themselves is 1 of any two.
 
 A descriptor by which the gallery's LoRAs cannot be distinguished knows nothing: its vectors are zero, and its scores
 are at the chance level.

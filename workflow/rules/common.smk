@@ -256,7 +256,13 @@ def hub_models():
     """Receipt of a download → repository, revision, kind and hash, of every hub id that the study names."""
     base, found = config["base"], {}
     if not Path(base["model"]).is_dir():
-        found["base"] = {"repository": base["model"], "revision": base["revision"], "kind": "base", "sha256": None}
+        found["base"] = {
+            "repository": base["model"],
+            "revision": base["revision"],
+            "kind": "base",
+            "sha256": None,
+            "variant": base["variant"],
+        }
     for name, extractor in config["extractors"].items():
         if extractor["model"].startswith("hf-hub:"):
             found[name] = {
@@ -388,7 +394,7 @@ def when_asked(stage):
 def cache_folder(results):
     """Where a stage keeps what it knows of files by their content: apart for each version of the code that computes it,
     and for each base that updates are relative to."""
-    version = derive_seed(library.digest("weights.gram", "weights.sketch"), config["weights"]["base"])
+    version = derive_seed(library.digest("weights.gram", "weights.sketch"), content(config["weights"]["base"]))
     return f"{results}/cache/{version:016x}"
 
 

@@ -9,7 +9,8 @@ with job(snakemake):
     from lora_atlas.tables import replacing
 
     p = snakemake.params
-    found = fetch(p.model["repository"], p.model["revision"], p.model["kind"], lock=p.lock, sha256=p.model["sha256"])
+    model = dict(p.model)
+    found = fetch(model.pop("repository"), model.pop("revision"), model.pop("kind"), lock=p.lock, **model)
     del found["folder"]  # the receipt says what it is, not where this machine keeps it
     with replacing(snakemake.output[0]) as temporary:
         temporary.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")

@@ -1,6 +1,7 @@
 """Bases of both architectures and both prediction types: train, save, and get equal outputs from stock diffusers."""
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -175,3 +176,14 @@ def test_a_base_is_all_of_its_parts(tmp_path, tiny_base, part):
     assert identity(Base(str(folder))) == before and before.startswith("base@sha256:")
     (folder / part).write_bytes((folder / part).read_bytes() + b" ")
     assert identity(Base(str(folder))) != before
+
+
+def test_a_base_needs_nothing_that_looks_at_given_pictures(tmp_path, tiny_base):
+    """Stable Diffusion 1.5 names a feature extractor, for its safety checker; neither is fetched."""
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"feature_extractor": ["transformers", "CLIPImageProcessor"], "image_encoder": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    pipeline = load(Base(str(folder)), device="cpu")
+    assert pipeline.feature_extractor is None and pipeline.image_encoder is None

@@ -190,7 +190,7 @@ def test_module_weights_and_gradients_are_those_of_its_own_loss(opened, kind):
     assert sorted(found.weights) == [f"transformer.{name}" for name in names]
     assert all(value > 0 for value in found.weights.values())
 
-    objective = objective_of(pipeline.scheduler, "cpu", density=denoiser.density)
+    objective = objective_of(pipeline.scheduler, "cpu", density=denoiser.density, shift=denoiser.shift)
     text = denoiser.encode_text(pipeline, PROMPTS[:1], SIDE)
     asked = samples(3, denoiser.latent_shape(32), 0)
     latents = torch.randn(1, *denoiser.latent_shape(32))

@@ -5,8 +5,10 @@ import itertools
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
+from lora_atlas.diffusion.denoisers.flux2 import Flux2
 from lora_atlas.diffusion.errors import TrainingError
 from lora_atlas.diffusion.objectives import objective_of
 from lora_atlas.diffusion.objectives.flow import MODE, Flow
@@ -44,7 +46,7 @@ def test_the_learning_rate_warms_up_and_then_keeps_to_its_schedule(recipe, sched
 
 
 def _flow(density: str = "uniform", **schedule) -> Flow:
-    found = Flow.of(FlowMatchEulerDiscreteScheduler(**schedule), "cpu", None, density)
+    found = Flow.of(FlowMatchEulerDiscreteScheduler(**schedule), "cpu", None, density, None)
     assert found is not None
     return found
 
@@ -87,6 +89,19 @@ def test_timesteps_are_shifted_as_the_bases_own_schedule_is(kind):
         theirs.set_timesteps(sigmas=u.flip(0).tolist(), mu=mu)
         torch.testing.assert_close(flow.times(u, tokens), theirs.timesteps.flip(0), atol=1e-3, rtol=1e-5)
     assert (flow.times(u[:-1], 4096) > flow.times(u[:-1], 256)).all()
+
+
+def test_a_pipeline_that_shifts_in_its_own_way_is_followed():
+    """FLUX.2's pipelines take μ of the number of tokens and of steps, and not what their schedule's numbers say."""
+    dynamic = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+    u = torch.linspace(0.05, 1, 20)
+    for tokens in (1024, 4096, 16384):
+        theirs = FlowMatchEulerDiscreteScheduler(**dynamic)
+        mu = compute_empirical_mu(tokens, 50)
+        theirs.set_timesteps(sigmas=u.flip(0).tolist(), mu=mu)
+        flow = objective_of(FlowMatchEulerDiscreteScheduler(**dynamic), "cpu", density="uniform", shift=Flux2.shift)
+        torch.testing.assert_close(flow.times(u, tokens), theirs.timesteps.flip(0), atol=1e-3, rtol=1e-5)
+    assert mu > 1.15
 
 
 def test_a_schedule_of_neither_kind_is_named():

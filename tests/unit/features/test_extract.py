@@ -13,6 +13,7 @@ from PIL import Image
 
 from lora_atlas import tables
 from lora_atlas.features.extract import BATCH, CONTROLS, EXTRACTORS, FeatureError, extract, known_names, load, oklab
+from lora_atlas.hub import models as hub
 from lora_atlas.pictures.decode import decode, encode_png
 from lora_atlas.sections import Extractor
 
@@ -308,6 +309,27 @@ def test_unknown_libraries_and_controls_name_the_known():
     with pytest.raises(FeatureError, match="'mean_color': there are mean_colour"):
         load(CONTROL | {"model": "mean_color"}, "cpu")
     assert set(EXTRACTORS) == {"open_clip", "timm", "csd", "vgg_gram", "control"}
+
+
+@pytest.mark.fault(
+    "caches", "a lock file that pins another commit of a model than the one that vectors are kept of", "made again"
+)
+@pytest.mark.parametrize(("said", "pinned"), [(None, "a" * 40), ("main", "a" * 40), ("b" * 40, None)])
+def test_what_the_lock_alone_pins_is_a_part_of_what_vectors_are_kept_under(tmp_path, monkeypatch, said, pinned):
+    asked = []
+
+    class Kept:
+        def restore(self, part, files):
+            asked.append(part)
+            raise RuntimeError("far enough")
+
+    monkeypatch.setattr(hub, "commit", lambda *_: "a" * 40)
+    write_pictures(tmp_path / "monet.parquet", "monet", [0])
+    model = Extractor("timm", "hf-hub:timm/vit") | {"revision": said}
+    given, out = {"training": [tmp_path / "monet.parquet"]}, {"training": tmp_path / "o"}
+    with pytest.raises(RuntimeError, match="far enough"):
+        extract(model, given, device="cpu", outputs=out, lock="study.lock.yaml", kept=Kept())
+    assert asked[0].get("commit") == pinned
 
 
 def test_a_picture_that_changed_after_it_was_collected_is_noticed(tmp_path):

@@ -122,6 +122,18 @@ def test_a_base_is_fetched_without_its_other_precisions_and_formats(museum, tmp_
     assert set(found["files"]) == set(wanted)
 
 
+def test_a_variant_is_fetched_where_a_part_has_it_as_diffusers_loads_it(museum, tmp_path):
+    wanted = [
+        "model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/config.json", "text_encoder/model.safetensors.index.fp16.json",
+        "text_encoder/model.fp16-00001-of-00002.safetensors", "text_encoder/model.fp16-00002-of-00002.safetensors",
+    ]  # fmt: skip
+    others = ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", "unet/x.fp16.safetensors"]
+    hub_server.serve_repository(museum, "models", "o/base", dict.fromkeys([*wanted, *others], b"{}"))
+    assert set(fetch("o/base", hub_server.COMMIT, "base", variant="fp16")["files"]) == set(wanted)
+
+
 def test_a_transformer_is_fetched_with_all_its_shards(museum, tmp_path):
     wanted = {
         "model_index.json": b'{"_class_name": "FluxPipeline"}',

@@ -33,7 +33,12 @@ class Asker:
         side = (self.resolution, self.resolution)
         return Question(
             self.denoiser,
-            objective_of(self.pipeline.scheduler, str(self.denoiser.device), density=self.denoiser.density),
+            objective_of(
+                self.pipeline.scheduler,
+                str(self.denoiser.device),
+                density=self.denoiser.density,
+                shift=self.denoiser.shift,
+            ),
             self.denoiser.encode_text(self.pipeline, [self.caption], side),
             samples(self.settings.samples, self.denoiser.latent_shape(self.resolution), 0),
             self.settings.batch,

@@ -48,6 +48,8 @@ def load(base: Base, *, device: str) -> Any:
         absent = {name: None for name, part in index.items() if part in ([None, None], (None, None))}
         # The safety checker is a model of its own that would judge pictures which nobody sees.
         unsafe = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
+        # What looks at given pictures is asked for none here, and not among the files that are fetched.
+        unsafe |= {name: None for name in ("feature_extractor", "image_encoder") if name in index}
         pipeline = DiffusionPipeline.from_pretrained(
             model, revision=revision, variant=variant, dtype=DTYPES[device], use_safetensors=True, **(absent | unsafe)
         )

@@ -100,7 +100,7 @@ def measure(pipeline: Any, targets: Sequence[str], probe: Probe, *, resolution: 
     # In float32: squares of gradients underflow in less.
     text = denoiser.encode_text(pipeline, probe.prompts, side).float()
     latents = own_samples(pipeline, text, probe, resolution)
-    objective = objective_of(pipeline.scheduler, str(device), density=denoiser.density)
+    objective = objective_of(pipeline.scheduler, str(device), density=denoiser.density, shift=denoiser.shift)
     generator = torch.Generator().manual_seed(derive_seed("sensitivity", probe.seed))
     # Stratified: every part of the schedule is asked alike often, in an order that no prompt shares.
     length = denoiser.tokens((latents.shape[2], latents.shape[3]))

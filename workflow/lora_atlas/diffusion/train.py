@@ -135,7 +135,7 @@ def _prepare(
     caption = [training.caption]
     text = {shape: denoiser.encode_text(pipeline, caption, pixels) for shape, pixels in sizes.items()}
     gamma = training.min_snr_gamma if training.loss == "min_snr" else None
-    objective = objective_of(pipeline.scheduler, device, gamma, denoiser.density)
+    objective = objective_of(pipeline.scheduler, device, gamma, denoiser.density, denoiser.shift)
     if resources.gradient_checkpointing:
         denoiser.module.enable_gradient_checkpointing()
     if resources.compile:

@@ -152,18 +152,31 @@ class _Picture:
     path: str | Path
 
 
+def _pinned(extractor: Extractor, lock: str | None) -> dict[str, str]:
+    """The commit of a model that the lock file alone pins: what the configuration says of it is then no name of it."""
+    if extractor.library not in hub.FILES or not extractor.model.startswith("hf-hub:") or not lock:
+        return {}
+    if extractor.revision and hub.COMMIT.fullmatch(extractor.revision):
+        return {}
+    try:
+        return {"commit": hub.commit(extractor.model.removeprefix("hf-hub:"), extractor.revision, lock)}
+    except hub.HubError as error:
+        raise FeatureError(f"{extractor.library}: {error}") from error
+
+
 class _Encoder:
     """Vectors of one artist's pictures at a time, from what is kept or from the model."""
 
     def __init__(self, extractor: Extractor, device: str, lock: str | None, kept: Kept | None):
         self.kept, self.device, self.recipe = kept, device, ""
+        self.pinned = _pinned(extractor, lock)
         self._model: Model | None = None
         self._load = lambda: load(extractor, device, lock)
 
     def rows(self, pictures: Sequence[_Picture]) -> list[dict[str, Any]]:
         if self.kept is None:
             return self._encode(pictures)
-        part = {"pictures": [[each.picture, each.artist, each.lora] for each in pictures]}
+        part = {"pictures": [[each.picture, each.artist, each.lora] for each in pictures], **self.pinned}
         with tempfile.TemporaryDirectory() as folder:
             files = {"features.parquet": Path(folder, "features.parquet")}
             told = self.kept.restore(part, files)

@@ -67,18 +67,25 @@ def commit(repository: str, revision: str | None, lock: str | Path | None) -> st
 
 
 def fetch(
-    repository: str, revision: str | None, kind: str, *, lock: str | Path | None = None, sha256: str | None = None
+    repository: str,
+    revision: str | None,
+    kind: str,
+    *,
+    lock: str | Path | None = None,
+    sha256: str | None = None,
+    variant: str | None = None,
 ) -> dict[str, Any]:
     """Download a model and check every file; returns `repository`, `commit`, `folder` and `files` (name → hash, bytes).
 
-    `kind`: a key of FILES. `sha256`: of the file of weights. Raises HubError; a file with another hash stays in the
-    cache, and is named.
+    `kind`: a key of FILES. `sha256`: of the file of weights. `variant`: of a base's weights, instead of the plain ones
+    where a part has it, as diffusers loads them. Raises HubError; a file with another hash stays in the cache, and is
+    named.
     """
     from huggingface_hub import snapshot_download
 
     found = commit(repository, revision, lock)
     listed = {each.rfilename: each for each in _info(repository, found).siblings}
-    names = _used(sorted(listed), kind)
+    names = _used(sorted(listed), kind, variant)
     if not any(name.endswith((".safetensors", ".bin")) for name in names):
         raise HubError(f"{repository}@{found}: none of {', '.join(FILES[kind])} among its {len(listed)} files")
     try:
@@ -128,11 +135,31 @@ def folder(repository: str, revision: str | None, kind: str, *, lock: str | Path
     return fetch(repository, found, kind, lock=lock)["folder"]
 
 
-def _used(names: Sequence[str], kind: str) -> list[str]:
+def _used(names: Sequence[str], kind: str, variant: str | None = None) -> list[str]:
     found = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in FILES[kind])]
     if kind == "csd" and "model.safetensors" in found:
         found = ["model.safetensors"]
+    if variant is not None:
+        plain = {name for name in found if name.endswith((".safetensors", ".safetensors.index.json"))}
+        of_variant = [name for name in names if _plain(name, variant) is not None]
+        of_variant = [
+            name for name in of_variant if any(fnmatch.fnmatch(str(_plain(name, variant)), p) for p in FILES[kind])
+        ]
+        having = {name.rpartition("/")[0] for name in of_variant}
+        found = sorted(
+            {name for name in found if name not in plain or name.rpartition("/")[0] not in having} | {*of_variant}
+        )
     return found
+
+
+def _plain(name: str, variant: str) -> str | None:
+    """The name of a file of weights without its variant, as diffusers puts it in (fp16): model.fp16.safetensors,
+    model.fp16-00001-of-00002.safetensors, model.safetensors.index.fp16.json; None for one without it."""
+    for ending in (f".{variant}.safetensors", f".index.{variant}.json"):
+        if name.endswith(ending):
+            return name.removesuffix(ending) + ending.replace(f".{variant}", "")
+    match = re.fullmatch(rf"(.+)\.{re.escape(variant)}(-\d+-of-\d+\.safetensors)", name)
+    return match[1] + match[2] if match else None
 
 
 def _info(repository: str, revision: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from .. import stacked
+from ..objectives.objective import Shift
 
 MASK = "mask"  # of Conditioning
 
@@ -83,6 +84,7 @@ class Denoiser(ABC):
     pipelines: ClassVar[str]
     targets: ClassVar[Mapping[str, str]]
     density: ClassVar[str] = "logit_normal"
+    shift: Shift | None = None  # of timesteps, where its pipeline's is not what its schedule says
     header: ClassVar[Mapping[str, str]] = MappingProxyType({})
     module: Any  # a torch module of diffusers, which says nothing of its types
     channels: int  # of latents

@@ -5,21 +5,26 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import Flux2Pipeline
+from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
 from .denoiser import Conditioning
 from .transformer import Transformer
+
+STEPS = 50  # of its pipelines, where nothing else is said
 
 
 class Flux2(Transformer):
     """``embeds`` (n, tokens, d) condition it. Latents are those of the autoencoder in patches of 2 × 2 pixels, each
     channel with the mean and variance of the autoencoder's batch norm.
 
-    How its timesteps were drawn in training is not published; diffusers' script of it draws them uniformly.
+    How its timesteps were drawn in training is not published; diffusers' script of it draws them uniformly. They are
+    shifted as those of its pipelines are at STEPS, which is further than its schedule's own numbers would say.
     """
 
     pipelines = "Flux2Pipeline, Flux2KleinPipeline"
     classes = ("Flux2Pipeline", "Flux2KleinPipeline")
     density = "uniform"
+    shift = staticmethod(lambda tokens: compute_empirical_mu(tokens, STEPS))
     header: ClassVar[Mapping[str, str]] = {"modelspec.architecture": "flux-2/lora"}
     targets: ClassVar[Mapping[str, str]] = {
         "attention": r"^transformer_blocks\.\d+\.attn\.to_(q|k|v|out\.0)$",

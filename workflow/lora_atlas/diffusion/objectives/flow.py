@@ -14,7 +14,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from ..errors import TrainingError
-from .objective import Objective
+from .objective import Objective, Shift
 
 EDGE = 1e-5  # of the unit interval, where the normal distribution has no quantile
 MODE = 1.29  # the scale of mode sampling that did best of those tried in ibid., table 1
@@ -43,13 +43,17 @@ DENSITIES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Flow(Objective):
-    """Timesteps are σ times the schedule's number of steps, which networks are told; `density` of DENSITIES."""
+    """Timesteps are σ times the schedule's number of steps, which networks are told; `density` of DENSITIES; `shift`:
+    the number of a picture's tokens → μ, of bases whose pipeline has a way of its own to it."""
 
     scheduler: Any
     density: str
+    shift: Shift | None = None
 
     @classmethod
-    def of(cls, scheduler: Any, device: str, min_snr_gamma: float | None, density: str) -> "Flow | None":
+    def of(
+        cls, scheduler: Any, device: str, min_snr_gamma: float | None, density: str, shift: Shift | None
+    ) -> "Flow | None":
         if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
             return None
         if min_snr_gamma is not None:
@@ -57,7 +61,7 @@ class Flow(Objective):
                 "training.loss: min_snr weighs the timesteps of a diffusion, and this base is a rectified flow, whose "
                 "timesteps are drawn as they count; set training.loss to epsilon (plain mean squared error)"
             )
-        return cls(scheduler, density)
+        return cls(scheduler, density, shift)
 
     @property
     def length(self) -> int:
@@ -68,12 +72,17 @@ class Flow(Objective):
         (ibid., eq. 23)."""
         sigma, config = DENSITIES[self.density](u), self.scheduler.config
         if config.use_dynamic_shifting:
-            mu = calculate_shift(
-                tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
-            )
+            mu = (self.shift or self._of_schedule)(tokens)
             shifted: torch.Tensor = self.scheduler.time_shift(mu, 1.0, sigma)
             return shifted * self.length
         return config.shift * sigma / (1 + (config.shift - 1) * sigma) * self.length
+
+    def _of_schedule(self, tokens: int) -> float:
+        config = self.scheduler.config
+        mu: float = calculate_shift(
+            tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+        )
+        return mu
 
     def noisy(self, x: torch.Tensor, epsilon: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         sigma = (t / self.length).view(-1, 1, 1, 1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .objective import Objective
+from .objective import Objective, Shift
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -19,7 +19,9 @@ class Noise(Objective):
     min_snr_gamma: float | None
 
     @classmethod
-    def of(cls, scheduler: Any, device: str, min_snr_gamma: float | None, density: str) -> "Noise | None":
+    def of(
+        cls, scheduler: Any, device: str, min_snr_gamma: float | None, density: str, shift: Shift | None
+    ) -> "Noise | None":
         prediction = scheduler.config.get("prediction_type", "epsilon")
         if prediction not in PREDICTIONS or not hasattr(scheduler, "alphas_cumprod"):
             return None

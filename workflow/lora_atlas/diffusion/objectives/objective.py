@@ -2,9 +2,12 @@
 error."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+Shift = Callable[[int], float]  # tokens of a picture → μ, by which a flow's timesteps are shifted towards noise
 
 
 class Objective(ABC):
@@ -13,11 +16,14 @@ class Objective(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, scheduler: Any, device: str, min_snr_gamma: float | None, density: str) -> "Objective | None":
+    def of(
+        cls, scheduler: Any, device: str, min_snr_gamma: float | None, density: str, shift: Shift | None
+    ) -> "Objective | None":
         """The objective that a base's own noise schedule asks for; None if it is of another kind.
 
         `min_snr_gamma`: γ of Min-SNR weights; None: every timestep counts alike. `density`: how timesteps are drawn
-        where the schedule does not say, as of flow.DENSITIES.
+        where the schedule does not say, as of flow.DENSITIES. `shift`: where the schedule asks for one that depends on
+        the picture's size, and the pipeline has a way of its own to it.
         """
 
     @abstractmethod

@@ -161,7 +161,7 @@ def test_a_damaged_base_is_named(tmp_path, tiny_base):
 
 
 @pytest.mark.fault(
-    "reruns",
+    "training",
     "another schedule, text encoder or autoencoder in a base's folder",
     "another base: nothing goes on from it",
 )

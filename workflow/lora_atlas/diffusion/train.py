@@ -3,7 +3,8 @@
 Pictures and the caption are encoded once, then the autoencoder and the text encoders leave the device. Each LoRA has
 its own pictures, its own noise and timesteps (streams.py), its own gradient clipping, moments and learning rate, and
 its own loss; no gradient sees a neighbour (pack.py). Because every draw is a function of (seed, step), a job that was
-killed goes on from its last state (state.py) to the very same weights (on a GPU as far as its kernels repeat themselves).
+killed goes on from its last state (state.py) to the very same weights; on a GPU as far as its kernels repeat
+themselves.
 """
 
 import hashlib

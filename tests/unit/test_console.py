@@ -152,15 +152,17 @@ def test_two_files_of_one_name_have_answers_of_their_own(tmp_path, monkeypatch):
     for place in ("one", "other"):
         (tmp_path / place).mkdir()
     first, second = f"one/{name}.safetensors", f"other/{name}.safetensors"
-    assert origin.unused_answer(name, first, results) == name
-    origin.keep_asked(results, name, first)
-    assert origin.unused_answer(name, first, results) == name
-    assert origin.unused_answer(name, tmp_path / first, results) == name
-    assert origin.unused_answer(name, second, results) == f"{name}_2"
-    origin.keep_asked(results, f"{name}_2", second)
-    assert origin.unused_answer(name, second, results) == f"{name}_2"
-    assert origin.unused_answer(name, "third/x", results) == f"{name}_3"
-    assert str(tmp_path) not in (results / ".asked" / name).read_text()
+    assert origin.unused_answer(name, first, results, "query") == name
+    origin.keep_asked(results / "query" / f"{name}.parquet", first)
+    assert origin.unused_answer(name, first, results, "query") == name
+    assert origin.unused_answer(name, tmp_path / first, results, "query") == name
+    assert origin.unused_answer(name, second, results, "query") == f"{name}_2"
+    origin.keep_asked(results / "query" / f"{name}_2.parquet", second)
+    assert origin.unused_answer(name, second, results, "query") == f"{name}_2"
+    assert origin.unused_answer(name, "third/x", results, "query") == f"{name}_3"
+    # Pictures of that name are another question.
+    assert origin.unused_answer(name, second, results, "attribution") == name
+    assert str(tmp_path) not in (results / ".asked/query" / name).read_text()
 
 
 @pytest.mark.parametrize("age", [1, 9e9])

@@ -331,7 +331,7 @@ def _answered(arguments: argparse.Namespace, made: Sequence[str], started: float
     folder, table = ANSWERS[arguments.action]
     try:
         asked, results = there(arguments.asked), Path("results", _study_of(made))
-        path = results / folder / f"{origin.unused_answer(slug(asked.stem), asked, results)}.parquet"
+        path = results / folder / f"{origin.unused_answer(slug(asked.stem), asked, results, folder)}.parquet"
         rows = tables.read(path, table).to_pylist()
         said_now = path.stat().st_mtime >= started
     except (OSError, ValueError):  # another layout of results than this command's own

@@ -12,7 +12,7 @@ from pathlib import Path
 from .atomic import replacing
 
 NAME = ".folder"  # in results/STUDY
-ASKED = ".asked"  # in results/STUDY, with a file for each name of an answer
+ASKED = ".asked"  # in results/STUDY: a folder for each kind of answer, with a file for each name
 
 
 def keep(results: str | Path, folder: str | Path) -> None:
@@ -52,18 +52,20 @@ def unused(name: str, folder: str | Path, results: str | Path = "results") -> st
     return next(tried for tried in names if is_of(Path(results, tried), folder))
 
 
-def keep_asked(results: str | Path, name: str, asked: str | Path) -> None:
-    """Write down that the answers of this name in a study's results are about this file or folder."""
-    path = Path(results, ASKED, name)
+def keep_asked(answer: str | Path, asked: str | Path) -> None:
+    """Write down that an answer, results/STUDY/KIND/NAME.…, is about this file or folder."""
+    answer = Path(answer)
+    path = answer.parents[1] / ASKED / answer.parent.name / answer.stem
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(f"{_digest(asked)}\n")
 
 
-def unused_answer(name: str, asked: str | Path, results: str | Path) -> str:
-    """The name of an answer about a file or folder: its own, or the first of NAME_2, … that is about no other one."""
+def unused_answer(name: str, asked: str | Path, results: str | Path, kind: str) -> str:
+    """The name of an answer of this kind (the folder of results that it lies in) about a file or folder: its own, or
+    the first of NAME_2, … that is about no other one."""
     names = chain([name], (f"{name}_{n}" for n in count(2)))
-    return next(tried for tried in names if _says(Path(results, ASKED, tried), asked))
+    return next(tried for tried in names if _says(Path(results, ASKED, kind, tried), asked))
 
 
 def _digest(folder: str | Path) -> str:

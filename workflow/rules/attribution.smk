@@ -136,9 +136,9 @@ if not IS_VARIANT:
             known=known_loras,
             base=model_files(config["base"]["model"]),
         output:
-            f"{RESULTS}/attribution/{QUERY}.parquet",
+            f"{RESULTS}/attribution/{ANSWERS['attribution']}.parquet",
         log:
-            f"{RESULTS}/logs/attribution/{QUERY}.log",
+            f"{RESULTS}/logs/attribution/{ANSWERS['attribution']}.log",
         conda:
             "../../envs/lora-atlas.yaml"
         threads: config["resources"]["threads"]
@@ -169,9 +169,9 @@ if not IS_VARIANT:
             base=model_files(config["base"]["model"]),
             asked=lambda wildcards: asked_about(),
         output:
-            f"{RESULTS}/one_step/{QUERY}.safetensors",
+            f"{RESULTS}/one_step/{ANSWERS['one_step']}.safetensors",
         log:
-            f"{RESULTS}/logs/one_step/{QUERY}.log",
+            f"{RESULTS}/logs/one_step/{ANSWERS['one_step']}.log",
         conda:
             "../../envs/lora-atlas.yaml"
         threads: config["resources"]["threads"]

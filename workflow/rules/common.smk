@@ -165,8 +165,11 @@ PLACED = dict.fromkeys(
     ("artists", "artists_per_genre", "contact", "duplicates", "manifest", "private_network", "store"), None
 )
 QUERY = picture_sources.slug(Path(config["query"] or "unset").stem)
-if config["query"] is not None:
-    QUERY = origin.unused_answer(QUERY, config["query"], RESULTS)
+# Kind of answer, and the folder that it lies in → the name of the one that is asked for.
+ANSWERS = {
+    kind: QUERY if config["query"] is None else origin.unused_answer(QUERY, config["query"], RESULTS, kind)
+    for kind in ("query", "attribution", "one_step")
+}
 QUERIED = [] if config["query"] is None else listed_files(config["query"])
 
 

@@ -10,15 +10,15 @@ rule query:
     input:
         known=known_loras,
     output:
-        table=f"{RESULTS}/query/{QUERY}.parquet",
+        table=f"{RESULTS}/query/{ANSWERS['query']}.parquet",
         page=report(
-            f"{RESULTS}/query/{QUERY}.html",
+            f"{RESULTS}/query/{ANSWERS['query']}.html",
             category="Pages",
             caption="../report/query.rst",
             labels={"page": "query"},
         ),
     log:
-        f"{RESULTS}/logs/query/{QUERY}.log",
+        f"{RESULTS}/logs/query/{ANSWERS['query']}.log",
     localrule: True
     conda:
         "../../envs/lora-atlas.yaml"

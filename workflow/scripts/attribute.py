@@ -23,7 +23,6 @@ with job(snakemake) as cost:
         cache=p.cache,
         device=p.device,
     )
-    path = Path(snakemake.output[0])
-    origin.keep_asked(path.parents[1], path.stem, p.query)
-    tables.write(path, "attributions", rows)
+    origin.keep_asked(snakemake.output[0], p.query)
+    tables.write(snakemake.output[0], "attributions", rows)
     cost.say(told(rows))

@@ -3,8 +3,6 @@
 from job import job
 
 with job(snakemake) as cost:
-    from pathlib import Path
-
     from lora_atlas import origin
     from lora_atlas.attribution.make import make, told
     from lora_atlas.sections import Attribution, Base
@@ -21,5 +19,5 @@ with job(snakemake) as cost:
         resolution=p.resolution,
         device=p.device,
     )
-    origin.keep_asked(Path(output).parents[1], Path(output).stem, p.query)
+    origin.keep_asked(output, p.query)
     cost.say(told(made, output))

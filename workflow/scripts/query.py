@@ -15,7 +15,7 @@ with job(snakemake) as cost:
     known = collections(Path(out.table).parents[1], weighting=p.weighting, folder=snakemake.config["folder"], **options)
     rows = query([p.query], known, **p.weights, **options)
     results = Path(out.table).parents[1]
-    origin.keep_asked(results, Path(out.table).stem, p.query)
+    origin.keep_asked(out.table, p.query)
     tables.write(out.table, "query", rows)
     write(out.page, p.study, rows, linked=Path(results, "atlas.html").is_file())
     cost.say(f"{told(rows)}\nas a page: {out.page}")

@@ -64,7 +64,7 @@ def test_a_second_architecture_is_a_class_in_the_registry(tmp_path, tiny_base, m
 
     class Flow(Noise):
         @classmethod
-        def of(cls, scheduler, device, min_snr_gamma, density):
+        def of(cls, scheduler, device, min_snr_gamma, density, shift):
             return cls(scheduler.alphas_cumprod, "flow", None)
 
         def times(self, u, tokens):

@@ -250,6 +250,7 @@ def test_a_file_cut_short_is_refused(tmp_path, length):
     path = store(tmp_path / "x.safetensors", pair())
     path.write_bytes(path.read_bytes()[:length])
     assert any(word in refusal(path) for word in ("cut short", "damaged", "empty, a file of no bytes"))
+    assert "it has 4 bytes" in refusal(path) or length != 4
 
 
 @pytest.mark.fault("LoRA files", "bytes after the last tensor", "refused as damaged")

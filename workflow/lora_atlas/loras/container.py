@@ -146,8 +146,8 @@ def open_container(path: str | Path, *, pickles: bool = True) -> Container:
                 "alone, in a process of its own"
             )
         if not size:
-            raise LoraFileError(f"{path}: empty, a file of no bytes; copy or download it again")
-        if all(byte in _TEXT for byte in start):
+            raise LoraFileError(f"{path}: empty, a file of no bytes; copy it again")
+        if len(start) > 8 and all(byte in _TEXT for byte in start):
             begins = os.pread(descriptor, 40, 0).decode("ascii", "replace")
             raise LoraFileError(
                 f"{path}: text, not a LoRA file: it begins with {begins!r}; was a page, or a pointer of "

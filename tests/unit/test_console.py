@@ -222,6 +222,8 @@ def test_the_demo_ends_with_what_it_found(told, monkeypatch):
         (["run", "paintres"], "no file at {}/paintres; did you mean painters?; there are: artbench_flux, artbench_sd"),
         (["mpa", "here"], "mpa: no action of lora-atlas; did you mean map?; there are: map, query, find, one-step"),
         (["map", "here", "--config", "seed=1"], "stands after --: lora-atlas map here -- --config seed=1"),
+        (["map", "--cores", "1", "here", "--snakefile", "here"], "lora-atlas map --cores 1 here -- --snakefile here"),
+        (["map", "My", "Loras"], "Loras: one word too many; a name with spaces stands in quotes: lora-atlas map 'MY"),
         (["find", "here"], "find: name the folder of LoRA files, too: lora-atlas find WHAT FOLDER"),
         (["query", "here"], "query: name the folder of LoRA files, too"),
         (["map", "here", "--", "--config", "weights.pickles=refuse"], "its section: 'weights={pickles: refuse}'"),

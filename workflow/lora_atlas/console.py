@@ -266,10 +266,7 @@ def main(given: Sequence[str] | None = None, run: Run | None = None) -> int:
             )
         arguments, unknown = parser().parse_known_args(words[:cut])
         if unknown:
-            raise ConsoleError(
-                f"{unknown[0]}: not known here; what Snakemake is to be told stands after --: "
-                + shlex.join(["lora-atlas", *(word for word in words[:cut] if word not in unknown), "--", *unknown])
-            )
+            raise ConsoleError(_misplaced(words[:cut], unknown))
         arguments.rest = words[cut + 1 :]
         made = command(arguments)
         if not os.access(".", os.W_OK):
@@ -297,6 +294,24 @@ def main(given: Sequence[str] | None = None, run: Run | None = None) -> int:
 
         summary(["results/demo"])
     return status
+
+
+def _misplaced(words: Sequence[str], unknown: Sequence[str]) -> str:
+    """What to do with words that no action takes."""
+    if not unknown[0].startswith("-"):
+        return (
+            f"{unknown[0]}: one word too many; a name with spaces stands in quotes: lora-atlas {words[0]} 'MY FOLDER'"
+        )
+    left: list[str] = []
+    rest = list(unknown)
+    for word in reversed(words):  # what belongs behind -- stands at the end, mostly
+        if rest and word == rest[-1]:
+            rest.pop()
+        else:
+            left.insert(0, word)
+    return f"{unknown[0]}: not known here; what Snakemake is to be told stands after --: " + shlex.join(
+        ["lora-atlas", *left, "--", *unknown]
+    )
 
 
 def _say_where(arguments: argparse.Namespace, made: Sequence[str], started: float) -> None:

@@ -28,6 +28,8 @@ rule query:
         # A function: text with braces is then no pattern.
         query=lambda wildcards: config["query"],
         content=lambda wildcards: QUERIED,
+        # Links lead to a page that is there.
+        linked=lambda wildcards: Path(PAGE).is_file(),
         weights={key: config["weights"][key] for key in ("components", "blocks")},
         options=ENGINE,
         weighting=config["weights"]["modules"][0],

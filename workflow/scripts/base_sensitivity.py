@@ -1,6 +1,6 @@
 """Rule base_sensitivity: how much each layer of the frozen base matters, asked of the base alone."""
 
-from job import asked, forced, job
+from job import asked, began, forced, job
 
 with job(snakemake) as cost:
     from lora_atlas.diffusion.sensitivity import cached
@@ -17,5 +17,5 @@ with job(snakemake) as cost:
         moments=p.moments,
         device=snakemake.config["resources"]["device"],
         asked=snakemake.params.asked,
-        afresh=forced(snakemake),
+        since=began() if forced(snakemake) else 0.0,
     )

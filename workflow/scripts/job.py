@@ -30,6 +30,7 @@ else:
     sys.path.append(str(Path(__file__).parents[3]))
 
 LIBRARY = 100  # modules that an import brings, at least, if what they hold is worth setting aside
+BEGAN = "LORA_ATLAS_BEGAN"  # when, set by the Snakefile
 AFRESH = "LORA_ATLAS_AFRESH"  # rules and files that the command line forces, or "all"; set by the Snakefile
 
 
@@ -109,6 +110,11 @@ def job(snakemake: Any, *, parts: Collection[str] | None = None) -> Iterator[Sim
             text += "".join(f"\n{said}" for said in _inputs_changed(snakemake))
             os.write(terminal, f"\n{snakemake.rule}: {text}\nlog: {log}\n\n".encode())
             sys.exit(1)
+
+
+def began() -> float:
+    """When the run began that this job is of, in seconds of the epoch; 0 where nobody has said so."""
+    return float(os.environ.get(BEGAN) or 0)
 
 
 def forced(snakemake: Any) -> bool:

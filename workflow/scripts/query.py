@@ -14,8 +14,7 @@ with job(snakemake) as cost:
     options = {"pickles": p.options["pickles"] == "load", "base": p.options["base"]}
     known = collections(Path(out.table).parents[1], weighting=p.weighting, folder=snakemake.config["folder"], **options)
     rows = query([p.query], known, **p.weights, **options)
-    results = Path(out.table).parents[1]
     origin.keep_asked(out.table, p.query)
     tables.write(out.table, "query", rows)
-    write(out.page, p.study, rows, linked=Path(results, "atlas.html").is_file())
+    write(out.page, p.study, rows, linked=p.linked)
     cost.say(f"{told(rows)}\nas a page: {out.page}")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lora_atlas.diffusion import attribution, stacked
-from lora_atlas.diffusion.attribution import Question, contracted, gradients, of_files, products, samples
+from lora_atlas.diffusion.attribution import Question, contracted, gradients, matrix, of_files, products, samples
 from lora_atlas.diffusion.base import load
 from lora_atlas.diffusion.denoisers import denoiser_of
 from lora_atlas.diffusion.objectives import objective_of
@@ -114,8 +114,14 @@ def test_where_a_batch_does_not_fit_a_trial_finds_one_that_does(case, monkeypatc
     found = case.found(batch=COUNT)
     np.testing.assert_allclose(found.values, whole.values, rtol=2e-3, atol=1e-4 * np.abs(whole.values).max())
     np.testing.assert_allclose(found.losses, whole.losses, rtol=1e-5)
-    assert sizes[0] == COUNT and set(sizes[-3:]) <= {1, 2}
-    assert "samples of pictures through the base, going on with 2 at a time" in capsys.readouterr().out
+    assert sizes[:3] == [COUNT, 3, 2] and set(sizes[3:]) == {2}
+    assert capsys.readouterr().out.count("samples of pictures through the base, going on with 2 at a time") == 1
+    # Once, however many parts the pictures come in.
+    one = 4 * sum(int(np.prod(matrix(case.denoiser.module.get_submodule(name)))) for name in case.names)
+    sizes.clear()
+    found = case.found(batch=COUNT, memory=one)
+    np.testing.assert_allclose(found.values, whole.values, rtol=2e-3, atol=1e-4 * np.abs(whole.values).max())
+    assert sizes[:3] == [COUNT, 3, 2] and set(sizes[3:]) == {2}
 
 
 @pytest.mark.parametrize("pictures_held", [0, 1, 2])

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from lora_atlas.diffusion import base as bases
+from lora_atlas.diffusion import room
 from lora_atlas.diffusion.errors import BaseModelError
 from lora_atlas.diffusion.room import in_parts, largest
 from lora_atlas.sections import Base
 
-ROOM = 3
+ROOM, CPU = 3, torch.device("cpu")
 
 
 def short(n: int) -> int:
@@ -40,12 +41,21 @@ def test_where_there_is_no_room_for_one_it_is_said():
     with pytest.raises(BaseModelError, match="out of memory: things, one at a time; take a device with more memory"):
         in_parts(never, 5, 4, "things")
     with pytest.raises(BaseModelError, match="one at a time"):
-        largest(lambda n: short(n + ROOM), 4, "things")
+        largest(lambda n: short(n + ROOM), 4, "things", CPU)
 
 
 def test_the_largest_that_fits_is_found():
-    assert largest(lambda n: short(n) and None, 16, "things") == 2
-    assert largest(lambda n: short(n) and None, 3, "things") == 3
+    assert largest(lambda n: short(n) and None, 16, "things", CPU) == 2
+    assert largest(lambda n: short(n) and None, 3, "things", CPU) == 3
+
+
+def test_a_trial_leaves_some_memory_over(monkeypatch):
+    """What comes after a trial takes a little more: where the device was all but full, half as many are taken."""
+    taken = iter([True, True, False])
+    monkeypatch.setattr(room, "full", lambda device: next(taken))
+    assert largest(lambda n: None, 16, "things", CPU) == 4
+    monkeypatch.setattr(room, "full", lambda device: True)
+    assert largest(lambda n: None, 16, "things", CPU) == 1
 
 
 @pytest.mark.fault(

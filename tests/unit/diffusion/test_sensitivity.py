@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -345,13 +346,13 @@ def test_what_is_written_is_read_back_as_a_metric(tmp_path, found):
 
 
 def keep(
-    folder: Path, base: str, name: str = "out", asked: str = "{}", afresh: bool = False, **changes
+    folder: Path, base: str, name: str = "out", asked: str = "{}", since: float = 0.0, **changes
 ) -> tuple[Path, tuple[int, str, float]]:
     output = folder / "study" / f"{name}.safetensors"
     at = Base(base)
     told = cached(
         output, folder / "cache", at, ["attention"], PROBE | {"samples": 2} | changes, resolution=32, moments=True,
-        device="cpu", asked=asked, afresh=afresh,
+        device="cpu", asked=asked, since=since,
     )  # fmt: skip
     return output, told
 
@@ -380,10 +381,12 @@ def test_a_base_is_measured_once(tmp_path, tiny_base, monkeypatch):
             with pytest.raises(AssertionError, match="measured"):
                 keep(tmp_path, tiny_base, "other", **changes)
         # Another base at the same path, other versions, a forced job.
-        for changes in ({"asked": '{"base": "another"}'}, {"afresh": True}):
+        for changes in ({"asked": '{"base": "another"}'}, {"since": time.time() + 1}):
             with pytest.raises(AssertionError, match="measured"):
                 keep(tmp_path, tiny_base, "other", **changes)
         assert not (tmp_path / "study" / "other.safetensors").exists()
+        # A run that forces it, and whose first variant has made it.
+        keep(tmp_path, tiny_base, "again", since=time.time() - 600)
 
 
 @pytest.mark.fault(

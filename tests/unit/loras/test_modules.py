@@ -204,6 +204,15 @@ def test_what_onetrainer_trains_beside_is_known(tmp_path, modules, family):
     assert any(place.endswith("attn1.to_q") for place in places)
 
 
+def test_attention_that_pixart_and_sana_share_is_neithers_without_a_header(tmp_path):
+    shared = lora({f"transformer_blocks.{n}.attn1.to_q": (1152, 1152) for n in range(28)}, prefix="transformer.")
+    _, found = placed(tmp_path, shared)
+    assert found.family == "other" and found.remark == "it changes modules that PixArt, Sana have in common"
+    for claim, family in (("pixart-sigma", "PixArt"), ("sana", "Sana")):
+        _, found = placed(tmp_path, shared, {"modelspec.architecture": f"{claim}/lora"})
+        assert found.family == family
+
+
 def test_outer_layers_of_a_transformer_are_not_a_unets(tmp_path):
     """OneTrainer and sd-scripts put lora_unet_ before layers of any model."""
     outer = {"x_embedder.proj": (1536, 64), "joint_blocks.0.x_block.attn.proj": (1536, 1536),

@@ -173,6 +173,8 @@ CLIP = "text_model.encoder.layers"
         # By its role, until the family of the file is known.
         (f"text_encoders.clip_l.transformer.{CLIP}.1.mlp.fc2", f"text_encoder_clip_l.{CLIP}.1.mlp.fc2"),
         (f"text_encoders.clip_g.transformer.{CLIP}.1.mlp.fc2", f"text_encoder_clip_g.{CLIP}.1.mlp.fc2"),
+        ("text_encoders.clip_g.transformer.text_projection", "text_encoder_clip_g.text_projection"),
+        ("text_encoders.t5xxl.transformer.shared", "text_encoder_t5.shared"),
         ("text_encoders.qwen3_4b.transformer.model.layers.1.mlp.up_proj", "text_encoder_llm.layers.1.mlp.up_proj"),
         ("lora_te_layers_7_post_feedforward_layernorm", "text_encoder.layers.7.post_feedforward_layernorm"),
         ("text_encoder_2.encoder.layers.0.self_attn.k_proj", f"text_encoder_2.{CLIP}.0.self_attn.k_proj"),

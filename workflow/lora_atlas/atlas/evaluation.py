@@ -59,10 +59,11 @@ def worth_curve(worth: pa.Table, retrieval: pa.Table) -> ChartType:
     flat = pd.concat(
         [pd.DataFrame({"descriptor": names, "value": level[names].to_numpy(), "pictures": m}) for m in (1, most)]
     )
+    chance = next(iter(found.chance.dropna()), None)
     ends = _spread(pd.DataFrame({"name": names, "value": level[names].to_numpy()}))
     ends = ends.assign(letter=ends.name.map(letters), start=most * 1.06, end=most * 1.3)
     panels = [
-        _worth_panel(part, flat, ends, most, tints[part.extractor.iloc[0]], float(found.chance.iloc[0]))
+        _worth_panel(part, flat, ends, most, tints[part.extractor.iloc[0]], chance)
         for extractor in order
         for _, part in curves[curves.extractor == extractor].groupby("descriptor", sort=False)
     ]
@@ -83,7 +84,7 @@ def worth_curve(worth: pa.Table, retrieval: pa.Table) -> ChartType:
 
 
 def _worth_panel(
-    part: pd.DataFrame, flat: pd.DataFrame, ends: pd.DataFrame, most: int, tint: str, chance: float
+    part: pd.DataFrame, flat: pd.DataFrame, ends: pd.DataFrame, most: int, tint: str, chance: float | None
 ) -> ChartType:
     """One curve with its interval, and the levels of the weights, which letters name, and of chance."""
     x = alt.X(
@@ -104,7 +105,8 @@ def _worth_panel(
         .mark_line(strokeDash=[6, 4], strokeWidth=1.6, color=COLOURS[WEIGHTS])
         .encode(x=x, y=y, detail="descriptor:N")
     )
-    at_chance = base.mark_rule(strokeDash=[1, 3], strokeWidth=1.4, color=GREY).encode(y=alt.datum(chance))
+    at_chance = base.mark_rule(strokeDash=[1, 3], strokeWidth=1.4, color=GREY)
+    known = [] if chance is None else [at_chance.encode(y=alt.datum(float(chance)))]
     # Letters stand at the ends of their lines, moved apart where these are nearer than a letter is high.
     beside = alt.Chart(ends)
     place = alt.Y("place:Q", scale=alt.Scale(domain=[0, 1]))
@@ -120,7 +122,7 @@ def _worth_panel(
         anchor="start",
         limit=310,
     )
-    return alt.layer(at_chance, band, rule, line, dots, leader, letter).properties(width=250, height=220, title=title)
+    return alt.layer(*known, band, rule, line, dots, leader, letter).properties(width=250, height=220, title=title)
 
 
 def _series(descriptor: Descriptor) -> str:

@@ -17,7 +17,7 @@ from ..collection.spaces import spaces
 from .collection import Placed
 from .page import Finding
 from .page import write as write_page
-from .places import numbered, whole_numbers
+from .places import COLOURS, numbered, whole_numbers
 from .thumbnails import Thumbnails, beside
 
 BUDGET, LEAST = 30_000, 1_500_000  # bytes of pictures a LoRA, and of a small folder
@@ -25,7 +25,6 @@ TOGETHER = 3  # points that make a family
 SHARED = 0.67  # of a family's members that have a word, or a label, before the family is called by it
 UNUSUAL, ENOUGH = 3.5, 8  # modified z-score of an outlier (Iglewicz & Hoaglin 1993), and the LoRAs that it takes
 FEW = 12  # files that are related to none, and are listed whatever their share
-COLOURS = 9  # of the page (TINTS): after these a shape tells those apart that share one
 LISTED = 20  # refusals that are shown where there is no map
 FLAT = 0.05  # of log norms: where they differ by less, a file that differs by a quarter is none that stands out
 SMALL_WORDS = {

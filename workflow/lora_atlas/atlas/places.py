@@ -6,6 +6,7 @@ import numpy as np
 
 from .charts import layout
 
+COLOURS = 9  # of the page (TINTS): after these a shape tells those apart that share one
 EVEN = 0.5  # of a place that is its order among the others: else a far cluster leaves most of the page empty
 GOLDEN = np.pi * (3 - np.sqrt(5))
 

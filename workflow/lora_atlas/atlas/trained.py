@@ -20,9 +20,8 @@ from ..views import View
 from ..weights.gram import read_gram
 from ..weights.products import combine
 from . import says
-from .folder import COLOURS
 from .page import write as write_page
-from .places import maps, numbered, whole_numbers
+from .places import COLOURS, maps, numbered, whole_numbers
 from .thumbnails import Thumbnails
 
 NEAREST = 8

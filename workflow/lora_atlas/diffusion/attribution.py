@@ -13,7 +13,7 @@ pictures, of a large base.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -90,10 +90,13 @@ class _Layer:
         output.register_hook(differentiated)
 
 
-def differentiate(question: Question, latents: torch.Tensor, names: Sequence[str], consume: Consumer) -> np.ndarray:
+def differentiate(
+    question: Question, latents: torch.Tensor, names: Sequence[str], consume: Consumer, *, once: bool = False
+) -> np.ndarray:
     """Hand on the gradient of each picture's mean loss in each layer, in parts; returns the losses (pictures,).
 
-    `latents` (p, c, h, w) of the pictures, `names` of the layers (within the network).
+    `latents` (p, c, h, w) of the pictures, `names` of the layers (within the network); `once`: of the first batch
+    alone.
     """
     denoiser, objective, asked = question.denoiser, question.objective, question.asked
     count, device = len(asked.u), denoiser.device
@@ -112,31 +115,35 @@ def differentiate(question: Question, latents: torch.Tensor, names: Sequence[str
         loss.sum().backward()
         return loss.detach()
 
-    def trial(size: int) -> None:
-        asked_of(*next(_batches(len(latents), count, size)))
-
     asking = progress.task(f"gradients of {len(latents)} pictures", len(latents) * count, unit="samples")
     try:
-        batch = question.batch
-        if room.scarce(device) and len(latents):
-            for layer in layers:
-                layer.consume = _nothing
-            batch = room.largest(trial, min(batch, len(latents) * count), "samples of pictures through the base")
-            for layer in layers:
-                layer.consume = consume
         with asking as advance:
-            for pictures, which in _batches(len(latents), count, batch):
+            for pictures, which in _batches(len(latents), count, question.batch):
                 loss = asked_of(pictures, which)
                 np.add.at(losses, pictures, loss.double().cpu().numpy())
                 advance(len(which))
+                if once:
+                    break
     finally:
         for hook in hooks:
             hook.remove()
     return losses
 
 
-def _nothing(name: str, picture: int, gradient: torch.Tensor) -> None:
-    """Consumes a part of a gradient of a trial."""
+def fitting(question: Question, latents: torch.Tensor, names: Sequence[str]) -> Question:
+    """The question in batches that the device has room for, found by trials whose gradients nobody has; asked once,
+    however many parts the pictures then come in."""
+    device, most = question.denoiser.device, len(latents) * len(question.asked.u)
+    if not room.scarce(device) or not most:
+        return question
+
+    def trial(size: int) -> None:
+        few = -(-size // len(question.asked.u))  # pictures whose samples are as many, or a few more
+        asked = replace(question, batch=size)
+        differentiate(asked, latents[:few], names, lambda name, picture, gradient: None, once=True)
+
+    what = "samples of pictures through the base"
+    return replace(question, batch=room.largest(trial, min(question.batch, most), what, device))
 
 
 def gradients(
@@ -172,6 +179,7 @@ def products(
     values = np.zeros((len(names), len(latents), count))
     place = {name: i for i, name in enumerate(names)}
     one = held_bytes(question.denoiser, names)
+    question = fitting(question, latents, names)
     if one > memory:
 
         def take(name: str, picture: int, gradient: torch.Tensor) -> None:

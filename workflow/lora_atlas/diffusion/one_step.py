@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .attribution import Question, gradients
+from .attribution import Question, fitting, gradients
 from .classifier import LoRA, losses_under
 
 SCALES = tuple(2.0 ** (k / 2) for k in range(-16, 1))  # of the step whose first order says that the loss is halved
@@ -42,6 +42,7 @@ def mean_gradient(question: Question, latents: torch.Tensor, names: list[str]) -
     """Layer → gradient (out, in) of the mean loss of pictures, one picture after the other; and the loss."""
     total: dict[str, torch.Tensor] = {}
     loss = 0.0
+    question = fitting(question, latents[:1], names)
     for z in latents:
         held, own = gradients(question, z[None], names)
         loss += float(own[0]) / len(latents)

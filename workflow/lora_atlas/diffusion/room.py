@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 
 from .errors import BaseModelError
+from .size import SHARE
 
 T = TypeVar("T")
 
@@ -36,19 +37,28 @@ def in_parts(run: Callable[[slice], T], count: int, size: int, what: str) -> lis
     return found
 
 
-def largest(trial: Callable[[int], None], size: int, what: str) -> int:
-    """The largest of `size`, its half, … at which a trial runs; for work that leaves something behind where it fails.
-    Raises BaseModelError where there is no room for one."""
+def largest(trial: Callable[[int], None], size: int, what: str, device: torch.device) -> int:
+    """The largest of `size`, its half, … at which a trial runs and leaves some memory over; for work that leaves
+    something behind where it fails. Raises BaseModelError where there is no room for one."""
     while True:
         try:
             trial(size)
         except torch.OutOfMemoryError:
             fits = False
         else:
-            fits = True
+            fits = size == 1 or not full(device)
         if fits:
             return size
         size = _less(size, what)
+
+
+def full(device: torch.device) -> bool:
+    """Whether a device's memory was all but taken: what comes after a trial may need a little more."""
+    if device.type != "cuda":
+        return False
+    taken = torch.cuda.max_memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return bool(taken > SHARE * torch.cuda.get_device_properties(device).total_memory)
 
 
 def _less(size: int, what: str) -> int:

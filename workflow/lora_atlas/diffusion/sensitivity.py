@@ -122,7 +122,7 @@ def measure(pipeline: Any, targets: Sequence[str], probe: Probe, *, resolution: 
     try:
         if room.scarce(device):
             counting(False)
-            each = room.largest(lambda n: asked(slice(0, n)), min(each, count), "samples through the base")
+            each = room.largest(lambda n: asked(slice(0, n)), min(each, count), "samples through the base", device)
             counting(True)
         with progress.task("sensitivity of the base", count, unit="samples") as advance:
             for start in range(0, count, each):
@@ -175,10 +175,11 @@ def cached(
     moments: bool,
     device: str,
     asked: str,
-    afresh: bool = False,
+    since: float = 0.0,
 ) -> tuple[int, str, float]:
     """Write the sensitivity of a base to `output`, from the folder `cache` if a study that `asked` the same has left it
-    there and it is not to be made `afresh`. Returns samples, device, and the seconds that measuring took, now or then.
+    there, not before `since` (seconds of the epoch, of a run that forces it: its variants ask for one, made once).
+    Returns samples, device, and the seconds that measuring took, now or then.
 
     `asked`: a text of all that it depends on, the content of the base and the versions of libraries too.
     """
@@ -188,7 +189,7 @@ def cached(
     kept.parent.mkdir(parents=True, exist_ok=True)
     with kept.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # variants of a study ask at once: the first measures, the others wait for it
-        told = None if afresh else _kept(kept, cost)
+        told = _kept(kept, cost) if kept.is_file() and kept.stat().st_mtime >= since else None
         if told is None:
             start = time.perf_counter()
             bases.set_threads()

@@ -139,7 +139,8 @@ Factored = Update | KroneckerUpdate | HadamardUpdate
 
 
 def inner(left: Factored, right: Factored) -> float:
-    """⟨ΔW₁, ΔW₂⟩ of two updates of one module, in float64, whatever kinds they are.
+    """⟨ΔW₁, ΔW₂⟩ of two updates of one module, in float64, whatever kinds they are; of two matrices that are formed, of
+    their entries in float32.
 
     Kronecker products of equal shapes need only ⟨C⊗D, E⊗F⟩ = ⟨C, E⟩⟨D, F⟩ (Van Loan 2000, §2).
     """

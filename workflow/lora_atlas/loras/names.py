@@ -48,7 +48,7 @@ _PREFIXES: tuple[tuple[str, str | None, str, str], ...] = (  # prefix, model (No
 )
 # ComfyUI says which text encoder it is, not which place it has in a pipeline: that depends on the family, and is
 # decided when that is known (`families.text_encoder`).
-_TEXT_ENCODERS = re.compile(r"text_encoders\.(?P<name>[\w-]+?)\.(?:transformer\.)?(?=\w+\.)")
+_TEXT_ENCODERS = re.compile(r"text_encoders\.(?P<name>[\w-]+?)\.(?:transformer\.)?(?=\w)")
 _ROLES = tuple(
     (role, re.compile(pattern)) for role, pattern in
     (("clip_l", r"clip_[lh]"), ("clip_g", r"clip_g"), ("byt5", r"byt5.*"), ("t5", r".*t5.*"), ("llm", r".*"))

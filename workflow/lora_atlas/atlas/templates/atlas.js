@@ -145,7 +145,7 @@ const verdict = (lora, other, k, m = map()) => {
   const a = D.loras[lora].artist, b = D.loras[other].artist;
   if (a === null || a === undefined || b === null || b === undefined) return ["", ""];
   if (a === b) return ["right", "same artist"];
-  if (before(lora, k, m) >= peers(lora, m)) return ["rest", "another artist: all of its own stand before"];
+  if (before(lora, k, m) >= peers(lora, m)) return ["rest", peers(lora, m) ? "another artist: all of its own stand before" : "another artist: the gallery has no other of its own"];
   const genre = artistOf(lora).genre;
   return ["wrong", genre && genre === artistOf(other).genre ? "another artist of the genre" : "another artist"];
 };
@@ -498,7 +498,7 @@ function others(lora) {
         el("td", {class: "marks"}, marks, el("span", {class: "unseen"}, `${right} of the ${Math.min(first.length, peers(lora, m))} nearest that could be are the artist's`))));
     }
   }
-  return el("div", {}, el("p", {class: "grey"}, "● one of the 5 nearest is the artist's, ○ it is another's, · all of the artist's stand before"), el("table", {class: "others"}, body));
+  return el("div", {}, el("p", {class: "grey"}, "● one of the 5 nearest is the artist's, ○ it is another's, · the gallery has none of the artist's left"), el("table", {class: "others"}, body));
 }
 function overview() {
   const found = [];

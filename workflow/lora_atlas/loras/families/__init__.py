@@ -38,7 +38,7 @@ _TEXT_PLACES: dict[str, dict[str, int]] = {
     "Hunyuan-DiT": {"t5": 2},
 }  # fmt: skip
 # Families of which none is likelier than another where their modules are the same.
-_PEERS = ({"SD1.x", "SD2.x", "SDXL", "SDXL refiner"}, {"SD3", "FLUX"})
+_PEERS = ({"SD1.x", "SD2.x", "SDXL", "SDXL refiner"}, {"SD3", "FLUX"}, {"PixArt", "Sana"})
 # Models that were made out of another, whose modules they all have.
 _MADE_OF = {
     "AnimateDiff": "SD1.x", "Kolors": "SDXL", "SkyReels-V2": "Wan", "ChronoEdit": "Wan", "AnyFlow": "Wan",

@@ -6,7 +6,7 @@ else that somebody wrote into a file.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,15 @@ def write(path: str | Path, study: str, rows: Sequence[Row], where: Mapping[str,
     maps: list[dict[str, Any]] = []
     clusters: list[str] = []
     families: list[tuple[str, str, list[str]]] = []
+    linked = {space: related(placed) for space, placed in where.items()}
     labels = sorted({(row["genre"] or "", row["artist"]) for row in rows if row["artist"] and row["space"]})
     artists = numbered(list(dict.fromkeys(artist for _, artist in labels)))
     genres = list(dict.fromkeys(genre for genre, _ in labels))
     for space, members in sorted(spaces(rows).items(), key=lambda item: (-len(item[1]), item[0])):
         placed = where[space]
         first = len(loras)
-        groups, linked = together(placed), related(placed)
         cluster_of: dict[str, int] = {}
-        for group in groups:
+        for group in together(placed):
             name = suggested([by_name[lora] for lora in group], [by_name[x] for x in placed.points["lora"]])
             families.append((space, name or "", group))
             cluster_of |= dict.fromkeys(group, len(clusters))
@@ -72,7 +72,7 @@ def write(path: str | Path, study: str, rows: Sequence[Row], where: Mapping[str,
             loras.append(
                 _lora(by_name[lora], [by_name[name] for name in copies], artists, shown)
                 | {"cluster": cluster_of.get(lora), "colour": cluster_of.get(lora)}
-                | {"alone": lora not in linked and len(placed.points) > 1}
+                | {"alone": lora not in linked[space] and len(placed.points) > 1}
             )
         maps.append(_map(space, members, placed, first, by_name))
     data = {
@@ -103,7 +103,7 @@ def write(path: str | Path, study: str, rows: Sequence[Row], where: Mapping[str,
         "measure": "distance of the updates at norm one: 0 the same, 1.41 unrelated",
         "pictures": shown.uris(),
     }
-    write_page(path, data, _findings(rows, families, where))
+    write_page(path, data, _findings(rows, families, where, linked))
 
 
 def _lead(rows: Sequence[Row], usable: int, count: int) -> str:
@@ -291,7 +291,10 @@ def _counted(n: int, one: str, many: str) -> str:
 
 
 def _findings(
-    rows: Sequence[Row], families: Sequence[tuple[str, str, list[str]]], where: Mapping[str, Placed]
+    rows: Sequence[Row],
+    families: Sequence[tuple[str, str, list[str]]],
+    where: Mapping[str, Placed],
+    linked: Mapping[str, Set[str]],
 ) -> list[Finding]:
     usable = [row for row in rows if row["status"] == "imported"]
     copies = [row for row in usable if row["copy_of"]]
@@ -303,7 +306,7 @@ def _findings(
     alone = [
         (space, lora)
         for space, placed in where.items() if len(placed.points) > 1
-        for lora in placed.points["lora"] if lora not in related(placed)
+        for lora in placed.points["lora"] if lora not in linked[space]
     ]  # fmt: skip
     found = [
         Finding(

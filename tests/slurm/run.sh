@@ -245,8 +245,14 @@ saved
 # It goes on alone; held from here, so that it is still there when the next driver comes, however quick this machine is.
 pkill -STOP -f "$work/atlas/.snakemake/scripts/.*train_loras.py"
 [ -n "$(training 1)" ]
+# The node comes back as it registers (ReturnToService); asked to resume after that, SLURM refuses, so nobody asks.
 slurmd -N "$node"
-scontrol update "nodename=$node" state=resume
+serves() { sinfo -h -N -n "$node" -o %t 2>/dev/null | grep -qxE "idle|mix|alloc"; }
+for _ in $(seq 60); do
+  serves && break
+  sleep 1
+done
+serves
 "${run[@]}" --unlock > "$work/unlock.log" 2>&1
 "${run[@]}" -- loras > "$work/run.log" 2>&1
 grep "jobs that an earlier run left are cancelled" "$work/run.log"

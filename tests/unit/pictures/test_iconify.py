@@ -130,6 +130,7 @@ BROKEN = {
     "words": ("<text>x</text>", "has a <text>"),
     "reference": ('<use href="other.svg#a"/>', "outside itself"),
     "paint": ('<rect width="9" height="9" fill="url(other.svg#a)"/>', "outside itself"),
+    "later": ('<use href="#a"><set attributeName="href" to="other.svg#a" fill="freeze"/></use>', "outside itself"),
     "huge": (f"<path d='M0 0{'h1' * 200_000}'/>", "too large"),
 }
 
@@ -181,6 +182,40 @@ def test_drawings_are_centred_on_the_ground_and_inked():
     mask = (wide[..., 1] < 128) & (wide[..., 0] > 128)
     height, width = np.ptp(np.argwhere(mask), axis=0)
     assert abs(int(height) - int(width)) <= 1 and height < 26
+
+
+DRAWN = '<path d="M2 8h12" stroke="#00f" stroke-width="4" stroke-dasharray="12"{0}>{1}</path>'
+GONE = ' stroke-dashoffset="12"'
+ENDS = {
+    "to": '<animate attributeName="stroke-dashoffset" dur="1s" to="0" fill="freeze"/>',
+    "values": '<animate attributeName="stroke-dashoffset" dur="1s" values="12;3;0;" fill="freeze"/>',
+    "set": '<set attributeName="stroke-dashoffset" begin="1s" to="0" fill="freeze"/>',
+}
+
+
+@pytest.mark.fault("pictures", "an icon that draws itself", "it is drawn as it ends, not as it begins")
+@pytest.mark.parametrize("animation", ENDS.values(), ids=ENDS)
+def test_a_drawing_that_draws_itself_is_drawn_as_it_ends(animation):
+    """Most families are still; line-md and its like begin with nothing: SMIL's end is what `fill="freeze"` keeps."""
+    box = (0, 0, 16, 16)
+    still = render(DRAWN.format("", ""), box, Icons())
+    assert render(DRAWN.format(GONE, animation), box, Icons()) == still
+    with pytest.raises(ValueError, match="draws nothing"):  # what does not stay is as before it begins
+        render(DRAWN.format(GONE, animation.replace("freeze", "remove")), box, Icons())
+
+
+def test_an_animated_transform_ends_where_it_leads():
+    """Alone it takes the place of the element's own; as a sum it follows it (SVG 1.1, 19.2.12). Links are kept."""
+    square = '<defs><path id="a" d="M0 0h4v4h-4z"/></defs><use xlink:href="#a" transform="translate(2 2)">{}</use>'
+    moves = '<animateTransform attributeName="transform" type="translate" values="0 0;8 8" fill="freeze"{}/>'
+    box = (0, 0, 16, 16)
+
+    def at(animation: str) -> list[int]:
+        inked = (pixels(render(square.format(animation), box, Icons())) < 128).all(2)
+        return [round(float(end)) for end in np.argwhere(inked).mean(0) / 64 * 16 / (7 / 8) - 8 / 7]
+
+    assert at("") == [4, 4] and at(moves.format("")) == [10, 10]
+    assert at(moves.format(' additive="sum"')) == [12, 12]
 
 
 def test_the_same_package_gives_the_same_bytes(package):

@@ -37,6 +37,8 @@ SAME = re.compile(r"skin-?tone|(^|-)(light|medium|dark)-skin")
 FLAG = re.compile(r"^flag(s)?-|-flag$|^flag-?for", re.IGNORECASE)
 FOREIGN = {"image", "script", "foreignObject", "text", "style"}  # what would read files or fonts
 _SVG = "{http://www.w3.org/2000/svg}"
+_XLINK = "http://www.w3.org/1999/xlink"
+_ANIMATED = re.compile(r"<(animate|set)")
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,8 @@ _BOX = (("left", 0), ("top", 0), ("width", 16), ("height", 16))
 
 
 def render(body: str, box: tuple[float, float, float, float], icons: Icons) -> bytes:
-    """A drawing as PNG (size, size): centred on the ground; where it has no colour of its own, in the ink.
+    """A drawing as PNG (size, size): centred on the ground; where it has no colour of its own, in the ink. Of one that
+    draws itself (SMIL), what it ends as.
 
     Raises ValueError for a body that is broken, reads anything outside itself, or draws nothing.
     """
@@ -244,11 +247,14 @@ def render(body: str, box: tuple[float, float, float, float], icons: Icons) -> b
 
     from ..decode import encode_png
 
-    _check(body)
+    root = _check(body)
+    if _ANIMATED.search(body):
+        body = _finished(root)
+        _check(body)  # once more: it may have come to refer to something outside itself
     inner = icons.size * (1 - 2 * MARGIN)
     at = icons.size * MARGIN
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{icons.size}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="{_XLINK}" width="{icons.size}" '
         f'height="{icons.size}"><rect width="100%" height="100%" fill="{icons.ground}"/><svg x="{at}" y="{at}" '
         f'width="{inner}" height="{inner}" viewBox="{" ".join(f"{end:g}" for end in box)}" color="{icons.ink}">'
         f"{body}</svg></svg>"
@@ -264,13 +270,35 @@ def render(body: str, box: tuple[float, float, float, float], icons: Icons) -> b
     return encode_png(pixels)
 
 
-def _check(body: str) -> None:
+def _finished(root: ElementTree.Element) -> str:
+    """The body as its animations leave it, where they end and leave it changed (`fill="freeze"`, SVG 1.1, 19.2.10);
+    what never ends stands as it is before it begins.
+
+    A renderer of still pictures shows the first moment: of a line that draws itself, nothing.
+    """
+    for element in list(root.iter()):
+        for animation in list(element):
+            tag, name = str(animation.tag).removeprefix(_SVG), animation.get("attributeName")
+            last = animation.get("to") or (animation.get("values") or "").strip().rstrip(";").rpartition(";")[2].strip()
+            if not last or not name or animation.get("fill") != "freeze":
+                continue
+            if tag in {"animate", "set"}:
+                element.set(name, last)
+            elif tag == "animateTransform":
+                before = element.get(name, "") if animation.get("additive") == "sum" else ""
+                element.set(name, f"{before} {animation.get('type', 'translate')}({last})".strip())
+    for element in root.iter():
+        element.tag = str(element.tag).removeprefix(_SVG)
+    root.tag = "g"
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _check(body: str) -> ElementTree.Element:
+    """The body, parsed; raises ValueError as `render` does."""
     if len(body) > MAX_BODY:
         raise ValueError(f"too large: {len(body):,} characters")
     try:
-        root = ElementTree.fromstring(
-            f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{body}</svg>'
-        )
+        root = ElementTree.fromstring(f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="{_XLINK}">{body}</svg>')
     except ElementTree.ParseError as error:
         raise ValueError(f"broken: no XML ({error})") from error
     for element in root.iter():
@@ -282,6 +310,7 @@ def _check(body: str) -> None:
                 raise ValueError("it refers to something outside itself")
             if "url(" in value and "url(#" not in value.replace('"', "").replace("'", "").replace(" ", ""):
                 raise ValueError("it refers to something outside itself")
+    return root
 
 
 SOURCE = Source(

@@ -525,6 +525,32 @@ def test_an_artist_with_too_few_pictures_is_named_with_the_number_needed(tmp_pat
     assert checked(mine | {"plan.gallery": [1, 1], "plan.query": [1]})["plan"]["gallery"] == [1, 1]
 
 
+def test_a_limit_that_is_below_the_plan_is_named_and_not_the_artists(tmp_path):
+    for artist in ("monet", "repin"):
+        (tmp_path / artist).mkdir()
+        for n in range(9):
+            (tmp_path / artist / f"{n}.png").write_bytes(b"never opened here")
+    mine = {"folder": str(tmp_path), "pictures.source": "folder", "plan.gallery": [4], "plan.query": [3]}
+    (problem,) = problems(mine | {"pictures.per_artist": 5})
+    assert "pictures.per_artist allows 5; raise it to 7 or more" in problem and "monet" not in problem
+    assert checked(mine | {"pictures.per_artist": 7})["pictures"]["per_artist"] == 7
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"plan.content": "shared"}, {"weights.controls": ["norm", "content"]}],
+    ids=lambda each: next(iter(each)),
+)
+def test_a_source_that_knows_no_subjects_splits_by_none(tmp_path, changes):
+    for artist in ("monet", "repin"):
+        (tmp_path / artist).mkdir()
+        for n in range(9):
+            (tmp_path / artist / f"{n}.png").write_bytes(b"never opened here")
+    mine = {"folder": str(tmp_path), "pictures.source": "folder", "plan.gallery": [4], "plan.query": [3]}
+    (problem,) = problems(mine | changes)
+    assert problem.startswith(next(iter(changes))) and "pictures.source folder does not say" in problem
+
+
 @pytest.mark.fault("configuration", "an artist that the source lacks", "refused by name")
 def test_an_artist_that_the_source_lacks_is_named():
     assert problems({"pictures.artists": ["maren", "odil"]}) == [

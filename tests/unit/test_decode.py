@@ -301,6 +301,31 @@ def test_transparent_pixels_become_white_and_reveal_nothing():
     assert found[70, 0].tolist() == [255, 127, 127]
 
 
+@pytest.mark.parametrize(
+    ("kind", "samples", "key", "seen"),
+    [
+        (0, (40000,), (40000,), (255, 255, 255)),
+        (0, (40000,), (40001,), (156, 156, 156)),
+        (2, (40000, 1000, 65535), (40000, 1000, 65535), (255, 255, 255)),
+        (2, (0, 0, 65535), (0, 0, 255), (0, 0, 255)),
+    ],
+)
+def test_a_key_colour_of_sixteen_bits_hides_itself_and_no_other(kind, samples, key, seen):
+    """PNG, 11.3.2.1: samples that equal tRNS are transparent. Pillow compares it with the samples' upper bytes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    def packed(values: tuple[int, ...]) -> bytes:
+        return struct.pack(f">{len(values)}H", *values)
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0)
+    lines = zlib.compress((b"\0" + packed(samples) * 8) * 8)
+    chunks = [(b"IHDR", header), (b"tRNS", packed(key)), (b"IDAT", lines), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+    assert (np.asarray(decode(data, min_side=1)) == seen).all()
+
+
 def test_transparency_of_grey_palette_and_key_colour():
     grey = Image.new("LA", (80, 80), (0, 0))
     palette = Image.new("P", (80, 80), 3)

@@ -69,6 +69,21 @@ def test_a_mixed_layout_is_refused_and_both_kinds_are_named(tmp_path):
         artists(CONFIG, str(tmp_path))
 
 
+def test_a_study_may_run_in_the_folder_of_its_pictures(tmp_path):
+    """`folder=.`: its own results, and folders without any picture, are neither artists nor genres."""
+    fill(tmp_path / "monet", 2)
+    fill(tmp_path / "repin", 1)
+    before = count(CONFIG, str(tmp_path))
+    (tmp_path / "notes" / "x").mkdir(parents=True)
+    (tmp_path / "notes" / "x" / "y.txt").write_text("no picture")
+    fill(tmp_path / "results" / "painters" / "pages", 1)
+    (tmp_path / "results" / "painters" / "plan.parquet").write_bytes(b"a study's")
+    assert count(CONFIG, str(tmp_path)) == before == {"monet": 2, "repin": 1}
+    fill(tmp_path / "notes" / "x", 1)
+    with pytest.raises(SourceError, match="'notes' hold only folders"):
+        count(CONFIG, str(tmp_path))
+
+
 def test_a_third_level_is_refused(tmp_path):
     fill(tmp_path / "impressionism" / "monet" / "early", 1)
     fill(tmp_path / "impressionism" / "sisley", 1)

@@ -16,7 +16,17 @@ from typing import Any
 
 import yaml
 
-from .descriptors import BY_CONTROL, BY_GRADIENT, CONSENSUS, PLAIN, WEIGHTS, baseless, descriptors, of_gradient
+from .descriptors import (
+    BY_CONTENT,
+    BY_CONTROL,
+    BY_GRADIENT,
+    CONSENSUS,
+    PLAIN,
+    WEIGHTS,
+    baseless,
+    descriptors,
+    of_gradient,
+)
 from .features.extract import CONTROLS, bare_weights, known_names
 from .hub import pipelines
 from .hub.models import COMMIT
@@ -24,7 +34,7 @@ from .labels import printable
 from .loras.folder import find
 from .pictures import sources
 from .sections import Pictures
-from .study import StudyError, too_few
+from .study import FREE, StudyError, too_few
 from .variants import merge, variants
 
 PATHS = ("folder", "query", "pictures.manifest", "base.model", "weights.base")  # keys that people's own names go into
@@ -392,6 +402,12 @@ def _picture_problems(config: Mapping[str, Any]) -> Iterator[str]:
     except ValueError as error:
         yield f"{error}{cut('folder', config['folder'])}"
         return
-    yield from too_few(counts, config["plan"])
+    yield from too_few(counts, config["plan"], pictures["per_artist"])
+    if not sources.source(Pictures(**pictures)).subjects:
+        unsaid = f"needs to know what each picture shows, which pictures.source {pictures['source']} does not say"
+        if config["plan"]["content"] != FREE:
+            yield f"plan.content: {config['plan']['content']!r} {unsaid}; write {FREE}"
+        if BY_CONTENT in config["weights"]["controls"]:
+            yield f"weights.controls: {BY_CONTENT!r} {unsaid}; take it out"
     if len(counts) < 2:
         yield f"pictures: a study compares artists, and there is only {', '.join(counts) or 'none'}"

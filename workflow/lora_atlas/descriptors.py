@@ -26,6 +26,7 @@ KINDS = (WEIGHTS, LEARNT, GENERATED, TRAINING, CONTROL)
 PLAIN, UNIT, GRADIENT, CONSENSUS, KFAC, SUPERVISED = "plain", "unit", "gradient", "consensus", "kfac", "learnt"
 WEIGHTINGS = (GRADIENT, CONSENSUS, UNIT, KFAC, PLAIN, SUPERVISED)  # of modules
 RAW = "raw"
+BY_CONTENT = "content"  # the control that knows nothing but subjects
 BY_CONTROL, BY_GRADIENT = "control", "gradient"  # libraries of extractors that are no model of images
 SCALES = (UNIT, RAW)  # of LoRAs
 PICTURES = "training"  # the source of features that is no sampler setting

@@ -21,11 +21,18 @@ def needed(plan: Mapping[str, Any]) -> int:
     return max(plan["gallery"]) + max(plan["query"])
 
 
-def too_few(counts: Mapping[str, int], plan: Mapping[str, Any]) -> list[str]:
-    """One sentence that names every artist with too few pictures, or nothing."""
+def too_few(counts: Mapping[str, int], plan: Mapping[str, Any], limit: int | None = None) -> list[str]:
+    """One sentence that names every artist with too few pictures, or nothing; `limit`: pictures.per_artist, where no
+    artist can have more."""
     short = {artist: count for artist, count in counts.items() if count < needed(plan)}
     if not short:
         return []
+    if limit is not None and limit < needed(plan):
+        return [
+            f"plan: each artist needs {needed(plan)} pictures (the largest of plan.gallery and the largest of "
+            f"plan.query, {max(plan['gallery'])} + {max(plan['query'])}), and pictures.per_artist allows {limit}; "
+            f"raise it to {needed(plan)} or more, or lower these numbers"
+        ]
     listed = ", ".join(f"{artist} ({count})" for artist, count in sorted(short.items()))
     return [
         f"plan: too few pictures: {listed}; each artist needs {needed(plan)} (the largest of plan.gallery and the "

@@ -1,5 +1,7 @@
 """Shapes of training pictures: buckets, crops, and latents that are those of the cropped pictures."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -64,3 +66,15 @@ def test_latents_are_those_of_each_picture_in_its_bucket(tiny_base, wide_and_tal
         cropped = examples.arrays(pictures, [picture], [sizes[shape]])[picture][1]
         x = torch.from_numpy(cropped).permute(2, 0, 1)[None].float() / 127.5 - 1
         torch.testing.assert_close(latents[shape][i : i + 1], bases.encode_pictures(pipeline, x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.fault(
+    "configuration", "a square resolution that the base's patches do not divide", "refused, with the next"
+)
+@pytest.mark.parametrize("buckets", [True, False])
+def test_a_transformer_is_told_which_sides_it_can_have_and_a_unet_pads(buckets):
+    training = SimpleNamespace(resolution=600, aspect_ratio_buckets=buckets)
+    with pytest.raises(TrainingError, match="600 is not a multiple of 16, which this base needs; write 592 or 608"):
+        examples.sizes_for(SimpleNamespace(step=16, patched=True), training)
+    square = SimpleNamespace(resolution=600, aspect_ratio_buckets=False)
+    assert examples.sizes_for(SimpleNamespace(step=64, patched=False), square) == [(600, 600)]

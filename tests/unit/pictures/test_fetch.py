@@ -247,6 +247,50 @@ def test_5_a_file_that_was_left_half_is_continued(museum, client, tmp_path):
     assert (tmp_path / "part").read_bytes() == data and museum.log[0][1]["Range"] == "bytes=100-"
 
 
+def versioned(bodies: list[bytes], asked: list):
+    """What nginx does for its files: a strong ETag each, Range obeyed, 416 where nothing is left."""
+
+    def answer(handler):
+        data = bodies[min(len(asked), len(bodies) - 1)]
+        tag, wanted = f'"{sha1(data).hexdigest()}"', handler.headers.get("Range")
+        asked.append(wanted)
+        if wanted and handler.headers.get("If-Range") == tag:
+            at = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if at >= len(data):
+                send(handler, b"", 416, Content_Range=f"bytes */{len(data)}", ETag=tag)
+            else:
+                send(handler, data[at:], 206, Content_Range=f"bytes {at}-{len(data) - 1}/{len(data)}", ETag=tag)
+        else:
+            send(handler, data, ETag=tag)
+
+    return answer
+
+
+@pytest.mark.fault(
+    "downloads",
+    "a server with strong ETags sends an error page as a whole file with 200",
+    "the file is asked for from its beginning, now and in the next run; 416 (RFC 9110, 15.5.17) is never the reason",
+)
+def test_5_a_whole_body_that_is_no_picture_is_not_continued(museum, client, tmp_path):
+    page, asked = b"<!doctype html><html>please wait</html>", []
+    museum.paths["/soon"] = versioned([page, page, picture()], asked)
+    assert client.get(museum.url + "/soon", check=check) == picture() and asked == [None] * 3
+    museum.paths["/never"] = versioned([page], [])
+    store, entry = Store(tmp_path), {"url": museum.url + "/never"}
+    client.fetch_all([entry], store, check)
+    assert "web page" in store.bytes_of(entry)[1] and store.wants(entry)
+
+
+def test_5_a_file_that_was_left_whole_is_whole_and_one_that_has_changed_begins_anew(museum, client, tmp_path):
+    data, etag = picture(side=100), f'"{sha1(picture(side=100)).hexdigest()}"'
+    for left in (data, data + b"of another length"):
+        (tmp_path / "part").write_bytes(left)
+        museum.paths["/a"] = versioned([data], [])
+        with (tmp_path / "part").open("rb+") as sink:
+            assert client.save(museum.url + "/a", sink, len(left), etag) == etag
+        assert (tmp_path / "part").read_bytes() == data
+
+
 def drip(handler):
     send(handler, b"", Content_Length="100000")
     for _ in range(60):

@@ -57,6 +57,7 @@ def rejudged(*rows: dict, threshold: float = 0.7) -> list[dict]:
 
 COPIES = {
     "smaller": lambda image: image.resize((150, 120), Image.Resampling.LANCZOS),
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.6),
     "flat": lambda image: ImageEnhance.Contrast(image).enhance(0.5),
     "grey": lambda image: image.convert("L").convert("RGB"),

@@ -162,6 +162,33 @@ def test_flags_and_skin_tones_are_left_out_by_name_and_by_category(tmp_path):
     assert set(kept) == {"flagfrance", "triangularflag", "utopia", "hand"}
 
 
+def test_a_family_that_tells_skin_tones_by_ends_alone_gives_each_drawing_once(tmp_path):
+    """fluent-emoji: "artist" and "artist-medium-dark"; where not all five ends are there, they mean something else."""
+    ends = ["light", "medium-light", "medium", "medium-dark", "dark"]
+    names = ["artist", *(f"artist-{end}" for end in ends), "couple", *(f"couple-{end}" for end in ends)]
+    names += ["couple-light-dark", "couple-dark-medium-light", "volume", "volume-medium", "moon", "moon-dark"]
+    bodies = {name: DISC.replace("6", f"{2 + n / 5:g}") for n, name in enumerate(names)}
+    rows = collected(single(tmp_path, "x", icons("x", bodies)), "x")
+    kept = {row["subject"] for row in rows if row["status"] == "kept"}
+    assert kept == {"artist", "couple", "volume", "volumemedium", "moon", "moondark"}
+    assert sum("skin tone" in (row["reason"] or "") for row in rows) == 12
+
+
+def test_an_end_that_the_family_declares_is_no_other_subject(tmp_path):
+    """Remix' dice-line and dice-fill are one subject: `suffixes` of the file names these ends."""
+    bodies = {"dice-line": DISC, "dice-fill": OUTLINE.replace("none", "currentColor"), "fill": DISC.replace("6", "4")}
+    folder = single(tmp_path, "x", icons("x", bodies, suffixes={"line": "Line", "fill": "Fill", "": "Plain"}))
+    assert sorted(row["subject"] for row in collected(folder, "x")) == ["dice", "dice", "fill"]
+
+
+@pytest.mark.parametrize("changes", [{"min_side": 64}, {"min_side": 64, "trim": True}], ids=str)
+def test_a_drawing_of_the_size_that_was_asked_for_is_never_too_small(package, changes):
+    config = FOLDER | {"source": "iconify", "icons": {"size": 32}} | changes
+    rows = collect("round", None, config, str(package), 0)
+    assert any(row["status"] == "kept" for row in rows)
+    assert not any("too small" in (row["reason"] or "") for row in rows)
+
+
 def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)))
 

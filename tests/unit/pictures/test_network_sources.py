@@ -121,6 +121,32 @@ def test_refused_pictures_are_replaced_and_no_more_is_asked_for_than_is_needed(m
     assert all(row["reason"] for row in found if row["status"] == "refused")
 
 
+@pytest.mark.fault(
+    "downloads",
+    "a store was filled by a study that asked for smaller pictures, or for fewer",
+    "what is lacking now is fetched: as many are kept as from an empty store",
+)
+@pytest.mark.parametrize("more", [{"min_side": 30}, {"per_artist": 6}, {"trim": True, "min_side": 36}], ids=str)
+def test_what_another_study_fetched_hides_nothing_that_is_lacking(museum, tmp_path, more):
+    """`collect` and `fetch` judge alike: by size, equal bytes and margins."""
+    framed = np.pad(np.random.default_rng(99).integers(0, 256, (30, 30, 3), dtype=np.uint8), ((5, 5), (5, 5), (0, 0)))
+    bodies = [picture(n, 20 if n % 2 else 40) for n in range(12)] + [picture(0), picture(2), encode_png(framed)] * 2
+    museum.paths |= {f"/{n}": body for n, body in enumerate(bodies)}
+    rows = [{"artist": "monet", "url": f"{museum.url}/{n}"} for n in range(len(bodies))]
+
+    def kept(store: str, **changes) -> int:
+        config = study(tmp_path, rows, per_artist=4, min_side=16, private_network=True) | changes
+        config = config | {"store": str(tmp_path / store)}
+        client = Client(config.contact, private=True, limits=CALM)
+        if manifest.lacks("monet", config, 0, settled=False):
+            manifest.fetch(config, 0, client.fetch_all)
+        assert not manifest.lacks("monet", config, 0, settled=False)
+        return sum(row["status"] == "kept" for row in collected(config, "monet"))
+
+    assert kept("used") == 4
+    assert kept("used", **more) == kept("fresh", **more) == more.get("per_artist", 4)
+
+
 def test_one_bad_picture_is_a_row_with_its_reason(museum, tmp_path):
     good, other = sha256(picture(0)).hexdigest(), "f" * 64
     museum.paths |= {"/0": picture(0), "/1": picture(1)}
@@ -265,6 +291,37 @@ def test_a_folder_may_have_titles_and_licences(tmp_path):
     written(tmp_path / "said.csv", [{"file": "monet/7.png", "licence": "CC0"}])
     with pytest.raises(SourceError, match=r"said\.csv: 'monet/7\.png' not in"):
         collect("monet", None, config, str(tmp_path / "art"), 0)
+
+
+def test_a_table_may_spell_paths_as_find_does_and_lines_are_counted_as_an_editor_does(tmp_path):
+    (tmp_path / "monet").mkdir()
+    (tmp_path / "monet" / "a.png").write_bytes(picture(1))
+    table = tmp_path / "m.csv"
+    table.write_text('file,title,licence\n\n./monet/a.png,"Lilies,\nin two lines",CC0\n')
+    config = FOLDER | {"manifest": str(table)}
+    assert titles(config) == {"monet/a.png": "Lilies,\nin two lines"}
+    (row,) = collect("monet", None, config, str(tmp_path), 0)
+    assert row["licence"] == "CC0"
+    table.write_text('file,title\n\n./monet/a.png,"in\ntwo lines"\n,Nothing\n')
+    with pytest.raises(SourceError, match="line 5: 'file' is empty"):
+        collect("monet", None, config, str(tmp_path), 0)
+    table.write_text(f"file,title\n{tmp_path}/monet/a.png,Lilies\n")
+    with pytest.raises(SourceError, match="names files below it"):
+        collect("monet", None, config, str(tmp_path), 0)
+
+
+@pytest.mark.fault("pictures", "a picture is there twice, with other margins, where margins are cut", "one is used")
+def test_two_pictures_that_differ_in_their_margins_alone_are_one(tmp_path):
+    inner = np.random.default_rng(5).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    (tmp_path / "monet").mkdir()
+    for name, margin in (("a", 3), ("b", 6), ("c", 9)):
+        framed = np.pad(inner, ((margin, margin), (margin, margin), (0, 0)))
+        (tmp_path / "monet" / f"{name}.png").write_bytes(encode_png(framed))
+    config = FOLDER | {"trim": True}
+    rows = collect("monet", None, config, str(tmp_path), 0)
+    tables.table("pictures", rows)
+    assert [row["status"] for row in rows] == ["kept", "refused", "refused"]
+    assert all("same pixels as" in row["reason"] for row in rows[1:])
 
 
 def test_margins_are_cut_where_that_is_asked_for(tmp_path):

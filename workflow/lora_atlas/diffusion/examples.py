@@ -25,14 +25,22 @@ def bucket_sizes(resolution: int, step: int) -> list[tuple[int, int]]:
     For each width the tallest height that fits (as NovelAI's and kohya's trainers do). Raises TrainingError where
     `step` is too coarse for the resolution.
     """
-    if resolution % step:
-        raise TrainingError(f"training.resolution: {resolution} is not a multiple of {step}, which this base needs")
+    _require_multiple(resolution, step)
     sizes = set()
     for width in range(step, 2 * resolution + 1, step):
         height = resolution**2 // width // step * step
         if height and 1 / WIDEST <= width / height <= WIDEST:
             sizes |= {(height, width), (width, height)}
     return sorted(sizes)
+
+
+def _require_multiple(resolution: int, step: int) -> None:
+    if resolution % step:
+        lower = resolution // step * step
+        raise TrainingError(
+            f"training.resolution: {resolution} is not a multiple of {step}, which this base needs; "
+            f"write {lower or step} or {lower + step}"
+        )
 
 
 def nearest(size: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -83,6 +91,8 @@ def arrays(
 def sizes_for(denoiser: Denoiser, training: Training) -> list[tuple[int, int]]:
     """The buckets that a base can work on: one square, or aspect-ratio buckets if training asks for them."""
     resolution = training.resolution
+    if denoiser.patched:
+        _require_multiple(resolution, denoiser.step)
     return bucket_sizes(resolution, denoiser.step) if training.aspect_ratio_buckets else [(resolution, resolution)]
 
 

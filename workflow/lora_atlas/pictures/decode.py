@@ -84,6 +84,9 @@ def decode(data: bytes, *, min_side: int) -> Image.Image:
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise PictureError("animated", "more than one frame or page")
             image.load()
+            if image.format == "PNG" and data[24] == 16 and isinstance(key := image.info.get("transparency"), tuple):
+                # Samples are read as their upper bytes, the transparent colour is not (tRNS; PNG, 11.3.2.1).
+                image.info["transparency"] = tuple(value >> 8 for value in key)
             return _canonical(image)
     except (PictureError, MemoryError):
         raise
@@ -182,6 +185,8 @@ def _canonical(image: Image.Image) -> Image.Image:
     if image.mode == "LA":  # stays grey, for the sake of a grey profile
         alpha = image.getchannel("A")
         image = image.getchannel("L")
+    elif image.mode.startswith("I;16") and isinstance(key := image.info.get("transparency"), int):
+        alpha = Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
     elif image.has_transparency_data and not image.mode.startswith(("I", "F")):
         image = image.convert("RGBA")
         alpha = image.getchannel("A")

@@ -143,7 +143,11 @@ class Client:
             try:
                 self._wait(host)
                 self._attempt(url, part, size)
-                found = done()
+                try:
+                    found = done()
+                except FetchError:
+                    part.restart()  # whole, and not what was asked for: there is nothing to go on from
+                    raise
                 host.failures = 0
                 return found
             except FetchError as error:
@@ -204,6 +208,11 @@ class Client:
                 onward = urljoin(url, said["Location"])
                 self._host(onward)  # raises for what is no web address
                 return onward
+            if response.status == 416 and "Range" in headers:
+                if said.get("Content-Range", "").strip() == f"bytes */{part.have}":
+                    return None  # nothing is lacking (RFC 9110, 14.4)
+                part.restart()
+                raise FetchError("another file than the one that was begun; asked for from its beginning")
             if response.status not in (200, 206):
                 raise self._refusal(response)
             if _opted_out(said):

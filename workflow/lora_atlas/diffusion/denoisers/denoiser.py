@@ -89,6 +89,7 @@ class Denoiser(ABC):
     module: Any  # a torch module of diffusers, which says nothing of its types
     channels: int  # of latents
     step: int  # pixels: sides of pictures are its multiples
+    patched: ClassVar[bool] = False  # whether no picture can have another side; a UNet pads
     downscale: int  # pixels of a picture's side to one of its latent's
 
     @classmethod

@@ -18,6 +18,7 @@ class Transformer(Denoiser):
     """
 
     component = "transformer"
+    patched = True
     classes: ClassVar[tuple[str, ...]]
     doubled: ClassVar[bool] = False
 

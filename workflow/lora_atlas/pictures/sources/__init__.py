@@ -18,6 +18,7 @@ Decisions:
 - A bad file is a row with a reason. Only an artist or a folder that is absent stops a study.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,8 +94,8 @@ def titles(pictures: Pictures) -> dict[str, str]:
     path, key = pictures.manifest, source(pictures).titled_by
     if path is None or key is None:
         return {}
-    rows = manifest.read_columns(path, required=[key], optional=["title"])
-    return {row[key]: row["title"] for row in rows if row["title"]}
+    rows = [row for row in manifest.read_columns(path, required=[key], optional=["title"]).values() if row["title"]]
+    return {os.path.normpath(row[key]) if key == "file" else row[key]: row["title"] for row in rows}
 
 
 def source(pictures: Pictures) -> Source:

@@ -34,7 +34,7 @@ def _entries(pictures: Pictures, folder: str | None) -> dict[str, list[dict[str,
             raise SourceError(f"{path} is still to be fetched: name the artists of the study in pictures.artists")
         return {artist: [] for artist in named}
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for entry in read_columns(path, REQUIRED, OPTIONAL):
+    for entry in read_columns(path, REQUIRED, OPTIONAL).values():
         genre = slug(entry["label"])
         found.setdefault(slug(entry["artist"]), {}).setdefault(genre, []).append(entry | {"genre": genre})
     if named is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ... import machine
+from ... import machine, origin
 from ...keys import DIGESTS
 from ...labels import printable
 from ...sections import Pictures
@@ -72,6 +72,8 @@ def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | N
     found = _artist_folders(folder)
     if artist not in found:
         raise SourceError(unknown(artist, list(found)))
+    if left := [path.name for path in _folders(found[artist].path) if _has_files(path)]:
+        print(f"{printable(found[artist].name)}: its folders {names_of(left)} are not read", flush=True)
     files, said = {path.name: path for path in _files(found[artist].path)}, _said(pictures, folder)
 
     def read(name: str) -> dict[str, Any]:
@@ -97,8 +99,9 @@ def _said(pictures: Pictures, folder: str | None) -> dict[str, dict[str, str]]:
     if path is None:
         return {}
     rows = read_columns(path, required=["file"], optional=["title", "licence"])
-    said = {str(Path(found["file"])): found for found in rows}
-    absent = sorted(file for file in said if not (Path(folder or "") / file).exists())
+    said = {os.path.normpath(found["file"]): found for found in rows.values()}
+    root = Path(folder or "")
+    absent = sorted(file for file in said if file.startswith(("..", os.sep)) or not (root / file).exists())
     if absent:
         raise SourceError(
             f"{path}: {names_of(absent)} not in {folder}; the column `file` names files below it, as monet/lilies.jpg"
@@ -118,8 +121,10 @@ def _artist_folders(folder: str | None) -> dict[str, _ArtistFolder]:
     for path in _folders(root):
         if _has_files(path):
             with_files.append(path)
-        elif _folders(path):
+        elif _folders(path) and not _of_a_study(path):
             with_folders.append(path)
+    if with_files and with_folders:  # what holds no picture at all is nobody's genre
+        with_folders = [path for path in with_folders if any(map(_is_picture, path.rglob("*")))]
     if with_files and with_folders:
         raise SourceError(
             f"{folder}: {names_of(path.name for path in with_files)} hold pictures, "
@@ -144,6 +149,15 @@ def _artist_folders(folder: str | None) -> dict[str, _ArtistFolder]:
         raise SourceError(f"{folder}: no folder with pictures in it; {layout}\nfound {found}")
     slugs = _distinct([artist.name for artist in listed], "artists", folder)
     return dict(sorted(zip(slugs, listed, strict=True)))
+
+
+def _of_a_study(folder: Path) -> bool:
+    """Whether these are results: who runs a study in the folder of pictures has them beside the artists."""
+    return origin.are_results(folder) or any(map(origin.are_results, _folders(folder)))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in CANDIDATES
 
 
 def _distinct(names: list[str], what: str, folder: str) -> list[str]:

@@ -9,7 +9,7 @@ import fnmatch
 import json
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -55,7 +55,10 @@ def listed(pictures: Pictures) -> list[dict[str, Any]]:
         asked = (named or {}).get(artist)
         genre = asked if asked in genres else max(genres, key=lambda g: (len(genres[g]), g or ""))
         # One genre an artist: what stands under others would be a second style under one name.
-        entries += [entry | {"genre": asked or genre} for entry in genres[genre]]
+        # A manifest has one spelling of an artist, datasets that people typed have several: the most frequent one.
+        spelt = Counter(entry["artist"] for entry in genres[genre])
+        name = min(spelt, key=lambda each: (-spelt[each], each))
+        entries += [entry | {"genre": asked or genre, "artist": name} for entry in genres[genre]]
     return entries
 
 

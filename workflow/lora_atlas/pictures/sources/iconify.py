@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,8 @@ MAX_FILE = 256 * 2**20  # bytes of a family: the largest is a tenth of that
 MAX_BODY = 2**18  # characters of a drawing
 MARGIN = 1 / 16  # of the side, around a drawing
 SAME = re.compile(r"skin-?tone|(^|-)(light|medium|dark)-skin")
+TONES = ("light", "medium-light", "medium", "medium-dark", "dark")  # fluent-emoji's ends of names
+_TONED = re.compile(r"-(medium-)?(light|dark)$|-medium$")
 FLAG = re.compile(r"^flag(s)?-|-flag$|^flag-?for", re.IGNORECASE)
 FOREIGN = {"image", "script", "foreignObject", "text", "style"}  # what would read files or fonts
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -158,9 +160,25 @@ def _digests(pictures: Pictures, folder: str | None) -> dict[str, str]:
     return digests
 
 
-def subject(name: str) -> str:
-    """What a drawing is of, by its name: cat-face, cat_face and CatFace are one."""
-    return re.sub(r"[^a-z0-9]+", "", name.lower())
+def subject(name: str, ends: Iterable[str] = ()) -> str:
+    """What a drawing is of, by its name: cat-face, cat_face and CatFace are one, and so is cat-outline where the family
+    says that its names have such ends (`suffixes` of its file)."""
+    bare = next((name.removesuffix(f"-{end}") for end in sorted(ends, key=len)[::-1] if name.endswith(f"-{end}")), name)
+    return re.sub(r"[^a-z0-9]+", "", bare.lower()) or re.sub(r"[^a-z0-9]+", "", name.lower())
+
+
+def _toned(names: Collection[str]) -> set[str]:
+    """Names of drawings that repeat another in another skin tone, which nothing but the five ends of names tells."""
+    known = set(names)
+    people = {name for name in known if all(f"{name}-{tone}" in known for tone in TONES)}
+    found = set()
+    for name in known:
+        bare = name
+        while bare not in people and (shorter := _TONED.sub("", bare)) != bare:
+            bare = shorter
+        if bare != name and bare in people:
+            found.add(name)
+    return found
 
 
 def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | None, seed: int) -> list[dict[str, Any]]:
@@ -173,11 +191,12 @@ def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | N
     data = _read_family(family.path)
     drawings = _drawings(data)
     flags = {str(name) for name in data.get("categories", {}).get("Flags", ())}
+    toned, ends = _toned(drawings), [str(end) for end in data.get("suffixes") or {} if end]
 
     def read(name: str) -> dict[str, Any]:
         label = printable(f"{family.name}/{name}.svg")
-        blank = row(None, label, artist, genre, "iconify", family.licence) | {"subject": subject(name)}
-        if SAME.search(name):
+        blank = row(None, label, artist, genre, "iconify", family.licence) | {"subject": subject(name, ends)}
+        if SAME.search(name) or name in toned:
             return blank | {"reason": "another drawing of the family in another skin tone"}
         if not icons.flags and (name in flags or FLAG.search(name)):
             return blank | {"reason": "a flag; pictures.icons.flags: true keeps them"}
@@ -185,8 +204,10 @@ def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | N
             png = _drawn(drawings[name], data, icons)
         except ValueError as error:
             return blank | {"reason": str(error)}
-        return row(png, label, artist, genre, "iconify", family.licence) | {"subject": subject(name)}
+        return row(png, label, artist, genre, "iconify", family.licence) | {"subject": subject(name, ends)}
 
+    # Drawings have the size that was asked for, which is never too small.
+    pictures = pictures | {"min_side": min(pictures.min_side, icons.size // 4)}
     return gathered(chosen_order(drawings, artist, seed), read, pictures, str(family.path))
 
 
@@ -207,7 +228,9 @@ def _drawings(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def drawings(family: Family) -> list[str]:
     """The names of a family's drawings, without those that repeat one in another skin tone, and without flags."""
-    return [name for name in _drawings(_read_family(family.path)) if not SAME.search(name) and not FLAG.search(name)]
+    names = _drawings(_read_family(family.path))
+    toned = _toned(names)
+    return [name for name in names if name not in toned and not SAME.search(name) and not FLAG.search(name)]
 
 
 def rendered(path: Path, names: Iterable[str], icons: Icons) -> Iterator[tuple[str, bytes]]:
@@ -319,4 +342,5 @@ SOURCE = Source(
     _digests,
     _collect,
     about="drawings of icon families by their designers, rendered from packages of iconify",
+    subjects=True,
 )

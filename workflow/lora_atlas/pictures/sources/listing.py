@@ -28,7 +28,7 @@ class Source:
     paint the same motifs on purpose, and nothing twice. Only sources that need a network have `list_pictures` (the rows
     of their manifest) and `fetch` (manifest rows → the store); the others have None. `about`: what its pictures are, in
     a few words that a page of findings can say. `titled_by`: the column of `pictures.manifest` that says which picture
-    a title belongs to, where that is a table with titles.
+    a title belongs to, where that is a table with titles. `subjects`: whether it knows what its pictures show.
     """
 
     artists: Callable[[Pictures, str | None], dict[str, str | None]]
@@ -39,13 +39,14 @@ class Source:
     fetch: Callable[..., list[dict[str, Any]]] | None = None
     photographs: bool = True
     titled_by: str | None = None
+    subjects: bool = False
     about: str = "pictures of the study's own source"
 
 
 def slug(name: str) -> str:
     """A path-safe id: lower-case ASCII letters, digits, "-" and "_", 1 to 64 characters.
 
-    It is the same for every spelling that differs only in case, accents or punctuation.
+    It is the same for every spelling that differs only in case, accents or punctuation other than the hyphen.
 
     A name without any such character (北斎) becomes "artist-" and a digest; a long one is cut and gets a digest.
     """
@@ -135,6 +136,10 @@ def judged(found: dict[str, Any], first: dict[str, str], pictures: Pictures) -> 
                 image, data = inner, encode_png(to_array(inner))
                 kept = {"subject": found["subject"]}
                 found = row(data, label, *(found[key] for key in ("artist", "genre", "source", "licence"))) | kept
+                if found["picture"] in first:
+                    reason = f"same pixels as {first[found['picture']]} within its margins"
+                    return found | {"image": None, "reason": reason}
+                first[found["picture"]] = label
     except PictureError as error:
         return found | {"image": None, "reason": str(error)}
     return found | {"width": image.width, "height": image.height, "status": "kept"}

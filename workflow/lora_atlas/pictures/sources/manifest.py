@@ -17,7 +17,7 @@ from ... import tables
 from ...labels import printable
 from ...sections import Pictures
 from .. import store as stores
-from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, names_of, row, slug, unknown
+from .listing import Source, SourceError, at_most, choose, chosen_order, gathered, judged, names_of, row, slug, unknown
 
 REQUIRED = ("artist", "url")
 OPTIONAL = ("genre", "sha256", "sha1", "title", "author", "licence")
@@ -26,8 +26,9 @@ _HASHES = {"sha256": re.compile(r"[0-9a-f]{64}"), "sha1": re.compile(r"[0-9a-f]{
 Entry = dict[str, Any]  # one row of a manifest: REQUIRED and OPTIONAL, None where it says nothing
 
 
-def read_columns(path: str | Path, required: Sequence[str], optional: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of a CSV or Parquet file as text, "" as None, columns that nobody asked for left out.
+def read_columns(path: str | Path, required: Sequence[str], optional: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rows of a CSV or Parquet file by their place in it ("line 7", "row 3"), as text, "" as None, columns that nobody
+    asked for left out.
 
     Raises SourceError naming the file, the columns and, where there is one, the line.
     """
@@ -38,41 +39,44 @@ def read_columns(path: str | Path, required: Sequence[str], optional: Sequence[s
         raise SourceError(
             f"{path}: {error.strerror}; expected a CSV or Parquet file with {_columns(required)}"
         ) from None
-    rows = _read(str(path), stamp.st_mtime_ns, stamp.st_size)
+    placed = _read(str(path), stamp.st_mtime_ns, stamp.st_size)
+    places, rows = [place for place, _ in placed], [found for _, found in placed]
     missing = [name for name in required if rows and name not in rows[0]]
     if missing or not rows:
         there = f"it has {names_of(rows[0])}" if rows else "it has no rows"
         raise SourceError(f"{path}: no column {names_of(missing or required)}; {there}; expected {_columns(required)}")
     kept = [{name: found.get(name) for name in (*required, *optional)} for found in rows]
-    for number, found in enumerate(kept, 2):
+    for place, found in zip(places, kept, strict=True):
         empty = [name for name in required if not found[name]]
         if empty:
-            raise SourceError(f"{path}, line {number}: {names_of(empty)} is empty")
-    return kept
+            raise SourceError(f"{path}, {place}: {names_of(empty)} is empty")
+    return dict(zip(places, kept, strict=True))
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, changed: int, size: int) -> tuple[dict[str, str | None], ...]:
-    """Snakemake's graph asks several questions of one file: it is read once."""
+def _read(path: str, changed: int, size: int) -> tuple[tuple[str, dict[str, str | None]], ...]:
+    """Place and row. Snakemake's graph asks several questions of one file: it is read once."""
     try:
         if path.endswith(".parquet"):
             import pyarrow.parquet as pq
 
             with open(path, "rb") as file:
-                rows = pq.read_table(file).to_pylist()
+                placed = [(f"row {n}", found) for n, found in enumerate(pq.read_table(file).to_pylist(), 1)]
         else:
             with open(path, newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file, strict=True))
+                # A row may have several lines, and there may be blank ones: the reader knows where it is.
+                reader = csv.DictReader(file, strict=True)
+                placed = [(f"line {reader.line_num}", found) for found in reader]
     except (OSError, ValueError, csv.Error) as error:
         raise SourceError(
             f"{path}: cannot be read as {'Parquet' if path.endswith('.parquet') else 'CSV'}: {error}"
         ) from error
-    if any(None in found for found in rows):
-        line = next(number for number, found in enumerate(rows, 2) if None in found)
-        raise SourceError(f"{path}, line {line}: more fields than the header has; a comma in a field needs quotes")
+    for place, found in placed:
+        if None in found:
+            raise SourceError(f"{path}, {place}: more fields than the header has; a comma in a field needs quotes")
     return tuple(
-        {key: (str(value).strip() or None) if value is not None else None for key, value in found.items()}
-        for found in rows
+        (place, {key: (str(value).strip() or None) if value is not None else None for key, value in found.items()})
+        for place, found in placed
     )
 
 
@@ -101,22 +105,22 @@ def entries_of(pictures: Pictures) -> dict[str, list[Entry]]:
     found: dict[str, list[Entry]] = {}
     spelt: dict[str, str] = {}
     genres: dict[str, str | None] = {}
-    seen: dict[str, int] = {}
-    for line, entry in enumerate(read_columns(path, REQUIRED, OPTIONAL), 2):
+    seen: dict[str, str] = {}
+    for place, entry in read_columns(path, REQUIRED, OPTIONAL).items():
         artist, url = slug(entry["artist"]), entry["url"]
         genre = entry["genre"] and slug(entry["genre"])
         if spelt.setdefault(artist, entry["artist"]) != entry["artist"]:
             raise SourceError(
-                f"{path}, line {line}: {names_of([spelt[artist], entry['artist']])} would both be called {artist!r}; "
+                f"{path}, {place}: {names_of([spelt[artist], entry['artist']])} would both be called {artist!r}; "
                 "write one of them throughout, or distinguish them"
             )
         if genres.setdefault(artist, genre) != genre:
-            raise SourceError(f"{path}, line {line}: {artist} is of two genres, {genres[artist]!r} and {genre!r}")
-        if seen.setdefault(url, line) != line:
-            raise SourceError(f"{path}, line {line}: the URL of line {seen[url]} again, {printable(url)[:200]}")
+            raise SourceError(f"{path}, {place}: {artist} is of two genres, {genres[artist]!r} and {genre!r}")
+        if seen.setdefault(url, place) != place:
+            raise SourceError(f"{path}, {place}: the URL of {seen[url]} again, {printable(url)[:200]}")
         for kind, form in _HASHES.items():
             if entry[kind] and not form.fullmatch(entry[kind].lower()):
-                raise SourceError(f"{path}, line {line}: {kind} {printable(entry[kind])[:80]!r} is no such hash")
+                raise SourceError(f"{path}, {place}: {kind} {printable(entry[kind])[:80]!r} is no such hash")
         hashes = {kind: entry[kind] and entry[kind].lower() for kind in _HASHES}
         found.setdefault(artist, []).append(entry | hashes | {"artist": artist, "genre": genre})
     chosen = choose({artist: genres[artist] for artist in sorted(found)}, pictures)
@@ -202,7 +206,7 @@ def fetch(
     artist's pictures are asked for in the seeded order and only until pictures.per_artist are good: what is
     refused is replaced by the next, and no server is asked for what nobody will look at.
     """
-    from ..decode import PictureError, decode
+    from ..decode import decode
 
     def check(data: bytes) -> None:
         decode(data, min_side=pictures.min_side)
@@ -211,46 +215,55 @@ def fetch(
     found = entries_of(pictures)
     waiting: dict[str, list[Entry]] = {}
     asked: dict[str, list[tuple[Entry, bool, str | None]]] = {}
-    kept: dict[str, dict[str, bool]] = {}  # of an artist, SHA-256 → whether it is good
+    judges: dict[str, _Judge] = {}
     for artist, rows in found.items():
         by_url = {entry["url"]: entry for entry in rows}
         waiting[artist] = [by_url[url] for url in chosen_order(by_url, artist, seed)]
-        asked[artist], kept[artist] = [], {}
+        asked[artist], judges[artist] = [], _Judge(store, pictures)
     while True:
         batch: list[Entry] = []
         for artist, rest in waiting.items():
             limit = pictures.per_artist
-            lacking = len(rest) if limit is None else limit - sum(kept[artist].values())
+            lacking = len(rest) if limit is None else limit - judges[artist].good
             batch += rest[:lacking]
             waiting[artist] = rest[lacking:]
         if not batch:
             break
         get([entry for entry in batch if store.wants(entry)], store, check)
         for entry in batch:
-            data, reason = store.bytes_of(entry)
-            first, good = kept[entry["artist"]], False
-            if data is not None:
-                digest = hashlib.sha256(data).hexdigest()
-                good = digest not in first
-                if good:
-                    try:
-                        check(data)
-                    except PictureError as error:
-                        good, reason = False, str(error)
-                first.setdefault(digest, good)
-            asked[entry["artist"]].append((entry, good, reason))
+            asked[entry["artist"]].append((entry, *judges[entry["artist"]].of(entry)))
     return [
         {
             "url": printable(entry["url"]),
             "artist": artist,
             "status": "kept" if good else "refused",
-            "reason": None if good else reason or "same bytes as another",
+            "reason": None if good else reason,
             "sha256": (store.record(entry) or {}).get("sha256"),
             "size": (store.record(entry) or {}).get("size"),
         }
         for artist, rows in asked.items()
         for entry, good, reason in rows
     ]
+
+
+class _Judge:
+    """Says of one artist's entries, one after another, whether what the store has is a good picture, as `collect` will
+    say it; `good`: how many were."""
+
+    def __init__(self, store: stores.Store, pictures: Pictures):
+        self.store, self.pictures = store, pictures
+        self.first: dict[str, str] = {}
+        self.good = 0
+
+    def of(self, entry: Entry) -> tuple[bool, str | None]:
+        """Whether it is, and why not."""
+        data, reason = self.store.bytes_of(entry)
+        if data is None:
+            return False, reason
+        found = judged(row(data, printable(entry["url"]), entry["artist"], None, "manifest"), self.first, self.pictures)
+        kept = found["status"] == "kept"
+        self.good += kept
+        return kept, found["reason"]
 
 
 def good(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -263,17 +276,17 @@ def good(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def lacks(artist: str, pictures: Pictures, seed: int, settled: bool) -> bool:
     """Whether the store lacks something that this artist needs; `settled`: it was asked for, and that is enough."""
-    store, limit = stores.Store(pictures.store), pictures.per_artist
+    if settled:
+        return False
+    store = stores.Store(pictures.store)
+    judge = _Judge(store, pictures)
     by_url = {entry["url"]: entry for entry in entries_of(pictures).get(artist, [])}
-    have = 0
     for url in chosen_order(by_url, artist, seed):
-        if have == limit:
+        if judge.good == pictures.per_artist:
             break
-        if not store.asked(by_url[url]):
-            return not settled
-        if store.wants(by_url[url]) and not settled:
+        if store.wants(by_url[url]):
             return True
-        have += store.bytes_of(by_url[url])[0] is not None
+        judge.of(by_url[url])
     return False
 
 

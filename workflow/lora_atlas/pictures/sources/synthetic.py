@@ -71,4 +71,5 @@ SOURCE = Source(
     _collect,
     photographs=False,
     about="painted by procedural painters of this project, no works of art",
+    subjects=True,
 )

@@ -30,9 +30,42 @@ def test_p_by_hand():
     chance = Chance(C, [None] * 4)
     assert chance.count() == 4
     assert chance.p(np.array([0.3, 0.15, 0.08, 0.05, -1])).tolist() == [2 / 5, 4 / 5, 1, 1, 1]
-    assert chance.limit == chance.cut == 0.5  # three times 0.2 would be more
-    # Of LoRA 0 itself three others are left; its nearest reaches 0.2 by this very pair.
-    assert chance.p(np.array([0.2]), 0, np.array([1])).tolist() == [2 / 4]
+    assert chance.limit() == chance.cut == 0.5  # three times 0.2 would be more
+    # Of LoRA 0 itself three others are left, and without it none of them reaches more than 0.
+    assert chance.p(np.array([0.2, 0.0]), 0).tolist() == [2 / 4, 1]
+
+
+def test_one_of_them_is_asked_about_as_if_from_outside():
+    """p, limit and evidence of a LoRA in its own folder are those of the folder without it: no pair is its own
+    chance."""
+    rng = np.random.default_rng(9)
+    X = np.concatenate([rng.normal(size=(40, 900)), family(rng, 2, 0.3, 900)])
+    X[1] += 0.4 * X[0]  # related, and no family
+    C = cosines(X)
+    for i in (0, 1, 7, 41):
+        rest = np.delete(np.arange(len(C)), i)
+        inside, outside = Chance(C, [None] * len(C)), Chance(C[np.ix_(rest, rest)], [None] * len(rest))
+        if i < 40:
+            assert inside.limit(i) == outside.limit()
+            assert inside.p(C[i, rest], i).tolist() == outside.p(C[i, rest]).tolist()
+            assert inside.evidence(C[i, rest], i).tolist() == outside.evidence(C[i, rest]).tolist()
+        assert inside.evidence(C[i, rest], i).any() == (i != 7)
+    assert inside.limit() > C[0, 1] - 1e-12 > 2 * inside.limit(0)
+
+
+@pytest.mark.parametrize("copies", [1, 3, 6])
+def test_copies_of_a_neighbour_change_no_p(copies):
+    """Files of the same bytes have one p, and it is that of one of them: a family counts as one LoRA."""
+    rng = np.random.default_rng(11)
+    X = rng.normal(size=(30, 900))
+    X[1] += 0.4 * X[0]
+    alone, C = cosines(X), cosines(np.concatenate([X, np.repeat(X[1:2], copies, 0)]))
+    p = Chance(alone, [None] * 30).p(alone[0, 1:], 0)
+    with_copies = Chance(C, [None] * len(C)).p(C[0, 1:], 0)
+    assert with_copies[:29] == pytest.approx(p, rel=1e-12)
+    assert (
+        with_copies[29:] == pytest.approx(p[0], rel=1e-12) and len(set(with_copies[[0, *range(29, 29 + copies)]])) == 1
+    )
 
 
 @pytest.mark.parametrize("kind", ["alike", "some narrow", "rank one"])
@@ -46,15 +79,15 @@ def test_of_unrelated_files_as_many_are_found_as_p_says(kind):
         least += [known.evidence(row).any() for row in C[132:, :132]]
         for i in range(132):
             others = np.delete(np.arange(132), i)
-            own.append(known.p(known.cosine[i, others], i, others).min())
+            own.append(known.p(known.cosine[i, others], i).min())
     for found in (np.array(own), np.array(new)):
         assert np.mean(found <= 0.05) < 0.08 and 0.06 < np.mean(found <= 0.1) < 0.14
         assert 0.13 < np.mean(found <= 0.2) < 0.27
     assert np.mean(least) < 0.08
 
 
-def family(rng: np.random.Generator, size: int, spread: float) -> np.ndarray:
-    return rng.normal(size=300) + spread * rng.normal(size=(size, 300))
+def family(rng: np.random.Generator, size: int, spread: float, width: int = 300) -> np.ndarray:
+    return rng.normal(size=width) + spread * rng.normal(size=(size, width))
 
 
 def test_copies_and_checkpoints_do_not_hide_one_another():
@@ -67,7 +100,7 @@ def test_copies_and_checkpoints_do_not_hide_one_another():
     known = Chance(C[:96, :96], [None] * 96)
     assert known.count() == 8 + 48
     others = np.arange(1, 96)
-    assert (known.p(C[0, others], 0, others)[:5] <= 0.05).all()
+    assert (known.p(C[0, others], 0)[:5] <= 0.05).all()
     p = np.array([known.p(row).min() for row in C[96:, :96]])
     assert np.mean(p <= 0.05) < 0.15 and np.median(p) > 0.2
 
@@ -81,8 +114,8 @@ def test_artists_whose_loras_are_nearer_each_other_are_related():
     blind, told = Chance(C[:79, :79], [None] * 79), Chance(C[:79, :79], artists[:79])
     assert blind.count() == told.count() == 79  # a cosine of 0.2 makes no family
     assert told.p(C[79, :79])[mate] == pytest.approx(2 / 80) and blind.p(C[79, :79])[mate] > 0.05
-    assert told.limit < C[79, mate] < blind.limit
-    assert told.evidence(C[79, :79])[mate] == pytest.approx(C[79, mate] - told.limit)
+    assert told.limit() < C[79, mate] < blind.limit()
+    assert told.evidence(C[79, :79])[mate] == pytest.approx(C[79, mate] - told.limit())
 
 
 @pytest.mark.parametrize("artists", [[None] * 20, ["a"] * 20, ["a"] * 19 + ["b"]])
@@ -96,11 +129,11 @@ def test_a_folder_that_holds_everything_is_no_artist(artists):
 def test_of_few_loras_only_a_family_is_evidence():
     C = unrelated(4, FEWEST - 1, "alike")
     chance = Chance(C, [None] * len(C))
-    assert chance.limit is None and not chance.evidence(np.array([0.4])).any()
+    assert chance.limit() is None and not chance.evidence(np.array([0.4])).any()
     assert chance.evidence(np.array([0.9]))[0] > 0
     few = Chance(unrelated(5, MANY - 1, "alike"), [None] * (MANY - 1))
     largest = (few.cosine - np.eye(MANY - 1)).max()
-    assert few.limit == pytest.approx(2 * largest) and few.evidence(np.array([3 * largest]))[0] == pytest.approx(
+    assert few.limit() == pytest.approx(2 * largest) and few.evidence(np.array([3 * largest]))[0] == pytest.approx(
         largest
     )
     one = Chance(np.eye(1), ["a"])

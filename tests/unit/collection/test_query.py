@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from lora_atlas import tables
 from lora_atlas.collection.chance import Chance
-from lora_atlas.collection.known import Known
+from lora_atlas.collection.known import Known, collections
 from lora_atlas.collection.query import neighbours, query, told, vote
 from lora_atlas.loras.files import open_lora
 from lora_atlas.weights.gram import GramError, gram
@@ -350,8 +350,7 @@ def test_p_of_a_file_among_the_known_ones_is_that_of_the_table(exact):
     table = {(row["lora"], row["neighbour"]): row["p"] for row in neighbours(exact)}
     rows = answers([exact.files[4].path], exact)
     for row in rows:
-        # The pair itself is in the file's own null there, and not in that of a file that is asked about.
-        assert row["p"] == pytest.approx(table[exact.loras[4], row["lora"]], abs=2 / len(exact.loras))
+        assert row["p"] == table[exact.loras[4], row["lora"]]
         assert row["p"] >= 2 / (1 + Chance(cosines(exact), ARTISTS).count(4)) - 1e-9
 
 
@@ -406,6 +405,13 @@ def test_checkpoints_that_hardly_differ_are_nearly_the_same(make, tmp_path, exac
         assert [row["relation"] for row in rows] == ["nearly the same"] + [None] * 9
         assert rows[0]["distance"] == pytest.approx(2e-3 * np.sqrt(2), rel=0.3)
     assert "nearly the same" in told(rows)
+
+
+def test_results_of_a_folder_are_told_where_the_folder_is(tmp_path):
+    (tmp_path / "tables").mkdir()
+    tables.write(tmp_path / "tables" / "loras.parquet", "loras", [])
+    with pytest.raises(GramError, match=r"do not say where it is; name it \(folder=…\)"):
+        collections(tmp_path)
 
 
 # --- neighbours of the known

@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from embedded import entry, noisy
+from scipy.integrate import quad
 from scipy.stats import norm
 
 from lora_atlas import tables
@@ -54,6 +55,15 @@ def test_the_law_is_that_of_alternatives_drawn_one_by_one():
         expected = (rng.random(200_000) < norm.cdf(right) ** (K - 1)).mean()
         assert law([K], 1.5, 2.0)[0] == pytest.approx(expected, abs=0.005)
     assert law([2, 10], 0.0, 1.0) == pytest.approx([0.5, 0.1], abs=1e-6)  # no separation: chance
+
+
+@pytest.mark.parametrize(("d", "s"), [(1.5, 1), (1, 4), (4, 8), (2, 10)])
+def test_the_law_is_its_integral_however_unlike_queries_are(d, s):
+    """P is a step within a small part of the normal's width where s is large: SciPy's quadrature is told where."""
+    edges = [(edge - d) / s for edge in (0, 2, 3, 4)]
+    for K in (2, 10, 1000):
+        value, _ = quad(lambda z, K=K: norm.pdf(z) * norm.cdf(d + s * z) ** (K - 1), -8, 8, points=edges, limit=500)
+        assert law([K], d, s)[0] == pytest.approx(value, abs=1e-5)
 
 
 @pytest.mark.parametrize(("d", "s"), [(0.8, 1.0), (2.5, 1.5), (1.0, 3.0)])

@@ -233,6 +233,25 @@ def test_a_module_of_zeros_and_one_that_is_alike_in_all_weigh_nothing():
         np.testing.assert_allclose(w[:-1] / w.max(), plain, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("files", [2, 3, 5])
+def test_modules_that_few_loras_have_do_not_make_the_consensus(files):
+    """Two files with 222 modules of their own: any two of these agree wholly, by the one number that is not zero."""
+    X, rng = planted(unit=True), np.random.default_rng(5)
+    others = X.mean(1, keepdims=True) + X.std() * rng.normal(size=(len(NAMES), files, X.shape[2]))
+    X = np.concatenate([X, others], 1)
+    own = np.zeros((222, X.shape[1], X.shape[2]))
+    own[:, -files:] = 0.5 * rng.normal(size=(222, 1, X.shape[2])) + rng.normal(size=(222, files, X.shape[2]))
+    everyone = np.arange(X.shape[1])
+    w = consensus(products(np.concatenate([X, own])), everyone)
+    share = w[: len(NAMES)] * centred_size(X)
+    assert share[:INFORMED].min() > 5 * share[INFORMED:].max()
+    # What takes no part weighs as those that do weigh on average, by their squared norms.
+    size = np.square(X).sum((1, 2))
+    assert np.ptp(w[len(NAMES) :]) == 0 and w[-1] == pytest.approx(w[: len(NAMES)] @ size / size.sum())
+    # What they say among themselves changes nothing of what the others agree on.
+    assert w[: len(NAMES)] == pytest.approx(consensus(products(X), everyone), rel=1e-9)
+
+
 def test_all_modules_alike_or_zero_have_no_consensus():
     assert (consensus(np.zeros((3, 6, 6)), np.arange(6)) == 1).all()
     assert (consensus(np.ones((3, 6, 6)), np.arange(6)) == 1).all()

@@ -6,6 +6,9 @@ of Westfall & Young (1993, §2.3), with the collection in place of permutations:
 
     p = (2 + number of h with U_h ≥ cosine) / (1 + number of h)
 
+Of a LoRA that is one of the collection, U_h are those without it and its family: the same as if it were asked about
+from outside, and no pair is held against itself.
+
 2, since a cosine belongs to two LoRAs: of n(n+1)/2 unrelated pairs of n + 1 LoRAs, the largest is one of the n pairs
 of the new one with probability 2/(n+1).
 
@@ -24,6 +27,7 @@ import numpy as np
 LEVEL = 0.05  # p up to which a neighbour is nearer than chance
 FEWEST = 4  # families: of fewer nobody knows what chance would do
 MANY = 20  # families of which p tells; of fewer p cannot be small
+ROUNDING = 1e-9  # of cosines: what is nearer than this is equally near
 FAR = 0.1  # the share of all pairs that are far
 OTHERS = 0.9  # the share of other pairs that an artist's are nearer than
 
@@ -50,16 +54,26 @@ class Chance:
         return found
 
     @cached_property
-    def _weights(self) -> np.ndarray:
-        """Those of a family's LoRAs (N,) are one together; of those that nothing is unrelated to, none."""
-        return np.where(np.isfinite(self._best), 1 / np.bincount(self.families)[self.families], 0.0)
-
-    @cached_property
-    def _best(self) -> np.ndarray:
-        """U (N,)."""
+    def _reached(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """U (N,), the family by which each LoRA reaches it, and what it reaches without that family."""
         unrelated = (self.families[:, None] != self.families) & ~self._same_artist()
-        best: np.ndarray = np.where(unrelated, self.cosine, -np.inf).max(1, initial=-np.inf)
-        return best
+        near = np.where(unrelated, self.cosine, -np.inf)
+        if not len(near):
+            return np.empty(0), np.empty(0, int), np.empty(0)
+        best, by = near.max(1), self.families[near.argmax(1)]
+        near[by[:, None] == self.families] = -np.inf
+        return best, by, near.max(1)
+
+    def _null(self, lora: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """U (N,) and weights: those of a family's LoRAs are one together; of those that nothing is unrelated to, and of
+        the family of `lora`, none."""
+        best, by, second = self._reached
+        own = np.full(len(best), False)
+        if lora is not None:
+            best = np.where(by == self.families[lora], second, best)
+            own = self.families == self.families[lora]
+        sizes = np.bincount(self.families)[self.families]
+        return best, np.where(np.isfinite(best) & ~own, 1 / sizes, 0.0)
 
     def _same_artist(self) -> np.ndarray:
         """(N, N), of artists whose LoRAs are nearer each other than others are."""
@@ -78,46 +92,41 @@ class Chance:
 
     def count(self, lora: int | None = None) -> float:
         """How many unrelated families there are to learn of; `lora`: without its own."""
-        return float(self._null(lora).sum())
+        return float(self._null(lora)[1].sum())
 
-    def _null(self, lora: int | None) -> np.ndarray:
-        return self._weights if lora is None else self._weights * (self.families != self.families[lora])
-
-    def p(self, cosine: np.ndarray, lora: int | None = None, to: np.ndarray | None = None) -> np.ndarray:
-        """p (m,) of cosines (m,) of a LoRA that is looked for among these; `lora`: of one of them, `to` these others
-        (m,), each of which reaches by that very pair what it is held against."""
-        weights = self._null(lora)
-        order = np.argsort(self._best)
+    def p(self, cosine: np.ndarray, lora: int | None = None) -> np.ndarray:
+        """p (m,) of cosines (m,) of a LoRA that is looked for among these; `lora`: of one of them."""
+        best, weights = self._null(lora)
+        order = np.argsort(best)
         above = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
-        reached = above[np.searchsorted(self._best[order], cosine, side="left")]
-        if to is not None:
-            reached = reached - weights[to] * (self._best[to] >= cosine)
+        reached = above[np.searchsorted(best[order], np.asarray(cosine) - ROUNDING, side="left")]
         found: np.ndarray = np.minimum((2 + reached) / (1 + weights.sum()), 1.0)
         return found
 
-    @cached_property
-    def limit(self) -> float | None:
-        """The cosine up to which a new LoRA's nearest is no nearer than chance: p is above LEVEL, or above the smallest
-        that there is. Of fewer than MANY families: twice what any two unrelated ones reach, and of fewer than six
-        more, which noise does for 10 of 100 new LoRAs at four families and hardly ever at twelve. Of fewer than FEWEST
-        None."""
-        n = self.count()
+    def limit(self, lora: int | None = None) -> float | None:
+        """The cosine up to which a LoRA's nearest is no nearer than chance, of a new one or of one of them: p is above
+        LEVEL, or above the smallest that there is. Of fewer than MANY families: twice what any two unrelated ones
+        reach, and of fewer than six more, which noise does for 10 of 100 new LoRAs at four families and hardly ever at
+        twelve. Of fewer than FEWEST None."""
+        best, weights = self._null(lora)
+        n = float(weights.sum())
         if n < FEWEST:
             return None
-        largest = float(self._best[self._weights > 0].max())
+        largest = float(best[weights > 0].max())
         if n < MANY:
             return min(max(max(2.0, 12 / n) * largest, 0.0), max(self.cut, largest))
-        order = np.argsort(-self._best, kind="stable")
-        beyond = np.cumsum(self._weights[order]) > max(LEVEL * (n + 1) - 2, 0.0) + 1e-9
-        return float(self._best[order][np.argmax(beyond)])
+        order = np.argsort(-best, kind="stable")
+        beyond = np.cumsum(weights[order]) > max(LEVEL * (n + 1) - 2, 0.0) + 1e-9
+        return float(best[order][np.argmax(beyond)])
 
-    def evidence(self, cosine: np.ndarray) -> np.ndarray:
-        """How much nearer than chance (m,) each cosine (m,) of a new LoRA is; nothing where it is not.
+    def evidence(self, cosine: np.ndarray, lora: int | None = None) -> np.ndarray:
+        """How much nearer than chance (m,) each cosine (m,) of a LoRA is; nothing where it is not.
 
         Where nobody knows what chance would do, what would make them one family counts.
         """
-        limit = self.cut if self.limit is None else min(self.limit, self.cut)
-        return np.where(cosine > limit, cosine - limit, 0.0)
+        known = self.limit(lora)
+        limit = self.cut if known is None else min(known, self.cut)
+        return np.where(cosine > limit + ROUNDING, cosine - limit, 0.0)
 
 
 def _off_diagonal(K: np.ndarray) -> np.ndarray:

@@ -92,7 +92,12 @@ def collections(
     options = {"pickles": pickles, "base": base}
     if (results / "tables" / "loras.parquet").is_file():
         rows = [row for row in read(results / "tables" / "loras.parquet", "loras").to_pylist() if row["space"]]
-        rows = located(folder or "", rows)
+        if folder is None:
+            raise GramError(
+                f"{results}: results of a folder of LoRA files name them by their paths below it, and do not say where "
+                "it is; name it (folder=…)"
+            )
+        rows = located(folder, rows)
         spaces = sorted({row["space"] for row in rows})
         return [
             _known(space, [r for r in rows if r["space"] == space], results / "spaces" / space, options)

@@ -58,7 +58,7 @@ def neighbours(known: Known, *, nearest: int = NEAREST, components=None, blocks=
         order = others[np.argsort(D[i, others], kind="stable")]
         place = _places(D, i, order, nearest)
         order = order[place]
-        p = chance.p(cosine[i, order], i, order)
+        p = chance.p(cosine[i, order], i)
         rows += [
             {
                 "space": known.space, "lora": lora, "rank": rank, "neighbour": known.loras[n],
@@ -124,14 +124,15 @@ def query(
         # A file that lies among the known ones is no neighbour of itself.
         here = file.path.resolve()
         itself = [n for n, place in enumerate(known.places) if place == here]
+        lora = itself[0] if itself else None
         order = order[~np.isin(order, itself)]
         if not len(order):
             why = f"the one LoRA of {known.space} that is known; there is nothing to compare it with"
             rows.append(row | {"status": "refused", "reason": why})
             continue
-        p, evidence = chance.p(cosine, itself[0] if itself else None), np.zeros(len(cosine))
-        evidence[order[:VOTERS]] = chance.evidence(cosine[order[:VOTERS]])
-        row |= {"space": known.space, "chance": chance.limit}
+        p, evidence = chance.p(cosine, lora), np.zeros(len(cosine))
+        evidence[order[:VOTERS]] = chance.evidence(cosine[order[:VOTERS]], lora)
+        row |= {"space": known.space, "chance": chance.limit(lora)}
         row |= vote("artist", known.artists, evidence) | vote("genre", known.genres, evidence)
         alike = 1 - np.abs(plain) < NEARLY**2
         rows += [

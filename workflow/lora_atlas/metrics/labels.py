@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+INVERSE_PENALTY = 100.0  # of the probe's squared weights, for vectors of norm one
+
 Scored = tuple[np.ndarray, float]
 
 
@@ -58,9 +60,13 @@ def _voted(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def probe(X: np.ndarray, labels: np.ndarray, splits: Sequence[tuple[np.ndarray, np.ndarray]]) -> Scored | None:
-    """Whether a logistic regression on standardised vectors X (n, k) is right, fitted on the first mask (n,) of each
-    split and asked about the second; NaN of LoRAs that no split asks about, None where there is nothing to learn.
-    Chance: guessing labels as often as they were seen.
+    """Whether a logistic regression on vectors X (n, k) is right, fitted on the first mask (n,) of each split and asked
+    about the second; NaN of LoRAs that no split asks about, None where there is nothing to learn. Chance: guessing
+    labels as often as they were seen.
+
+    Vectors are centred and divided by one number, the root of their mean square norm: what is near stays near. Each
+    coordinate by its own spread would be whitening: where there are as many coordinates as LoRAs, all LoRAs are then
+    equally far apart, whatever they were.
     """
     right, chance_level = np.full(len(labels), np.nan), []
     for train, test in splits:
@@ -74,6 +80,6 @@ def probe(X: np.ndarray, labels: np.ndarray, splits: Sequence[tuple[np.ndarray, 
 def _predicted(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> np.ndarray:
     from sklearn.linear_model import LogisticRegression
 
-    spread = X.std(0)
-    spread = np.where(spread > 1e-12, spread, 1.0)
-    return LogisticRegression(max_iter=5000).fit((X - X.mean(0)) / spread, y).predict((Z - X.mean(0)) / spread)
+    middle = X.mean(0)
+    size = float(np.sqrt(np.square(X - middle).sum(1).mean())) or 1.0
+    return LogisticRegression(C=INVERSE_PENALTY, max_iter=5000).fit((X - middle) / size, y).predict((Z - middle) / size)

@@ -141,9 +141,9 @@ def judge(found: Sequence[Likeness], threshold: float) -> list[dict[str, Any]]:
         for mirrored, asked in ((False, one.bits), (True, one.mirrored)):
             distances = np.abs(bits[i + 1 :] - asked).sum(1)
             for j in (np.flatnonzero(distances <= SIEVE) + i + 1).tolist():
-                other = found[j]
-                structure = other.structure[..., ::-1] if mirrored else other.structure
-                alike = 1.0 if one.picture == other.picture else correlation(one.structure, structure)
+                twin = found[j]
+                held = twin.structure[..., ::-1] if mirrored else twin.structure
+                alike = 1.0 if one.picture == twin.picture else correlation(one.structure, held)
                 if alike > max(threshold, links.get((i, j), (0, 0.0))[1]):
                     links[i, j] = int(distances[j - i - 1]), alike
     rows = []

@@ -123,13 +123,29 @@ def of_base(modules: Sequence[str], base: Mapping[str, float] | None) -> np.ndar
 def consensus(stack: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     """Weights (M,) of modules' Gram matrices (M, N, N), from the LoRAs `fitted` (n,): each over its norm there.
 
-    LoRAs are unit-normalised first: the loudest of a folder does not speak for all. Modules that are alike in all
-    LoRAs weigh nothing. With fewer than LEAST LoRAs, or modules that agree no more than where each has its LoRAs
+    LoRAs are unit-normalised first, in what most of them have: the loudest of a folder does not speak for all. Modules
+    that are alike in all LoRAs weigh nothing. With fewer than LEAST LoRAs, or modules that agree no more than where each has its LoRAs
     permuted, there is no consensus, and modules are taken as they are.
+
+    Those modules agree that at least half of the LoRAs have, and no fewer than LEAST: of one that two LoRAs have the
+    one number that is not zero is as like any other's as can be. The others weigh what these do on average, by their
+    share of the squared norms.
     """
-    if len(fitted) < LEAST:
+    have = (np.diagonal(stack, axis1=1, axis2=2)[:, fitted] > 0).sum(1)
+    shared = have >= max(LEAST, len(fitted) / 2)
+    if len(fitted) < LEAST or not shared.any():
         return np.ones(len(stack))
-    K = stack[:, fitted][:, :, fitted]
+    weights = np.ones(len(stack))
+    weights[shared], agreed = _agreed(stack[shared], fitted)
+    if agreed and not shared.all():
+        size = np.trace(stack[:, fitted][:, :, fitted], axis1=1, axis2=2)[shared]
+        weights[~shared] = np.where(have[~shared] > 0, weights[shared] @ size / size.sum(), 0.0)
+    return weights / weights.max()
+
+
+def _agreed(K: np.ndarray, fitted: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Weights (M,) of modules that most have, and whether they agree on any; ones where they do not."""
+    K = K[:, fitted][:, :, fitted]
     lengths = np.sqrt(np.diagonal(K, axis1=1, axis2=2).sum(0).clip(0))
     inverse_lengths = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
     K = K * np.outer(inverse_lengths, inverse_lengths)
@@ -137,16 +153,15 @@ def consensus(stack: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     plain = np.linalg.norm(K.reshape(len(K), -1), axis=1)
     inverse = np.divide(1.0, size, out=np.zeros_like(size), where=size > 1e-9 * plain.clip(1e-300))
     if not inverse.any():
-        return np.ones(len(K))
+        return np.ones(len(K)), False
     values, vectors = np.linalg.eigh(similarities(K))
     rng = np.random.Generator(np.random.PCG64(derive_seed("consensus", len(K), len(fitted))))
     if values[-1] <= max(_dissent(K, rng) for _ in range(PERMUTATIONS)):
-        return np.ones(len(K))
+        return np.ones(len(K)), False
     leading = vectors[:, -1]
     leading = leading * np.sign(leading.sum())
     # Agreement with the others is what counts: a module that goes against them all has no say.
-    weights = leading.clip(0) * inverse
-    return weights / weights.max()
+    return leading.clip(0) * inverse, True
 
 
 def _dissent(K: np.ndarray, rng: np.random.Generator) -> float:

@@ -65,6 +65,8 @@ include: "workflow/rules/common.smk"
 
 onstart:
     start_at_once()
+    if not IS_VARIANT:
+        introduce()
     if not TRAINED and not IS_VARIANT:
         origin.keep(RESULTS, config["folder"])
     # What the command line forces is made anew, kept or not (scripts/job.py). Jobs of a cluster inherit it.

@@ -66,6 +66,11 @@ def test_an_imported_name_is_the_file_that_has_it_and_an_imported_module_is_that
     assert "pictures/sources/__init__.py" in names("config")  # from .pictures import sources
 
 
+def test_a_source_that_is_started_by_its_path_is_in_it():
+    """The process that opens pickles imports nothing of the library, and nothing imports it."""
+    assert "loras/unpickle.py" in names("loras.pickles") and "loras/unpickle.py" in names("collection.inventory")
+
+
 def test_a_package_is_its_init_file():
     assert names("metrics") == ["__init__.py", "metrics/__init__.py"]
 

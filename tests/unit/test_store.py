@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from lora_atlas.keys import Digests, canonical, key
-from lora_atlas.store import Store, place, summary
+from lora_atlas.store import Store, changed, place, summary
 
 PARTS = {"job": "train_loras", "settings": {"rank": 4}, "of": "maren"}
 
@@ -84,6 +85,26 @@ def test_what_is_placed_is_apart_from_what_is_kept(store, tmp_path):
     place(store.find(PARTS).files["a.bin"], tmp_path / "there/out.bin")
     (tmp_path / "there/out.bin").write_bytes(b"edited in place")
     assert store.find(PARTS).files["a.bin"].read_bytes() == b"what was made"
+
+
+def test_of_several_records_of_a_file_the_last_is_true(tmp_path):
+    """A rule whose outputs were others once leaves a record that nothing will ever match: it forces no job."""
+    file = tmp_path / "norm.parquet"
+    file.write_bytes(b"now")
+
+    def record(name: str, content: bytes, **at) -> None:
+        (tmp_path / ".made").mkdir(exist_ok=True)
+        said = {"outputs": {str(file): sha256(content).hexdigest()}, "used": [], **at}
+        (tmp_path / ".made" / f"{name}.json").write_text(json.dumps(said))
+
+    record("embed_controls-1", b"of earlier settings", at=10)
+    assert changed(tmp_path) == {str(file): "embed_controls"}
+    record("embed_controls-2", b"now", at=20)
+    assert changed(tmp_path) == {}
+    file.write_bytes(b"altered")
+    assert changed(tmp_path) == {str(file): "embed_controls"}
+    record("embed_pictures-3", b"of a time when no record had one")
+    assert changed(tmp_path) == {str(file): "embed_controls"}
 
 
 def test_it_is_listed_and_pruned_by_last_use(store):

@@ -40,7 +40,8 @@ def only(config, overlay):
 )
 def test_what_a_variant_does_not_change_is_its_studys(config, overlay, shared):
     variant = only(config, overlay)
-    assert variant["shared"] == {"study": "demo", "stages": shared}
+    packing = {"artists_per_job": config["resources"]["artists_per_job"]}
+    assert variant["shared"] == {"study": "demo", "stages": shared, **packing}
     assert variant["study"] == "demo/variants/other" and variant["variants"] == {}
 
 
@@ -81,7 +82,7 @@ def test_a_study_names_all_that_is_wrong_with_its_variants_before_any_job(config
     lines = str(caught.value).splitlines()[1:]
     assert len(lines) == 2
     assert lines[0].startswith("  - variants.a: training.rnk: no such key")
-    assert lines[1].startswith("  - variants.b: plan: too few pictures")
+    assert lines[1].startswith("  - variants.b: plan: each artist needs 80 pictures")
 
 
 def test_loras_that_are_there_have_no_variants(config, tmp_path):

@@ -86,6 +86,45 @@ def test_a_fetch_without_a_contact_is_refused_before_any_job(copied, tmp_path):
     assert planned(text)["collect_pictures"] == 2
 
 
+@pytest.mark.fault(
+    "Snakemake and SLURM",
+    "a study that fetches pictures is run again, otherwise, without pictures.contact",
+    "refused as at first; nothing is taken for what was asked",
+)
+def test_a_change_without_a_contact_is_refused_too_and_what_is_there_needs_none(copied, tmp_path):
+    path = tmp_path / "m.csv"
+    with serving() as museum:
+        museum.paths |= {f"/{n}": picture(n) for n in range(20)}
+        manifest(path, museum, {"ada": range(6), "bob": range(10, 16)})
+        copied.run("pictures", *asked(path), "study=again")
+        changed = [*asked(path, contact=None, min_side=70), "study=again"]
+        assert planned(copied.run("pictures", "--dry-run", *changed))["collect_pictures"] == 2
+        assert "pictures.contact is not set" in copied.run("pictures", *changed, fails=True)
+        assert "Nothing to be done" in copied.run("pictures", *asked(path, contact=None), "study=again")
+
+
+@pytest.mark.fault(
+    "caches",
+    "the lock file pins another commit, or has lost its entry",
+    "the model is fetched, and what follows made anew",
+)
+def test_a_lock_that_says_otherwise_is_obeyed(copied, tmp_path):
+    dino = {"library": "timm", "model": "hf-hub:me/dino", "pretrained": None}
+    lock = tmp_path / "lock.yaml"
+    ask = ["--dry-run", "--configfile", "tiny.yaml", "--config", "study=locked", f"lock={lock}"]
+    ask.append(f"extractors={json.dumps({'clip': None, 'dino': dino, 'one_gradient': None})}")
+    receipt = copied.root / "results/locked/models/dino.json"
+    receipt.parent.mkdir(parents=True, exist_ok=True)
+    receipt.write_text(json.dumps({"repository": "me/dino", "commit": "a" * 40, "files": {}}))
+
+    def fetches(said: str) -> bool:
+        lock.write_text(said)
+        return re.search(r"^fetch_model +1$", copied.run(*ask), re.MULTILINE) is not None
+
+    entry = "hub: {me/dino@main: {commit: %s}}"
+    assert not fetches(entry % ("a" * 40)) and fetches(entry % ("b" * 40)) and fetches("hub: {}")
+
+
 @pytest.mark.parametrize(("study", "unet"), [("artbench_sd15", "stable-diffusion-v1-5"), ("artbench_sdxl", "xl-base")])
 def test_the_artbench_studies_plan_and_estimate_without_a_network(copied, study, unet):
     overlay = ["--configfile", f"workflow/studies/{study}.yaml"]

@@ -1,6 +1,7 @@
 """The whole chain on a tiny study: it ends in sound tables, reruns what it must, and the same bytes come twice."""
 
 import hashlib
+import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,8 @@ def test_touching_the_library_reruns_nothing_and_editing_it_reruns_what_uses_it(
         "atlas/charts.py": {"draw_charts", "study_page"},
         "atlas/page.py": {"study_page"},
         "findings/page.py": {"write_findings"},
+        # The page reads its table, which stands beside another.
+        "metrics/crowd.py": {"retrieval", "own_retrieval", "worth", "draw_charts", "study_page", "write_findings"},
     }.items():
         path = library / file
         before = path.read_text()
@@ -224,6 +227,16 @@ def test_a_variant_shares_what_it_does_not_change(tiny):
     # Controls of training pictures do not depend on the initialisation.
     colours = [frame[frame.descriptor == "mean_colour_training"].value.to_numpy() for frame in (a, b)]
     assert (colours[0] == colours[1]).all()
+
+
+def test_a_variant_may_name_its_own_packing_where_loras_are_shared(tiny):
+    """They stay in the study's packs, whatever it says."""
+    changed = {"embedding": {"dimensions": 3}}
+    plain = tiny.planned("--config", f"variants={json.dumps({'few': changed})}")
+    packed = tiny.planned(
+        "--config", f"variants={json.dumps({'few': changed | {'resources': {'artists_per_job': 1}}})}"
+    )
+    assert packed == plain and packed["few_embed_weights"] == 1 and "few_train_loras" not in packed
 
 
 def test_a_variant_of_another_seed_is_the_whole_study_again(tiny):

@@ -179,6 +179,8 @@ def _plain(node: ast.AST, imports: list[Import], bare: bool) -> str:
     kind = type(node)
     if isinstance(node, ast.Constant):
         return f"('Constant', {type(node.value).__name__!r}, {repr(node.value)!r})"
+    if script := _started(node):  # a source beside this one that is run by its path
+        imports.append((1, None, [script]))
     if isinstance(node, ast.ImportFrom) and node.level:
         imports.append((node.level, node.module, [alias.name for alias in node.names]))
     fields = []
@@ -195,6 +197,15 @@ def _plain(node: ast.AST, imports: list[Import], bare: bool) -> str:
         elif value not in (None, []):
             fields.append(f"({name!r}, {value!r})")
     return f"({kind.__name__!r}, [{', '.join(fields)}])"
+
+
+def _started(node: ast.AST) -> str | None:
+    """The name of the module that `….with_name("NAME.py")` is the path of."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "with_name":
+        name = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
+        if isinstance(name, str) and name.endswith(".py"):
+            return name.removesuffix(".py")
+    return None
 
 
 @cache

@@ -207,14 +207,18 @@ def used(results: Path) -> set[str]:
 
 def changed(study: Path, digests: keys.Digests = keys.DIGESTS) -> dict[str, str]:
     """Outputs of a study that no longer hold what their jobs made → the rule that made them: files that a disk lost
-    bytes of, or that somebody put in their place, at whatever time."""
-    found: dict[str, str] = {}
+    bytes of, or that somebody put in their place, at whatever time. Of several records of a file, which rules leave
+    whose outputs were others once, the last is true."""
+    last: dict[str, tuple[int, str, str]] = {}
     for record in study.glob(".made/*.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):  # a damaged record says nothing
-            for file, made in json.loads(record.read_text())["outputs"].items():
-                if os.path.isfile(file) and digests.file(file) != made:
-                    found[file] = record.stem.rpartition("-")[0]
-    return found
+        with contextlib.suppress(
+            OSError, ValueError, KeyError, AttributeError, TypeError
+        ):  # a damaged one says nothing
+            said = json.loads(record.read_text())
+            at, rule = int(said.get("at", 0)), record.stem.rpartition("-")[0]
+            for file, made in said["outputs"].items():
+                last[file] = max(last.get(file, (-1, "", "")), (at, rule, made))
+    return {file: rule for file, (_, rule, made) in last.items() if os.path.isfile(file) and digests.file(file) != made}
 
 
 def outdated(results: Path, current: Collection[Path]) -> list[Path]:

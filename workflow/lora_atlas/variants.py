@@ -33,7 +33,9 @@ def variants(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if not changes(config, merged):
             raise StudyError(f"variants.{name}: changes nothing; name at least one key with another value")
         merged |= {"study": f"{config['study']}/variants/{name}", "variants": {}}
-        merged["shared"] = {"study": config["study"], "stages": list(_shared(config, merged))}
+        # Where LoRAs are shared they stay in the packs that the study trains and generates them in.
+        packing = {"artists_per_job": config["resources"]["artists_per_job"]}
+        merged["shared"] = {"study": config["study"], "stages": list(_shared(config, merged)), **packing}
         found[name] = merged
     return found
 

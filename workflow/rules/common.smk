@@ -39,6 +39,8 @@ from lora_atlas import (
     views,
 )
 from lora_atlas.findings import about
+from lora_atlas.hub import lock as locks
+from lora_atlas.hub.models import COMMIT
 from lora_atlas.pictures import sources as picture_sources
 from lora_atlas.seeds import derive_seed
 
@@ -109,7 +111,8 @@ PLANNED_APART = config["plan"]["content"] == studies.FREE and not config["plan"]
 NUMBERS = studies.lora_numbers(config["plan"])
 progress.expect(STUDY, len(ARTISTS) * len(NUMBERS))
 # Artists whose LoRAs one job trains together, and has generate together; a pack is called by the first of them.
-PACKS = studies.packs(list(ARTISTS), config["resources"]["artists_per_job"])
+PACKED = config["shared"] if "loras" in config["shared"].get("stages", []) else config["resources"]
+PACKS = studies.packs(list(ARTISTS), PACKED["artists_per_job"])
 MODELS = [name for name, extractor in config["extractors"].items() if descriptors.looks(extractor)]
 # The extractor that asks the base, if there is one; all else that describes training pictures alone is a control.
 BY_GRADIENT = [name for name in [descriptors.of_gradient(config["extractors"])] if name]
@@ -142,6 +145,14 @@ WAYS_GENERATED = [
     for setting in sorted(settings.settings(config["generation"]), key=lambda each: (-each.steps, each.guidance))
     if SETTINGS and WAYS is not None and sections.Ways(**WAYS).generated and not setting.series
 ]
+# Tables that a rule makes beside one of TABLES.
+BESIDE = {
+    "clustering": ["clustering_differences"],
+    "retrieval": ["queries", "differences", "controls", "drift", "crowd"],
+    "worth": ["worth_queries", "crossings"],
+    "attribution": ["attribution_queries"],
+    "attribution_ways": ["attribution_way_queries"],
+}
 CHARTS = ["weight_map", "comparison", "structure", "ablation", "drift"] + ["worth"] * bool(SETTINGS)
 RESULTS = f"results/{STUDY}"
 PAGE = f"{RESULTS}/atlas.html"  # of a study, whether its LoRAs are trained or there
@@ -282,22 +293,35 @@ HUB_MODELS = hub_models()
 BASE = {**config["base"], "model": content(config["base"]["model"])}
 
 
-def introduced_to_list(wildcards):
-    """No files, but an error before any job starts where servers would not be told who asks them."""
-    if not config["pictures"]["contact"] and not workflow.dryrun:
+def introduce():
+    """For `onstart`: an error before any job starts where servers would not be told who asks them, or where what is
+    fetched was listed by nobody. No input function says it: Snakemake swallows their errors where the file is there,
+    and then takes it as it is."""
+    rules = {job.rule.name for job in workflow.dag.needrun_jobs()}
+    lists, collects = (
+        any(name.endswith(ending) for name in rules for ending in endings)
+        for endings in (("list_pictures", "fetch_artbench"), ("collect_pictures",))
+    )
+    manifest = config["pictures"]["manifest"]
+    if collects and LISTED and not Path(manifest).exists():
+        raise WorkflowError(f"there is no {manifest} yet: run `snakemake manifest`, look at it, commit it, run again")
+    if (lists or (collects and FETCHED)) and not config["pictures"]["contact"]:
         raise WorkflowError(
             "pictures.contact is not set, and this study fetches pictures: servers are told who asks them. Set it to a "
             "mail address or a page, as --config 'pictures={contact: you@example.org}'"
         )
-    return []
 
 
-def introduced(wildcards):
-    """The same for jobs that fetch pictures; what they fetch is listed before, and looked at by somebody."""
-    manifest = config["pictures"]["manifest"]
-    if LISTED and not Path(manifest).exists() and not workflow.dryrun:
-        raise WorkflowError(f"there is no {manifest} yet: run `snakemake manifest`, look at it, commit it, run again")
-    return introduced_to_list(wildcards) if FETCHED else []
+def moved_models():
+    """Receipts of models for which the lock file now says another commit, or has lost what it said."""
+    locked = locks.read(config["lock"])["hub"]
+    for receipt, model in HUB_MODELS.items():
+        asked = model["revision"] or "main"
+        if config["lock"] is None or COMMIT.fullmatch(asked) or not Path(receipt).is_file():
+            continue
+        pinned = locked.get(f"{model['repository']}@{asked}", {}).get("commit")
+        if pinned != json.loads(Path(receipt).read_text()).get("commit"):
+            yield receipt
 
 
 def force_changed(wildcards):
@@ -309,6 +333,7 @@ def force_changed(wildcards):
     if workflow.is_main_process and workflow.dag is not None:
         for folder in (RESULTS, *(f"{RESULTS}/variants/{variant}" for variant in VARIANTS)):
             workflow.dag.forcefiles.update(store.changed(Path(folder)))
+        workflow.dag.forcefiles.update(moved_models())
     return []
 
 
@@ -338,6 +363,11 @@ def gpus(wildcards):
 def embeddings_of(described):
     """The embeddings tables of descriptors."""
     return [f"{RESULTS}/embeddings/{each.name}.parquet" for each in described]
+
+
+def tables_of(home, tables):
+    """Tables of a study or a variant, and those that are made beside them."""
+    return [f"{home}/tables/{each}.parquet" for table in tables for each in (table, *BESIDE.get(table, []))]
 
 
 def of_loras(folder, *artists):

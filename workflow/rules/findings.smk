@@ -10,12 +10,7 @@ import glob
 
 # Variants that differ in the seed alone are the study again: all of its tables are asked of them.
 REPLICATES = overlays.replicates(config)
-# What is said beside models of what they learnt from.
-ABOUT_MODELS = {
-    str(Path(model).parent / "about.yaml")
-    for model in [config["base"]["model"], *(each["model"] for each in config["extractors"].values())]
-}
-# Models are placed: seen from here, or by their full names.
+# What is said beside models of what they learnt from. Models are placed: seen from here, or by their full names.
 try:
     ABOUT = about.sentences(config, Path())
 except studies.StudyError as error:
@@ -25,20 +20,21 @@ except studies.StudyError as error:
 rule write_findings:
     """Write FINDINGS.md from the tables of the study, its seeds and its variants."""
     input:
-        tables=rules_of("tables"),
+        # Whatever the page reads, and nothing else: what lies beside it in the folder may be of other settings.
+        tables=tables_of(RESULTS, TABLES),
         plan=rules_of("plan"),
-        about=[file for file in ABOUT_MODELS if Path(file).is_file()],
-        replicates=[
-            table.replace(RESULTS, f"{RESULTS}/variants/{variant}", 1)
+        replicates=[table for variant in REPLICATES for table in tables_of(f"{RESULTS}/variants/{variant}", TABLES)],
+        plans=[
+            f"{RESULTS}/variants/{variant}/plan.parquet"
             for variant in REPLICATES
-            for table in rules_of("tables")
+            if "plan" not in VARIANTS[variant]["shared"]["stages"]
         ],
-        variants=expand(
-            "{r}/variants/{v}/tables/{t}.parquet",
-            r=RESULTS,
-            v=[variant for variant in VARIANTS if variant not in REPLICATES],
-            t=["retrieval", "clustering"],
-        ),
+        variants=[
+            table
+            for variant in VARIANTS
+            if variant not in REPLICATES
+            for table in tables_of(f"{RESULTS}/variants/{variant}", ["retrieval", "clustering"])
+        ],
     output:
         page=report(
             f"{RESULTS}/FINDINGS.md",

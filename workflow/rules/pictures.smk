@@ -10,8 +10,6 @@ if LISTED:
 
     rule list_pictures:
         """Ask a source on a network what pictures it has."""
-        input:
-            contact=introduced_to_list,
         output:
             update(config["pictures"]["manifest"]),
         log:
@@ -30,8 +28,6 @@ if config["pictures"]["archive"]:
 
     rule fetch_artbench:
         """Download ArtBench-10 and check it against the lock."""
-        input:
-            contact=introduced_to_list,
         output:
             metadata=config["pictures"]["manifest"],
             images=directory(config["folder"]),
@@ -58,7 +54,6 @@ rule collect_pictures:
     input:
         needed=PICTURES_NEED,
         changed=force_changed,
-        contact=introduced,
     output:
         f"{RESULTS}/pictures/{{artist}}.parquet",
     log:

@@ -41,6 +41,7 @@ if BASED:
     rule base_sensitivity:
         """How much each layer matters to the base."""
         input:
+            force_changed,
             base=receipts(config["base"]["model"]),
         output:
             base=f"{RESULTS}/weights/modules/base.safetensors",

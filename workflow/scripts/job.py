@@ -190,6 +190,7 @@ class Parts:
 
         files = [path for path in map(str, self._job.output) if Path(path).is_file()]
         found = {"outputs": {path: self._digests.file(path) for path in files}, "used": self.store.used}
+        found["at"] = time.time_ns()
         name = f"{self._job.rule}-{key({'': files})[:16]}.json"
         with replacing(Path("results", self._job.config["study"], ".made", name)) as temporary:
             temporary.write_text(json.dumps(found, indent=1))

@@ -18,6 +18,7 @@ with job(snakemake):
         evaluation=p.evaluation,
         about=p.about,
         seed=p.seed,
+        given=snakemake.input,
     )
     told = {"study": p.study, "base": snakemake.config["base"]["model"], "replicates": list(p.replicates)}
     tables.write(out.claims, "claims", rows, told)

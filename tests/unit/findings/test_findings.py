@@ -503,10 +503,11 @@ TITLES = [
 ]
 
 
-def written(path, folder, replicates=REPLICATES, variants=VARIANTS, about=ABOUT) -> str:
+def written(path, folder, replicates=REPLICATES, variants=VARIANTS, about=ABOUT, given=None) -> str:
     write(
-        path, folder, study="mine", replicates=replicates, variants=variants, evaluation=EVALUATION, about=about, seed=0
-    )
+        path, folder, study="mine", replicates=replicates, variants=variants, evaluation=EVALUATION, about=about,
+        seed=0, given=given,
+    )  # fmt: skip
     return path.read_text()
 
 
@@ -589,6 +590,20 @@ def test_other_settings_name_the_variants_that_are_of_them(page):
 
 def test_the_same_tables_give_the_same_page(page, folder, tmp_path):
     assert written(tmp_path / "again.md", folder) == page
+
+
+def test_what_lies_in_the_folder_and_is_no_input_is_not_read(folder, tmp_path):
+    """Tables that other settings left: the page is written as if they were not there."""
+    every = list(folder.rglob("*.parquet"))
+    without = [path for path in every if path.stem not in ("crowd", "worth", "worth_queries", "crossings")]
+
+    whole = written(tmp_path / "all.md", folder, given=every)
+    less = written(tmp_path / "some.md", folder, given=without)
+    assert whole == written(tmp_path / "none.md", folder)
+    titles = {line for line in whole.splitlines() if line.startswith("## ")}
+    assert len(titles - {line for line in less.splitlines() if line.startswith("## ")}) == 2
+    with pytest.raises(tables.TableError, match="none of the job's inputs"):
+        gather(folder, [], {}, EVALUATION, 0, without).study.table("crowd")
 
 
 def test_an_absent_table_is_named(folder, tmp_path):

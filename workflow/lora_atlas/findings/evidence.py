@@ -56,9 +56,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Study:
-    """One folder of results. Tables are read once."""
+    """One folder of results. Tables are read once. `given`: the files that may be read, None: all that are there. What
+    else lies in the folder may be of other settings."""
 
     folder: Path
+    given: frozenset[Path] | None = None
     _read: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def frame(self, name: str, schema: str | None = None) -> pd.DataFrame:
@@ -70,11 +72,26 @@ class Study:
 
     def table(self, name: str, schema: str | None = None) -> Any:
         if name not in self._read:
-            self._read[name] = tables.read(self.folder / "tables" / f"{name}.parquet", schema or name)
+            path = self._place(name)
+            if not self._may(path):
+                raise tables.TableError(f"{path}: read, and none of the job's inputs")
+            self._read[name] = tables.read(path, schema or name)
         return self._read[name]
 
     def has(self, name: str) -> bool:
-        return (self.folder / "tables" / f"{name}.parquet").is_file()
+        path = self._place(name)
+        return self._may(path) and path.is_file()
+
+    def plan(self) -> Any:
+        """The table "plan"; None of a study that shares another's."""
+        path = self.folder / "plan.parquet"
+        return tables.read(path, "plan") if self._may(path) and path.is_file() else None
+
+    def _place(self, name: str) -> Path:
+        return self.folder / "tables" / f"{name}.parquet"
+
+    def _may(self, path: Path) -> bool:
+        return self.given is None or path in self.given
 
 
 def settings_of(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,14 +144,20 @@ class Evidence:
 
 
 def gather(
-    folder: str | Path, replicates: Sequence[str], variants: Mapping[str, Mapping[str, Any]], evaluation, seed: int
+    folder: str | Path,
+    replicates: Sequence[str],
+    variants: Mapping[str, Mapping[str, Any]],
+    evaluation: Mapping[str, Any],
+    seed: int,
+    given: Iterable[str | Path] | None = None,
 ) -> Evidence:
-    """The evidence in a study's folder; `variants`: name → keys that differ."""
+    """The evidence in a study's folder; `variants`: name → keys that differ, `given`: the files that may be read."""
     folder = Path(folder)
+    may = None if given is None else frozenset(map(Path, given))
     return Evidence(
-        Study(folder),
-        [Study(folder / "variants" / name) for name in replicates],
-        {name: (changed, Study(folder / "variants" / name)) for name, changed in variants.items()},
+        Study(folder, may),
+        [Study(folder / "variants" / name, may) for name in replicates],
+        {name: (changed, Study(folder / "variants" / name, may)) for name, changed in variants.items()},
         evaluation["bootstrap"],
         evaluation["confidence"],
         seed,

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .. import tables
 from ..attribution.study import ABSENT, ALARM, BOTH, CENTRINGS
 from ..attribution.ways import OWN
 from ..descriptors import CONSENSUS, GRADIENT, PLAIN
@@ -129,9 +128,8 @@ def worth_in_pictures(evidence: Evidence, descriptors: Sequence[str]) -> list[di
 
 def study_plan(evidence: Evidence, study: Study) -> dict[str, int]:
     """LoRA → number of its training pictures; of a variant that shares the study's plan, the study's."""
-    for folder in (study.folder, evidence.study.folder):
-        path = folder / "plan.parquet"
-        if path.is_file():
-            rows = tables.read(path, "plan").select(["lora", "pictures"]).to_pylist()
+    for each in (study, evidence.study):
+        if (plan := each.plan()) is not None:
+            rows = plan.select(["lora", "pictures"]).to_pylist()
             return {row["lora"]: len(row["pictures"]) for row in rows}
     return {}

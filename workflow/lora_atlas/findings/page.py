@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from .. import tables
 from ..descriptors import ACROSS, CONSENSUS, CONTROL, GENERATED, GRADIENT, PLAIN, TRAINING, WEIGHTS, of_weights
 from ..metrics import BEST_CONTROL, worth
 from ..metrics.structure import LEVELS
@@ -34,11 +33,14 @@ def write(
     evaluation: Mapping[str, Any],
     about: Sequence[str],
     seed: int,
+    given: Iterable[str | Path] | None = None,
 ) -> list[dict[str, Any]]:
     """Write the findings of the study in `folder`; `variants`: name → keys that differ, `about`: sentences on what the
-    pictures are and what the models learnt from. Returns rows of the table "claims". Raises TableError for a table that
-    is absent."""
-    evidence = gather(folder, replicates, variants, evaluation, seed)
+    pictures are and what the models learnt from, `given`: the files that may be read (None: all).
+
+    Returns rows of the table "claims". Raises TableError for a table that is absent.
+    """
+    evidence = gather(folder, replicates, variants, evaluation, seed, given)
     found = claims(evidence)
     parts = [*_claims(evidence, found), *(part for section in SECTIONS for part in section(evidence))]
     with replacing(path) as temporary:
@@ -118,10 +120,9 @@ def _overlaps(evidence: Evidence) -> Iterator[str]:
     """Artists whose LoRAs share pictures: their LoRAs are fewer than they seem."""
     told = []
     for number, study in enumerate(evidence.seeds):
-        path = study.folder / "plan.parquet"
-        if not path.is_file():  # a study that shares another's plan
+        if (table := study.plan()) is None:  # a study that shares another's plan
             continue
-        plan = tables.read(path, "plan").to_pandas()
+        plan = table.to_pandas()
         for (artist, split), part in plan.groupby(["artist", "split"], sort=True):
             share = part["overlap"].max()
             if share > 0:

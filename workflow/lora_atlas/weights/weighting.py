@@ -124,8 +124,8 @@ def consensus(stack: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     """Weights (M,) of modules' Gram matrices (M, N, N), from the LoRAs `fitted` (n,): each over its norm there.
 
     LoRAs are unit-normalised first, in what most of them have: the loudest of a folder does not speak for all. Modules
-    that are alike in all LoRAs weigh nothing. With fewer than LEAST LoRAs, or modules that agree no more than where each has its LoRAs
-    permuted, there is no consensus, and modules are taken as they are.
+    that are alike in all LoRAs weigh nothing. With fewer than LEAST LoRAs, or modules that agree no more than where
+    each has its LoRAs permuted, there is no consensus, and modules are taken as they are.
 
     Those modules agree that at least half of the LoRAs have, and no fewer than LEAST: of one that two LoRAs have the
     one number that is not zero is as like any other's as can be. The others weigh what these do on average, by their

@@ -70,8 +70,7 @@ onstart:
     if not TRAINED and not IS_VARIANT:
         origin.keep(RESULTS, config["folder"])
     # What the command line forces is made anew, kept or not (scripts/job.py). Jobs of a cluster inherit it.
-    forced = workflow.dag_settings
-    os.environ.update(LORA_ATLAS_AFRESH="\n".join(["all"] * forced.forceall + sorted(map(str, forced.forcerun))))
+    os.environ.update(LORA_ATLAS_AFRESH="\n".join(sorted(made_afresh())))
     os.environ.update(LORA_ATLAS_BEGAN=str(time.time()))
     # Where there is SLURM, its commands are asked in a way in which every job ends (profiles/slurm/bin/slurm.py).
     if shutil.which("sbatch"):

@@ -58,10 +58,42 @@ def test_an_artbench_study_is_what_the_paper_shows(study):
 def test_other_ways_to_ask_are_counted_pass_by_pass():
     """By hand: 168 pictures of queries, 128 + 16 · 3 samples each; 48 pictures of 12 queries of four, 8 samples, once
     and under 48 LoRAs without a way back; 24 LoRAs' 4 pictures, 16 samples, at four settings and twice saved again."""
-    plain, asked = (estimate(overlaid("findings", **more), RATES) for more in ({"attribution": {"ways": None}}, {}))
+    both = (overlaid("findings", **more) | {"variants": {}} for more in ({"attribution": {"ways": None}}, {}))
+    plain, asked = (estimate(config, RATES) for config in both)
     samples = 168 * (128 + 16 * 3) + 48 * 8 * (1 + 16) + 24 * 4 * 16 * 6
     seconds = RATES["seconds"][RATES["bases"][CONFIG["base"]["model"]]["rates"]]["train"]
     assert asked.hours["attribution"] - plain.hours["attribution"] == pytest.approx(samples * seconds / 3600)
+
+
+def test_variants_are_counted_with_what_they_make_themselves():
+    """A seed makes everything again, another rank no pictures, another evaluation nothing of what is estimated."""
+    config = overlaid("findings") | {"variants": {}}
+    alone = estimate(config, RATES)
+
+    def more(**overlay) -> room.Estimate:
+        return estimate(config | {"variants": {"other": overlay}}, RATES)
+
+    seed = more(seed=7)
+    assert (seed.loras, seed.generated, seed.pictures) == (2 * alone.loras, 2 * alone.generated, 2 * alone.pictures)
+    assert sum(seed.hours.values()) == pytest.approx(2 * sum(alone.hours.values()))
+    steps = more(training={"steps": 2 * config["training"]["steps"]})
+    assert (steps.pictures, steps.loras) == (alone.pictures, 2 * alone.loras)
+    assert 2.9 < steps.hours["training"] / alone.hours["training"] < 3
+    looks = more(evaluation={"confidence": 0.9})
+    assert (looks.loras, looks.pictures, looks.generated, looks.hours) == (
+        alone.loras, alone.pictures, alone.generated, alone.hours
+    )  # fmt: skip
+    assert "those of 1 variant among them" in text(seed) and "variant" not in text(alone)
+
+
+def test_what_is_kept_beside_and_sketches_are_counted():
+    """Files up to 16 MB lie in the cache once more; of more than weights.exact_limit LoRAs each has a sketch."""
+    found = estimate(overlaid("artbench_sd15"), RATES)
+    assert found.disk["sketches"] == 1000 * 600_000 * 4
+    assert found.disk["cache"] >= found.disk["pictures"]
+    few = estimate(overlaid("findings") | {"variants": {}}, RATES)
+    assert few.disk["sketches"] == 0
+    assert few.disk["cache"] >= sum(few.disk[each] for each in ("pictures", "loras"))
 
 
 @pytest.mark.parametrize("study", STUDIES)

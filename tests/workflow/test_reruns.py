@@ -142,7 +142,15 @@ CHANGES = [
     Change("all code and models touched", touched, {}, False),
     Change("another base, with an older date", other_bytes(UNET), EVERYTHING),
     Change("another device", said(("device: cpu", "device: auto")), {}, False),
-    Change("more memory and threads", said(("device: cpu", "device: cpu, mem_mb: 9000, threads: 2")), {}, False),
+    Change(
+        "more memory and threads",
+        said(
+            ("device: cpu", "device: cpu, mem_mb: 9000, threads: 2"),
+            ("weights:", "attribution: {memory_mb: 500, batch: 3}\nweights:"),
+        ),
+        {},
+        False,
+    ),
     Change("another store of what is fetched", said(("per_artist", "store: elsewhere, per_artist")), {}, False),
     Change("another rank", said(("rank: 2", "rank: 4")), EVERYTHING | {"weights": 2}),
     Change("another seed", first("seed: 1"), EVERYTHING | {"pictures": 3, "features": 12, "weights": 2}),

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +145,16 @@ def test_a_stage_alone_is_forced_with_what_follows(tiny):
     planned = tiny.planned("--forcerun", "embed_weights")
     follow = {"clustering", "retrieval", "structure", "worth", "draw_charts", "study_page", "write_findings"}
     assert set(planned) == {"embed_weights", *follow}
+
+
+def test_one_lora_is_trained_again_by_its_name_whatever_is_kept(tiny):
+    """As README and docs/reruns.md say; the path as people write it."""
+    lora = "results/tiny/loras/odile/02.safetensors"
+    before = (tiny.root / lora).read_bytes()
+    text = tiny.run(*tiny.study, "--forcerun", f"./{lora}", "--", lora)
+    assert re.search(r"train_loras: made \d of \d parts", text)
+    assert (tiny.root / lora).read_bytes() == before
+    tiny.make()
 
 
 def test_one_lora_is_made_by_its_name(tiny):
@@ -309,3 +321,10 @@ def test_the_same_study_twice_gives_the_same_bytes(tiny):
     tiny.make("tables", "charts", "--forceall")
     assert own() == first
     assert [untimed(results, name) for name in ("worth", "crossings")] == worth
+
+
+def test_results_without_snakemakes_notes_say_that_settings_are_not_known(tiny, tmp_path):
+    assert "does not say here with which settings" not in tiny.make("--dry-run")
+    shutil.copytree(tiny.root / "results/tiny", tmp_path / "results/tiny")
+    text = tiny.make("--dry-run", "--directory", str(tmp_path))
+    assert re.search(r"of what (\d+) of \1 jobs made, \.snakemake does not say here with which settings", text)

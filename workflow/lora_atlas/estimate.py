@@ -17,8 +17,10 @@ from .hub import lock as locks
 from .pictures import sources
 from .sections import Pictures, Ways
 from .settings import settings
+from .store import COPIED
 from .study import lora_numbers
 from .tables import replacing
+from .variants import variants
 
 FLOAT = 4  # bytes of a number in a LoRA file
 
@@ -35,9 +37,11 @@ class Download:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Counts, bytes on disk by stage, downloads, and hours by stage; `measured` says whether the rates were."""
+    """Counts, bytes on disk by stage, downloads, and hours by stage, of a study with its variants; `measured` says
+    whether the rates were."""
 
     study: str
+    variants: int
     artists: int
     loras: int
     pictures: int
@@ -57,17 +61,60 @@ def _named(base: str, known: Collection[str]) -> str:
 
 
 def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
-    """The estimate of a checked configuration; ValueError for a base that the rates do not know."""
+    """The estimate of a checked configuration and of its variants; ValueError for a base that the rates do not know."""
+    every = [
+        each | {"extractors": {name: extractor for name, extractor in each["extractors"].items() if extractor}}
+        for each in (dict(config), *variants(config).values())
+    ]
+    parts = [_part(each, rates) for each in every]
+    disk = {stage: sum(part.disk[stage] for part in parts) for stage in parts[0].disk}
+    downloads = list(dict.fromkeys(each for one in every for each in _downloads(one, rates)))
+    disk["downloads"] = sum(each.bytes or 0 for each in downloads)
+    seconds = rates["seconds"][_base(config, rates)["rates"]]
+    return Estimate(
+        config["study"],
+        len(every) - 1,
+        parts[0].artists,
+        sum(part.loras for part in parts),
+        sum(part.pictures for part in parts),
+        sum(part.generated for part in parts),
+        disk,
+        downloads,
+        {stage: sum(part.hours[stage] for part in parts) for stage in parts[0].hours},
+        seconds["source"],
+        seconds["measured"],
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a study makes itself, or a variant, which has the study's pictures, LoRAs or generated pictures where its
+    settings do not change them."""
+
+    artists: int
+    loras: int
+    pictures: int
+    generated: int
+    disk: dict[str, int]
+    hours: dict[str, float]
+
+
+def _base(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Mapping[str, Any]:
     base = _named(config["base"]["model"], rates["bases"])
     if base not in rates["bases"]:
         raise ValueError(
             f"base.model: no rates for {base!r} in workflow/resources/rates.yaml; it knows "
             f"{', '.join(rates['bases'])}. Add the base there, with what one of its steps costs"
         )
-    known = rates["bases"][base]
+    known: Mapping[str, Any] = rates["bases"][base]
+    return known
+
+
+def _part(config: Mapping[str, Any], rates: Mapping[str, Any]) -> _Part:
+    known, shared = _base(config, rates), config["shared"].get("stages", [])
     seconds = rates["seconds"][known["rates"]]
     counts = sources.count(Pictures(**config["pictures"]), config["folder"])
-    training, generation = config["training"], config["generation"]
+    training, generation, weights = config["training"], config["generation"], config["weights"]
     models = [each for each in config["extractors"].values() if looks(each)]
     loras = len(counts) * len(lora_numbers(config["plan"]))
     unknown = [artist for artist, number in counts.items() if number >= 10**6]
@@ -81,38 +128,40 @@ def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
     passes = loras * sum(
         setting.count * (setting.steps if known.get("distilled") else setting.passes) for setting in sampled
     )
+    trains, paints = "loras" not in shared, "generated" not in shared
+    own_pictures = 0 if "pictures" in shared else pictures
+    looked = own_pictures + generated * paints
+    # Of a variant that only looks otherwise, the extractors that it adds.
+    looking = len(models) * bool(looked) if shared else len(models)
     disk = {
-        "pictures": pictures * rates["picture"]["archive" if config["pictures"]["archive"] else "other"]["bytes"],
-        "loras": loras * numbers * FLOAT,
-        "generated": generated * side * side * rates["picture"]["generated"]["bytes"],
+        "pictures": own_pictures * rates["picture"]["archive" if config["pictures"]["archive"] else "other"]["bytes"],
+        "loras": loras * numbers * FLOAT * trains,
+        "generated": generated * side * side * rates["picture"]["generated"]["bytes"] * paints,
         "features": (pictures + generated) * len(models) * 1024 * FLOAT,
-        "weights": loras * loras * 8 * (12 * len(config["weights"]["kernels"]) + _matrices(config, known["layers"])),
+        "weights": loras * loras * 8 * (12 * len(weights["kernels"]) + _matrices(config, known["layers"])),
+        "sketches": loras * weights["sketch_numbers"] * FLOAT * _sketched(weights, loras) * trains,
     }
+    # What jobs made is kept for other studies, too: small files twice, large ones by links or shared blocks.
+    files = {"pictures": len(counts), "loras": loras, "generated": len(counts) * len(sampled)}
+    files["features"] = len(counts) * len(models) * (1 + len(sampled))
+    disk["cache"] = sum(disk[stage] for stage, number in files.items() if disk[stage] <= COPIED * number)
     # Forward and backward once a sample, as a LoRA's step of training: of all pictures, and of the base's own.
     attribution = config["attribution"]
     asked = (pictures + attribution["reference"]) * attribution["samples"]
-    asked = (asked + _other_ways(config, len(counts))) * (of_gradient(config["extractors"]) is not None)
+    asked = (asked + _other_ways(config, len(counts))) * (of_gradient(config["extractors"]) is not None) * trains
     jobs = -(-len(counts) // config["resources"]["artists_per_job"])
+    trained = loras * training["steps"] * training["batch"] * seconds["train"] + jobs * seconds["start"]
     hours = {
-        "training": (loras * training["steps"] * training["batch"] * seconds["train"] + jobs * seconds["start"]) / 3600,
-        "generation": (passes * seconds["generate"] + jobs * seconds["start"] * bool(models)) / 3600,
+        "training": trained * trains / 3600,
+        "generation": (passes * seconds["generate"] + jobs * seconds["start"] * bool(models)) * paints / 3600,
         "attribution": asked * seconds["train"] / 3600,
-        "features": len(models) * ((pictures + generated) * seconds["features"] + seconds["start"]) / 3600,
+        "features": (len(models) * looked * seconds["features"] + looking * seconds["start"]) / 3600,
     }
-    downloads = _downloads(config, rates)
-    disk["downloads"] = sum(each.bytes or 0 for each in downloads)
-    return Estimate(
-        config["study"],
-        len(counts),
-        loras,
-        pictures,
-        generated,
-        disk,
-        downloads,
-        hours,
-        seconds["source"],
-        seconds["measured"],
-    )
+    return _Part(len(counts), loras * trains, own_pictures, generated * paints, disk, hours)
+
+
+def _sketched(weights: Mapping[str, Any], loras: int) -> bool:
+    return bool(weights["engine"] == "sketch" or (weights["engine"] == "auto" and loras > weights["exact_limit"]))
 
 
 def _matrices(config: Mapping[str, Any], layers: Mapping[str, int]) -> int:
@@ -169,7 +218,7 @@ def text(found: Estimate) -> str:
         f"# What {found.study} costs",
         "",
         f"{found.artists} artists, {found.loras:,} LoRAs, {found.pictures:,} pictures at most, "
-        f"{found.generated:,} generated pictures.",
+        f"{found.generated:,} generated pictures{_with(found.variants)}.",
         "",
         "| to download | revision | bytes |",
         "|---|---|---:|",
@@ -185,6 +234,10 @@ def text(found: Estimate) -> str:
     lines += [f"| **together** | **{sum(found.hours.values()):,.2f}** |", ""]
     lines += [f"Hours of one device; rates {how}: {found.rates}."]
     return "\n".join(lines) + "\n"
+
+
+def _with(number: int) -> str:
+    return "" if not number else f", those of {number} variant{'s' if number > 1 else ''} among them"
 
 
 def _bytes(size: int) -> str:

@@ -221,6 +221,15 @@ def changed(study: Path, digests: keys.Digests = keys.DIGESTS) -> dict[str, str]
     return {file: rule for file, (_, rule, made) in last.items() if os.path.isfile(file) and digests.file(file) != made}
 
 
+def recorded(study: Path) -> Iterator[str]:
+    """An output of each job of a study that wrote down what it made, where it is still there."""
+    for record in sorted(study.glob(".made/*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
+            found = next(iter(json.loads(record.read_text())["outputs"]), None)
+            if found is not None and os.path.isfile(found):
+                yield found
+
+
 def outdated(results: Path, current: Collection[Path]) -> list[Path]:
     """Folders ``cache/VERSION`` of studies, of rows that other code computed."""
     found = [folder for folder in sorted(results.glob("*/cache/*")) if re.fullmatch("[0-9a-f]{16}", folder.name)]

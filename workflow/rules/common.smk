@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 from snakemake.logging import logger
 
 # The project's folder, wherever the working directory is: code, models and rates are there, data and results here.
@@ -137,6 +138,8 @@ BASED = [how for how in WEIGHTED if how in (descriptors.GRADIENT, descriptors.KF
 TABLES = ["clustering", "retrieval", "structure", "grid", "ablation", "module_weights", "cost"]
 # How the base is asked about pictures, and in which ways besides.
 ATTRIBUTION = {key: value for key, value in config["attribution"].items() if key != "ways"}
+# How much of it at once is no part of a result: adapters take that from the configuration (job.py).
+ATTRIBUTION_ASKED = {key: value for key, value in ATTRIBUTION.items() if key not in ("batch", "memory_mb")}
 WAYS = config["attribution"]["ways"] if BY_GRADIENT else None
 TABLES += ["worth"] * bool(SETTINGS) + ["attribution"] * bool(BY_GRADIENT) + ["attribution_ways"] * (WAYS is not None)
 # Sampler settings whose pictures are asked about; the one that is drawn longest, and without guidance, comes first.
@@ -334,7 +337,33 @@ def force_changed(wildcards):
         for folder in (RESULTS, *(f"{RESULTS}/variants/{variant}" for variant in VARIANTS)):
             workflow.dag.forcefiles.update(store.changed(Path(folder)))
         workflow.dag.forcefiles.update(moved_models())
+        say_unknown()
     return []
+
+
+@functools.cache
+def say_unknown():
+    """Results that were copied or renamed without .snakemake are up to date for Snakemake, whatever is asked: with
+    which settings they were made is written there and nowhere else. It says so in dry runs alone."""
+    made = list(store.recorded(Path(RESULTS)))
+    unknown = sum(workflow.persistence.metadata(IOFile(file)) is None for file in made)
+    if unknown:
+        logger.warning(
+            f"{RESULTS}: of what {unknown} of {len(made)} jobs made, .snakemake does not say here with which settings; "
+            "what has changed since is not seen. Copy .snakemake along with results (a study that is renamed loses it), "
+            "or name with --forcerun what is to be made anew"
+        )
+
+
+def made_afresh():
+    """Rules and files that the command line forces, whose jobs take nothing of what is kept; or "all". Of a LoRA it is
+    the job that trains its pack."""
+    forced = workflow.dag_settings
+    named = {os.path.normpath(str(each)) for each in forced.forcerun} | ({"all"} if forced.forceall else set())
+    if forced.forcetargets:
+        named |= {os.path.normpath(str(each)) for each in workflow.dag.targetfiles}
+    trained = (artist for artist in ARTISTS if not named.isdisjoint(of_loras(f"{RESULTS}/loras", artist)))
+    return named | {f"{RESULTS}/packs/{pack_of(artist)}" for artist in trained}
 
 
 def runtime(wildcards, attempt):

@@ -1,6 +1,6 @@
 """Rule ask_gradients: products of every picture's gradient with every LoRA."""
 
-from job import asked, job
+from job import asked, at_once, job
 
 with job(snakemake) as cost:
     import pyarrow as pa
@@ -16,7 +16,7 @@ with job(snakemake) as cost:
         pa.concat_tables([tables.read(path, "pictures") for path in given.pictures]),
         listed(given.loras),
         Base(**snakemake.config["base"]),
-        Attribution(**p.attribution),
+        Attribution(**p.attribution, **at_once(snakemake)),
         Training(**p.training),
         Probe(**p.probe),
         device=snakemake.config["resources"]["device"],

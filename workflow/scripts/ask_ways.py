@@ -1,6 +1,6 @@
 """Rule ask_ways: values of the LoRAs for pictures, asked in other ways too."""
 
-from job import asked, job
+from job import asked, at_once, job
 
 with job(snakemake) as cost:
     import pyarrow as pa
@@ -16,7 +16,7 @@ with job(snakemake) as cost:
         pa.concat_tables([tables.read(path, "pictures") for path in given.pictures]),
         listed(given.loras),
         Base(**snakemake.config["base"]),
-        Attribution(**p.attribution),
+        Attribution(**p.attribution, **at_once(snakemake)),
         Ways(**p.ways),
         Training(**p.training),
         generated={

@@ -39,6 +39,11 @@ def asked(snakemake: Any) -> SimpleNamespace:
     return SimpleNamespace(**json.loads(snakemake.params.asked)["settings"])
 
 
+def at_once(snakemake: Any) -> dict[str, int]:
+    """How much of section attribution is asked at once, which is no part of a result and so of no key."""
+    return {name: snakemake.config["attribution"][name] for name in ("batch", "memory_mb")}
+
+
 @contextlib.contextmanager
 def job(snakemake: Any, *, parts: Collection[str] | None = None) -> Iterator[SimpleNamespace]:
     """Run the body with the rule's threads and with its output in the rule's log.
@@ -120,7 +125,7 @@ def began() -> float:
 def forced(snakemake: Any) -> bool:
     """Whether the command line forces this job: nothing that is kept then takes its place."""
     named = os.environ.get(AFRESH, "").split("\n")
-    return not {"all", snakemake.rule, *map(str, snakemake.output)}.isdisjoint(named)
+    return not {"all", snakemake.rule, *(os.path.normpath(str(path)) for path in snakemake.output)}.isdisjoint(named)
 
 
 class Parts:
@@ -192,8 +197,14 @@ class Parts:
         found = {"outputs": {path: self._digests.file(path) for path in files}, "used": self.store.used}
         found["at"] = time.time_ns()
         name = f"{self._job.rule}-{key({'': files})[:16]}.json"
-        with replacing(Path("results", self._job.config["study"], ".made", name)) as temporary:
+        with replacing(self._results() / ".made" / name) as temporary:
             temporary.write_text(json.dumps(found, indent=1))
+
+    def _results(self) -> Path:
+        """The study's folder: as a module of another workflow, below a folder of that one."""
+        study = f"results/{self._job.config['study']}"
+        above = {path.partition(study)[0] for path in map(str, self._job.output) if study in path}
+        return Path(min(above, default=""), study)
 
     def _name(self, path: str) -> str:
         """A file's name within its study, whatever that is called: two studies are to share what they make alike."""

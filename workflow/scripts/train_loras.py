@@ -29,7 +29,7 @@ with job(snakemake, parts=("numbers", "mixtures")) as cost:
 
         # The state of a job that lacks other LoRAs would be of another work.
         others = "" if len(missing) == len(plans) else f"-{'-'.join(missing)}"
-        state = Path("results", snakemake.config["study"], "state", f"{snakemake.wildcards.pack}{others}")
+        state = folder.parents[1] / "state" / f"{snakemake.wildcards.pack}{others}"
         start, device = time.perf_counter(), snakemake.config["resources"]["device"]
         plan = pa.concat_tables(tables.read(plans[artist], "plan") for artist in missing)
         train(

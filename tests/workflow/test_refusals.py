@@ -29,7 +29,7 @@ def refused(workflow, *arguments: str) -> str:
         ("training={learning_rte: 0.1}", ["training.learning_rte", "did you mean 'learning_rate'?"]),
         ("weights={kernels: [dleta]}", ["dleta", "did you mean 'delta'?"]),
         ("base={model: models/absent}", ["base.model", "models/absent", "model_index.json"]),
-        ("plan={query: [60]}", ["too few pictures", "odile (48)", "70"]),
+        ("plan={query: [60]}", ["each artist needs 70 pictures", "pictures.per_artist allows 48"]),
         ("pictures={source: folder}", ["`folder` is not set"]),
         ("extractors={clip: {library: open_clip, model: no/such/folder, pretrained: null}}", ["no/such/folder"]),
     ],

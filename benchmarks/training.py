@@ -346,17 +346,31 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def bare(bench: Bench, K: int) -> float:
+    """Processor seconds of a LoRA's step in the frozen base alone, forward and backward over a pack's batch: what is
+    left of a pack whose adapters and optimizer cost nothing."""
+    x = bench.latents[torch.arange(K * BATCH) % PICTURES].clone().requires_grad_()
+    t = bench.objective.times(torch.full((K * BATCH,), 0.5), bench.denoiser.tokens(bench.shape)).to(x.device)
+    start = time.process_time()
+    bench.denoiser.predict(x, t, bench.text.first(K * BATCH)).square().mean().backward()
+    return (time.process_time() - start) / K
+
+
 def turns(args: argparse.Namespace) -> str:
-    """(a) and (c) alone in many short turns, which neighbours on the machine strike alike."""
+    """(a) and (c) alone in many short turns, which neighbours on the machine strike alike; and the base by itself,
+    which no packing can save."""
     bench, K, found = prepare(args), max(args.packs), []
     sequential(bench, recipe(args, 2), 99, True, args)
     packed(bench, recipe(args, 1), K, args)
+    bare(bench, K)
     for number in range(args.turns):
         seconds, _, a_work = sequential(bench, recipe(args, 10), number, True, args)
         c_seconds, _, c_work = packed(bench, recipe(args, 3), K, args, whole=False)
-        a, c = sum(seconds) / 10, c_seconds / (3 * K)
-        found.append((100 * a_work, 1e3 * c_work / (3 * K), a_work / 10 / (c_work / (3 * K)), a / c))
-    names = ("(a), ms of processor", "(c), ms of processor", "ratio, processor", "ratio, clock")
+        a, c, base = sum(seconds) / 10, c_seconds / (3 * K), bare(bench, K)
+        worked = a_work / 10 / (c_work / (3 * K))
+        found.append((100 * a_work, 1e3 * c_work / (3 * K), 1e3 * base, worked, a / c, a_work / 10 / base))
+    names = ("(a), ms of processor", "(c), ms of processor", "base alone, ms of processor")
+    names += ("ratio, processor", "ratio, clock", "(a) by base alone")
     columns = zip(names, zip(*found, strict=True), strict=True)
     return "\n".join(f"{n}: {median(v):.2f} ({min(v):.2f}–{max(v):.2f})" for n, v in columns)
 

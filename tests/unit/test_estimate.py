@@ -83,6 +83,13 @@ def test_variants_are_counted_with_what_they_make_themselves():
     assert (looks.loras, looks.pictures, looks.generated, looks.hours) == (
         alone.loras, alone.pictures, alone.generated, alone.hours
     )  # fmt: skip
+    # What a variant adds to look with looks at everything.
+    less = config | {"extractors": {name: each for name, each in config["extractors"].items() if name != "dino"}}
+    without = estimate(less, RATES)
+    dino = {"extractors": {"dino": config["extractors"]["dino"]}}
+    added = estimate(less | {"variants": {"other": dino}}, RATES)
+    assert added.hours["features"] == pytest.approx(alone.hours["features"])
+    assert added.disk["features"] == alone.disk["features"] > without.disk["features"]
     assert "those of 1 variant among them" in text(seed) and "variant" not in text(alone)
 
 

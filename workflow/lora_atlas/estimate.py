@@ -66,7 +66,7 @@ def estimate(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Estimate:
         each | {"extractors": {name: extractor for name, extractor in each["extractors"].items() if extractor}}
         for each in (dict(config), *variants(config).values())
     ]
-    parts = [_part(each, rates) for each in every]
+    parts = [_part(each, rates, every[0]) for each in every]
     disk = {stage: sum(part.disk[stage] for part in parts) for stage in parts[0].disk}
     downloads = list(dict.fromkeys(each for one in every for each in _downloads(one, rates)))
     disk["downloads"] = sum(each.bytes or 0 for each in downloads)
@@ -110,7 +110,8 @@ def _base(config: Mapping[str, Any], rates: Mapping[str, Any]) -> Mapping[str, A
     return known
 
 
-def _part(config: Mapping[str, Any], rates: Mapping[str, Any]) -> _Part:
+def _part(config: Mapping[str, Any], rates: Mapping[str, Any], study: Mapping[str, Any]) -> _Part:
+    """What a configuration makes itself; `study`: the one that it is a variant of, or itself."""
     known, shared = _base(config, rates), config["shared"].get("stages", [])
     seconds = rates["seconds"][known["rates"]]
     counts = sources.count(Pictures(**config["pictures"]), config["folder"])
@@ -130,14 +131,15 @@ def _part(config: Mapping[str, Any], rates: Mapping[str, Any]) -> _Part:
     )
     trains, paints = "loras" not in shared, "generated" not in shared
     own_pictures = 0 if "pictures" in shared else pictures
-    looked = own_pictures + generated * paints
-    # Of a variant that only looks otherwise, the extractors that it adds.
-    looking = len(models) * bool(looked) if shared else len(models)
+    looked, every = own_pictures + generated * paints, pictures + generated
+    # What a variant has of the study is looked at again only by the extractors that it adds.
+    added = [each for each in models if shared and each not in study["extractors"].values()]
+    looking = len(models) if looked or not shared else len(added)
     disk = {
         "pictures": own_pictures * rates["picture"]["archive" if config["pictures"]["archive"] else "other"]["bytes"],
         "loras": loras * numbers * FLOAT * trains,
         "generated": generated * side * side * rates["picture"]["generated"]["bytes"] * paints,
-        "features": (pictures + generated) * len(models) * 1024 * FLOAT,
+        "features": (looked * (len(models) - len(added)) + every * len(added)) * 1024 * FLOAT,
         "weights": loras * loras * 8 * (12 * len(weights["kernels"]) + _matrices(config, known["layers"])),
         "sketches": loras * weights["sketch_numbers"] * FLOAT * _sketched(weights, loras) * trains,
     }
@@ -148,14 +150,20 @@ def _part(config: Mapping[str, Any], rates: Mapping[str, Any]) -> _Part:
     # Forward and backward once a sample, as a LoRA's step of training: of all pictures, and of the base's own.
     attribution = config["attribution"]
     asked = (pictures + attribution["reference"]) * attribution["samples"]
-    asked = (asked + _other_ways(config, len(counts))) * (of_gradient(config["extractors"]) is not None) * trains
+    asks = of_gradient(config["extractors"]) is not None
+    known_already = shared and of_gradient(study["extractors"]) is not None and attribution == study["attribution"]
+    asked = (asked + _other_ways(config, len(counts))) * (asks and (trains or not known_already))
     jobs = -(-len(counts) // config["resources"]["artists_per_job"])
     trained = loras * training["steps"] * training["batch"] * seconds["train"] + jobs * seconds["start"]
     hours = {
         "training": trained * trains / 3600,
         "generation": (passes * seconds["generate"] + jobs * seconds["start"] * bool(models)) * paints / 3600,
         "attribution": asked * seconds["train"] / 3600,
-        "features": (len(models) * looked * seconds["features"] + looking * seconds["start"]) / 3600,
+        "features": (
+            ((len(models) - len(added)) * looked + len(added) * every) * seconds["features"]
+            + looking * seconds["start"]
+        )
+        / 3600,
     }
     return _Part(len(counts), loras * trains, own_pictures, generated * paints, disk, hours)
 

@@ -269,8 +269,8 @@ def receipts(model):
     return [receipt for receipt, asked in HUB_MODELS.items() if asked["repository"] == model.removeprefix("hf-hub:")]
 
 
-def hub_models():
-    """Receipt of a download → repository, revision, kind and hash, of every hub id that the study names."""
+def hub_models(config, results):
+    """Receipt of a download → repository, revision, kind and hash, of every hub id that a study or a variant names."""
     base, found = config["base"], {}
     if not Path(base["model"]).is_dir():
         found["base"] = {
@@ -281,17 +281,17 @@ def hub_models():
             "variant": base["variant"],
         }
     for name, extractor in config["extractors"].items():
-        if extractor["model"].startswith("hf-hub:"):
+        if extractor and extractor["model"].startswith("hf-hub:"):
             found[name] = {
                 "repository": extractor["model"].removeprefix("hf-hub:"),
                 "revision": extractor.get("revision"),
                 "kind": extractor["library"],
                 "sha256": extractor.get("sha256"),
             }
-    return {f"{RESULTS}/models/{name}.json": asked for name, asked in found.items()}
+    return {f"{results}/models/{name}.json": asked for name, asked in found.items()}
 
 
-HUB_MODELS = hub_models()
+HUB_MODELS = hub_models(config, RESULTS)
 # The base by its content, or by its hub id and commit.
 BASE = {**config["base"], "model": content(config["base"]["model"])}
 
@@ -300,31 +300,40 @@ def introduce():
     """For `onstart`: an error before any job starts where servers would not be told who asks them, or where what is
     fetched was listed by nobody. No input function says it: Snakemake swallows their errors where the file is there,
     and then takes it as it is."""
-    rules = {job.rule.name for job in workflow.dag.needrun_jobs()}
-    lists, collects = (
-        any(name.endswith(ending) for name in rules for ending in endings)
-        for endings in (("list_pictures", "fetch_artbench"), ("collect_pictures",))
-    )
-    manifest = config["pictures"]["manifest"]
-    if collects and LISTED and not Path(manifest).exists():
-        raise WorkflowError(f"there is no {manifest} yet: run `snakemake manifest`, look at it, commit it, run again")
-    if (lists or (collects and FETCHED)) and not config["pictures"]["contact"]:
-        raise WorkflowError(
-            "pictures.contact is not set, and this study fetches pictures: servers are told who asks them. Set it to a "
-            "mail address or a page, as --config 'pictures={contact: you@example.org}'"
-        )
+    names = {job.rule.name for job in workflow.dag.needrun_jobs()}
+    for prefix, asked in {"": config, **{f"{name}_": variant for name, variant in VARIANTS.items()}}.items():
+        pictures = asked["pictures"]
+        source = picture_sources.source(sections.Pictures(**pictures))
+        lists = not names.isdisjoint({f"{prefix}list_pictures", f"{prefix}fetch_artbench"})
+        collects = f"{prefix}collect_pictures" in names
+        manifest = pictures["manifest"]
+        if collects and source.list_pictures is not None and not Path(manifest).exists():
+            raise WorkflowError(
+                f"there is no {manifest} yet: run `snakemake manifest`, look at it, commit it, run again"
+            )
+        if (lists or (collects and source.fetch is not None)) and not pictures["contact"]:
+            raise WorkflowError(
+                "pictures.contact is not set, and this study fetches pictures: servers are told who asks them. Set it "
+                "to a mail address or a page, as --config 'pictures={contact: you@example.org}'"
+            )
 
 
 def moved_models():
     """Receipts of models for which the lock file now says another commit, or has lost what it said."""
-    locked = locks.read(config["lock"])["hub"]
-    for receipt, model in HUB_MODELS.items():
-        asked = model["revision"] or "main"
-        if config["lock"] is None or COMMIT.fullmatch(asked) or not Path(receipt).is_file():
-            continue
-        pinned = locked.get(f"{model['repository']}@{asked}", {}).get("commit")
-        if pinned != json.loads(Path(receipt).read_text()).get("commit"):
-            yield receipt
+    places = {RESULTS: config, **{f"{RESULTS}/variants/{name}": variant for name, variant in VARIANTS.items()}}
+    for results, asked in places.items():
+        locked = locks.read(asked["lock"])["hub"]
+        for receipt, model in hub_models(asked, results).items():
+            revision = model["revision"] or "main"
+            if asked["lock"] is None or COMMIT.fullmatch(revision) or not Path(receipt).is_file():
+                continue
+            pinned = locked.get(f"{model['repository']}@{revision}", {}).get("commit")
+            try:
+                told = json.loads(Path(receipt).read_text())["commit"]
+            except (OSError, ValueError, KeyError, TypeError):
+                told = None  # cut, or empty: it is fetched again
+            if pinned is None or pinned != told:
+                yield receipt
 
 
 def force_changed(wildcards):
@@ -362,8 +371,15 @@ def made_afresh():
     named = {os.path.normpath(str(each)) for each in forced.forcerun} | ({"all"} if forced.forceall else set())
     if forced.forcetargets:
         named |= {os.path.normpath(str(each)) for each in workflow.dag.targetfiles}
-    trained = (artist for artist in ARTISTS if not named.isdisjoint(of_loras(f"{RESULTS}/loras", artist)))
-    return named | {f"{RESULTS}/packs/{pack_of(artist)}" for artist in trained}
+    places = {RESULTS: config, **{f"{RESULTS}/variants/{name}": variant for name, variant in VARIANTS.items()}}
+    for results, asked in places.items():
+        # Who forces no LoRA of it asks for no list of its artists.
+        if TRAINED and any(name.startswith(f"{results}/loras/") for name in named):
+            artists = list(picture_sources.artists(sections.Pictures(**asked["pictures"]), asked["folder"]))
+            for pack, own in studies.packs(artists, asked["resources"]["artists_per_job"]).items():
+                if any(name.startswith(f"{results}/loras/{artist}/") for name in named for artist in own):
+                    named.add(f"{results}/packs/{pack}")
+    return named
 
 
 def runtime(wildcards, attempt):

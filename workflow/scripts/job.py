@@ -197,14 +197,9 @@ class Parts:
         found = {"outputs": {path: self._digests.file(path) for path in files}, "used": self.store.used}
         found["at"] = time.time_ns()
         name = f"{self._job.rule}-{key({'': files})[:16]}.json"
-        with replacing(self._results() / ".made" / name) as temporary:
+        # Where all readers look, also for a module whose results lie below a folder of another workflow.
+        with replacing(Path("results", self._job.config["study"], ".made", name)) as temporary:
             temporary.write_text(json.dumps(found, indent=1))
-
-    def _results(self) -> Path:
-        """The study's folder: as a module of another workflow, below a folder of that one."""
-        study = f"results/{self._job.config['study']}"
-        above = {path.partition(study)[0] for path in map(str, self._job.output) if study in path}
-        return Path(min(above, default=""), study)
 
     def _name(self, path: str) -> str:
         """A file's name within its study, whatever that is called: two studies are to share what they make alike."""

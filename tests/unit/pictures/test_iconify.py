@@ -227,8 +227,14 @@ def test_a_drawing_that_draws_itself_is_drawn_as_it_ends(animation):
     box = (0, 0, 16, 16)
     still = render(DRAWN.format("", ""), box, Icons())
     assert render(DRAWN.format(GONE, animation), box, Icons()) == still
-    with pytest.raises(ValueError, match="draws nothing"):  # what does not stay is as before it begins
-        render(DRAWN.format(GONE, animation.replace("freeze", "remove")), box, Icons())
+    for endless in (animation.replace("freeze", "remove"), animation.replace("fill", 'repeatCount="indefinite" fill')):
+        with pytest.raises(ValueError, match="draws nothing"):  # what does not stay is as before it begins
+            render(DRAWN.format(GONE, endless), box, Icons())
+    styled = DRAWN.format(' style="stroke-dashoffset:12;opacity:1"', animation)
+    assert render(styled, box, Icons()) == still
+    linked = animation.replace("attributeName", 'href="#a" attributeName')
+    elsewhere = DRAWN.format(f'{GONE} id="a"', "") + f"<g>{linked}</g>"
+    assert render(elsewhere, box, Icons()) == still
 
 
 def test_an_animated_transform_ends_where_it_leads():

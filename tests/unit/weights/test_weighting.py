@@ -246,8 +246,11 @@ def test_modules_that_few_loras_have_do_not_make_the_consensus(files):
     share = w[: len(NAMES)] * centred_size(X)
     assert share[:INFORMED].min() > 5 * share[INFORMED:].max()
     # What takes no part weighs as those that do weigh on average, by their squared norms.
-    size = np.square(X).sum((1, 2))
+    norms = np.square(X).sum(2)
+    size = (norms / norms.sum(0)).sum(1)
     assert np.ptp(w[len(NAMES) :]) == 0 and w[-1] == pytest.approx(w[: len(NAMES)] @ size / size.sum())
+    loud = np.concatenate([X, own]) * np.where(np.arange(X.shape[1]) == 3, 1000, 1)[:, None]
+    assert consensus(products(loud), everyone) == pytest.approx(w, rel=1e-6)
     # What they say among themselves changes nothing of what the others agree on.
     assert w[: len(NAMES)] == pytest.approx(consensus(products(X), everyone), rel=1e-9)
 

@@ -39,7 +39,7 @@ def _require_multiple(resolution: int, step: int) -> None:
         lower = resolution // step * step
         raise TrainingError(
             f"training.resolution: {resolution} is not a multiple of {step}, which this base needs; "
-            f"write {lower or step} or {lower + step}"
+            f"write {f'{lower} or ' if lower else ''}{lower + step}"
         )
 
 

@@ -81,5 +81,6 @@ def _predicted(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> np.ndarray:
     from sklearn.linear_model import LogisticRegression
 
     middle = X.mean(0)
-    size = float(np.sqrt(np.square(X - middle).sum(1).mean())) or 1.0
+    size, whole = (float(np.sqrt(np.square(Y).sum(1).mean())) for Y in (X - middle, X))
+    size = size if size > 1e-9 * whole else 1.0  # what is less is rounding
     return LogisticRegression(C=INVERSE_PENALTY, max_iter=5000).fit((X - middle) / size, y).predict((Z - middle) / size)

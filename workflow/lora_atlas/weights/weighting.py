@@ -138,7 +138,9 @@ def consensus(stack: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     weights = np.ones(len(stack))
     weights[shared], agreed = _agreed(stack[shared], fitted)
     if agreed and not shared.all():
-        size = np.trace(stack[:, fitted][:, :, fitted], axis1=1, axis2=2)[shared]
+        norms = np.diagonal(stack[shared], axis1=1, axis2=2)[:, fitted].clip(0)
+        total = norms.sum(0)
+        size = (norms / np.where(total > 0, total, 1.0)).sum(1)  # of LoRAs at norm one: none speaks louder
         weights[~shared] = np.where(have[~shared] > 0, weights[shared] @ size / size.sum(), 0.0)
     return weights / weights.max()
 

@@ -124,7 +124,7 @@ def _artist_folders(folder: str | None) -> dict[str, _ArtistFolder]:
         elif _folders(path) and not _of_a_study(path):
             with_folders.append(path)
     if with_files and with_folders:  # what holds no picture at all is nobody's genre
-        with_folders = [path for path in with_folders if any(map(_is_picture, path.rglob("*")))]
+        with_folders = [path for path in with_folders if _holds_pictures(path)]
     if with_files and with_folders:
         raise SourceError(
             f"{folder}: {names_of(path.name for path in with_files)} hold pictures, "
@@ -153,11 +153,13 @@ def _artist_folders(folder: str | None) -> dict[str, _ArtistFolder]:
 
 def _of_a_study(folder: Path) -> bool:
     """Whether these are results: who runs a study in the folder of pictures has them beside the artists."""
-    return origin.are_results(folder) or any(map(origin.are_results, _folders(folder)))
+    below = _folders(folder)
+    return origin.are_results(folder) or (any(map(origin.are_results, below)) and not any(map(_has_files, below)))
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in CANDIDATES
+def _holds_pictures(folder: Path, depth: int = 4) -> bool:
+    """Whether there are pictures in the folder or so far below; links are followed, as artists' are."""
+    return _has_files(folder) or (depth > 0 and any(_holds_pictures(path, depth - 1) for path in _folders(folder)))
 
 
 def _distinct(names: list[str], what: str, folder: str) -> list[str]:

@@ -299,14 +299,24 @@ def _finished(root: ElementTree.Element) -> str:
 
     A renderer of still pictures shows the first moment: of a line that draws itself, nothing.
     """
-    for element in list(root.iter()):
-        for animation in list(element):
+    named = {element.get("id"): element for element in root.iter() if element.get("id")}
+    for parent in list(root.iter()):
+        for animation in list(parent):
             tag, name = str(animation.tag).removeprefix(_SVG), animation.get("attributeName")
-            last = animation.get("to") or (animation.get("values") or "").strip().rstrip(";").rpartition(";")[2].strip()
-            if not last or not name or animation.get("fill") != "freeze":
+            values = (animation.get("values") or "").strip().rstrip(";").rpartition(";")[2].strip()
+            last = values or animation.get("to")
+            endless = "indefinite" in (animation.get("repeatCount"), animation.get("repeatDur"))
+            if not last or not name or endless or animation.get("fill") != "freeze":
+                continue
+            link = animation.get("href") or animation.get(f"{{{_XLINK}}}href")
+            element = parent if link is None else named.get(link.removeprefix("#"))
+            if element is None:
                 continue
             if tag in {"animate", "set"}:
                 element.set(name, last)
+                if style := element.get("style"):  # which goes before the attribute
+                    kept = (part for part in style.split(";") if part.partition(":")[0].strip() != name)
+                    element.set("style", ";".join(kept))
             elif tag == "animateTransform":
                 before = element.get(name, "") if animation.get("additive") == "sum" else ""
                 element.set(name, f"{before} {animation.get('type', 'translate')}({last})".strip())

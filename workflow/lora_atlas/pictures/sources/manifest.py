@@ -281,6 +281,8 @@ def lacks(artist: str, pictures: Pictures, seed: int, settled: bool) -> bool:
     store = stores.Store(pictures.store)
     judge = _Judge(store, pictures)
     by_url = {entry["url"]: entry for entry in entries_of(pictures).get(artist, [])}
+    if not any(map(store.wants, by_url.values())):
+        return False  # there is nothing left to ask for, and nothing need be decoded to see it
     for url in chosen_order(by_url, artist, seed):
         if judge.good == pictures.per_artist:
             break

@@ -84,6 +84,16 @@ def test_a_study_may_run_in_the_folder_of_its_pictures(tmp_path):
         count(CONFIG, str(tmp_path))
 
 
+def test_a_genre_of_linked_artists_is_a_genre(tmp_path):
+    """Links are followed: beside artists such a folder is refused, and not passed over."""
+    fill(tmp_path / "art" / "monet", 2)
+    fill(tmp_path / "elsewhere" / "manet", 2)
+    (tmp_path / "art" / "impressionism").mkdir()
+    (tmp_path / "art" / "impressionism" / "manet").symlink_to(tmp_path / "elsewhere" / "manet")
+    with pytest.raises(SourceError, match="'impressionism' hold only folders"):
+        count(CONFIG, str(tmp_path / "art"))
+
+
 def test_a_third_level_is_refused(tmp_path):
     fill(tmp_path / "impressionism" / "monet" / "early", 1)
     fill(tmp_path / "impressionism" / "sisley", 1)

@@ -95,6 +95,18 @@ def test_a_second_run_has_nothing_to_do(copied, places):
     assert "Nothing to be done" in ended(start(module, "--dry-run"))
 
 
+def test_an_altered_output_of_a_module_is_found(places):
+    """Below the folder of the module's prefix, with the date that it had."""
+    _, module = places
+    file = module / "out/results/tiny/tables/queries.parquet"
+    whole, date = file.read_bytes(), file.stat().st_mtime_ns
+    file.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    os.utime(file, ns=(date, date))
+    assert "atlas_retrieval" in ended(start(module, "--dry-run"))
+    ended(start(module))
+    assert file.read_bytes() == whole
+
+
 def test_the_whole_study_is_planned_from_anywhere_with_what_the_command_line_names(copied, tmp_path):
     """Variants too; overlays by their full names; what is part of the project is the project's."""
     snakefile, overlay = str(copied.root / "Snakefile"), str(copied.root / "tiny.yaml")

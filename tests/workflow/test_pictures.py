@@ -100,6 +100,13 @@ def test_a_change_without_a_contact_is_refused_too_and_what_is_there_needs_none(
         changed = [*asked(path, contact=None, min_side=70), "study=again"]
         assert planned(copied.run("pictures", "--dry-run", *changed))["collect_pictures"] == 2
         assert "pictures.contact is not set" in copied.run("pictures", *changed, fails=True)
+        # It is asked of what fetches: a variant may, where its study does not.
+        web = {"source": "manifest", "manifest": str(path), "store": str(tmp_path / "web")}
+        variant = ["--config", "study=paints", f"variants={json.dumps({'web': {'pictures': web}})}"]
+        text = copied.run(
+            "results/paints/variants/web/pictures/ada.parquet", *variant, "plan={gallery: [2], query: [2]}", fails=True
+        )
+        assert "pictures.contact is not set" in text and "localrule" not in text
         assert "Nothing to be done" in copied.run("pictures", *asked(path, contact=None), "study=again")
 
 

@@ -148,12 +148,13 @@ def test_a_stage_alone_is_forced_with_what_follows(tiny):
 
 
 def test_one_lora_is_trained_again_by_its_name_whatever_is_kept(tiny):
-    """As README and docs/reruns.md say; the path as people write it."""
-    lora = "results/tiny/loras/odile/02.safetensors"
-    before = (tiny.root / lora).read_bytes()
-    text = tiny.run(*tiny.study, "--forcerun", f"./{lora}", "--", lora)
-    assert re.search(r"train_loras: made \d of \d parts", text)
-    assert (tiny.root / lora).read_bytes() == before
+    """As README and docs/reruns.md say; the path as people write it, and a variant's."""
+    for home in ("results/tiny", "results/tiny/variants/own"):
+        lora = f"{home}/loras/odile/02.safetensors"
+        before = (tiny.root / lora).read_bytes()
+        text = tiny.run(*tiny.study, "--forcerun", f"./{lora}", "--", lora)
+        assert re.search(r"train_loras: made \d of \d parts", text)
+        assert (tiny.root / lora).read_bytes() == before
     tiny.make()
 
 

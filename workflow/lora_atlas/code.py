@@ -179,7 +179,7 @@ def _plain(node: ast.AST, imports: list[Import], bare: bool) -> str:
     kind = type(node)
     if isinstance(node, ast.Constant):
         return f"('Constant', {type(node.value).__name__!r}, {repr(node.value)!r})"
-    if script := _started(node):  # a source beside this one that is run by its path
+    if kind is ast.Call and (script := _started(node)):  # a source beside this one that is run by its path
         imports.append((1, None, [script]))
     if isinstance(node, ast.ImportFrom) and node.level:
         imports.append((node.level, node.module, [alias.name for alias in node.names]))

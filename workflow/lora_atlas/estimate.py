@@ -135,11 +135,12 @@ def _part(config: Mapping[str, Any], rates: Mapping[str, Any], study: Mapping[st
     # What a variant has of the study is looked at again only by the extractors that it adds.
     added = [each for each in models if shared and each not in study["extractors"].values()]
     looking = len(models) if looked or not shared else len(added)
+    vectors = looked * (len(models) - len(added)) + every * len(added)
     disk = {
         "pictures": own_pictures * rates["picture"]["archive" if config["pictures"]["archive"] else "other"]["bytes"],
         "loras": loras * numbers * FLOAT * trains,
         "generated": generated * side * side * rates["picture"]["generated"]["bytes"] * paints,
-        "features": (looked * (len(models) - len(added)) + every * len(added)) * 1024 * FLOAT,
+        "features": vectors * 1024 * FLOAT,
         "weights": loras * loras * 8 * (12 * len(weights["kernels"]) + _matrices(config, known["layers"])),
         "sketches": loras * weights["sketch_numbers"] * FLOAT * _sketched(weights, loras) * trains,
     }
@@ -159,11 +160,7 @@ def _part(config: Mapping[str, Any], rates: Mapping[str, Any], study: Mapping[st
         "training": trained * trains / 3600,
         "generation": (passes * seconds["generate"] + jobs * seconds["start"] * bool(models)) * paints / 3600,
         "attribution": asked * seconds["train"] / 3600,
-        "features": (
-            ((len(models) - len(added)) * looked + len(added) * every) * seconds["features"]
-            + looking * seconds["start"]
-        )
-        / 3600,
+        "features": (vectors * seconds["features"] + looking * seconds["start"]) / 3600,
     }
     return _Part(len(counts), loras * trains, own_pictures, generated * paints, disk, hours)
 

@@ -210,24 +210,30 @@ def changed(study: Path, digests: keys.Digests = keys.DIGESTS) -> dict[str, str]
     bytes of, or that somebody put in their place, at whatever time. Of several records of a file, which rules leave
     whose outputs were others once, the last is true."""
     last: dict[str, tuple[int, str, str]] = {}
-    for record in study.glob(".made/*.json"):
-        with contextlib.suppress(
-            OSError, ValueError, KeyError, AttributeError, TypeError
-        ):  # a damaged one says nothing
-            said = json.loads(record.read_text())
-            at, rule = int(said.get("at", 0)), record.stem.rpartition("-")[0]
-            for file, made in said["outputs"].items():
-                last[file] = max(last.get(file, (-1, "", "")), (at, rule, made))
+    for rule, at, outputs in _records(study):
+        for file, made in outputs.items():
+            last[file] = max(last.get(file, (-1, "", "")), (at, rule, made))
     return {file: rule for file, (_, rule, made) in last.items() if os.path.isfile(file) and digests.file(file) != made}
 
 
 def recorded(study: Path) -> Iterator[str]:
     """An output of each job of a study that wrote down what it made, where it is still there."""
+    for _, _, outputs in _records(study):
+        found = next(iter(outputs), None)
+        if found is not None and os.path.isfile(found):
+            yield found
+
+
+def _records(study: Path) -> Iterator[tuple[str, int, dict[str, str]]]:
+    """What jobs of a study wrote down: the rule, when (0: before that was said), and output → its digest. A record that
+    is damaged says nothing."""
     for record in sorted(study.glob(".made/*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
-            found = next(iter(json.loads(record.read_text())["outputs"]), None)
-            if found is not None and os.path.isfile(found):
-                yield found
+        try:
+            said = json.loads(record.read_text())
+            found = record.stem.rpartition("-")[0], int(said.get("at", 0)), dict(said["outputs"])
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            continue
+        yield found
 
 
 def outdated(results: Path, current: Collection[Path]) -> list[Path]:

@@ -164,6 +164,8 @@ SPACES, SPACE_WEIGHTS = f"{RESULTS}/spaces", f"{RESULTS}/cost/gram/spaces.parque
 # A variant is the study with other settings. What its settings do not change it reads where the study has it.
 VARIANTS = overlays.variants(config)
 IS_VARIANT = bool(config["shared"])
+# The folder of the study, and of each of its variants → its configuration.
+CONFIGURED = {RESULTS: config, **{f"{RESULTS}/variants/{name}": variant for name, variant in VARIANTS.items()}}
 HOME = {stage: f"results/{config['shared']['study']}" for stage in config["shared"].get("stages", [])}
 HOME = {stage: HOME.get(stage, RESULTS) for stage in overlays.STAGES}
 OWN = {stage for stage, home in HOME.items() if home == RESULTS}
@@ -320,8 +322,7 @@ def introduce():
 
 def moved_models():
     """Receipts of models for which the lock file now says another commit, or has lost what it said."""
-    places = {RESULTS: config, **{f"{RESULTS}/variants/{name}": variant for name, variant in VARIANTS.items()}}
-    for results, asked in places.items():
+    for results, asked in CONFIGURED.items():
         locked = locks.read(asked["lock"])["hub"]
         for receipt, model in hub_models(asked, results).items():
             revision = model["revision"] or "main"
@@ -343,11 +344,17 @@ def force_changed(wildcards):
     function of the rule that every study begins with is called in time, and in a dry run as in any other.
     """
     if workflow.is_main_process and workflow.dag is not None:
-        for folder in (RESULTS, *(f"{RESULTS}/variants/{variant}" for variant in VARIANTS)):
-            workflow.dag.forcefiles.update(store.changed(Path(folder)))
-        workflow.dag.forcefiles.update(moved_models())
+        workflow.dag.forcefiles.update(outdated_files())
         say_unknown()
     return []
+
+
+@functools.cache
+def outdated_files():
+    """Outputs that were changed, and receipts of models that are not those of the lock file any more. Looked for once:
+    the function above is asked for every artist."""
+    found = {file for folder in CONFIGURED for file in store.changed(Path(folder))}
+    return frozenset(found | set(moved_models()))
 
 
 @functools.cache
@@ -371,8 +378,7 @@ def made_afresh():
     named = {os.path.normpath(str(each)) for each in forced.forcerun} | ({"all"} if forced.forceall else set())
     if forced.forcetargets:
         named |= {os.path.normpath(str(each)) for each in workflow.dag.targetfiles}
-    places = {RESULTS: config, **{f"{RESULTS}/variants/{name}": variant for name, variant in VARIANTS.items()}}
-    for results, asked in places.items():
+    for results, asked in CONFIGURED.items():
         # Who forces no LoRA of it asks for no list of its artists.
         if TRAINED and any(name.startswith(f"{results}/loras/") for name in named):
             artists = list(picture_sources.artists(sections.Pictures(**asked["pictures"]), asked["folder"]))

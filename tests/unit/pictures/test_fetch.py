@@ -184,6 +184,15 @@ def test_4_a_cut_body_without_a_length_is_caught_by_the_hash(museum, client, tmp
     assert data is None and sha256(jpeg()).hexdigest() in reason and sha256(jpeg()[:-2]).hexdigest() in reason
 
 
+def send_rest(handler, data: bytes, asked: str, etag: str) -> None:
+    """What the header Range asks for, "bytes=N-"; 416 where nothing is left."""
+    at = int(asked.removeprefix("bytes=").removesuffix("-"))
+    if at >= len(data):
+        send(handler, b"", 416, Content_Range=f"bytes */{len(data)}", ETag=etag)
+    else:
+        send(handler, data[at:], 206, Content_Range=f"bytes {at}-{len(data) - 1}/{len(data)}", ETag=etag)
+
+
 def ranged(data: bytes, obeys: bool, etag: str = '"one"'):
     """Cuts the first answer in half; then continues where it is asked to, or starts again."""
     calls = []
@@ -194,8 +203,7 @@ def ranged(data: bytes, obeys: bool, etag: str = '"one"'):
         if len(calls) == 1:
             cut(data, len(data) // 2, ETag=etag)(handler)
         elif asked and obeys:
-            at = int(asked.removeprefix("bytes=").removesuffix("-"))
-            send(handler, data[at:], 206, Content_Range=f"bytes {at}-{len(data) - 1}/{len(data)}", ETag=etag)
+            send_rest(handler, data, asked, etag)
         else:
             send(handler, data, ETag=etag)
 
@@ -255,11 +263,7 @@ def versioned(bodies: list[bytes], asked: list):
         tag, wanted = f'"{sha1(data).hexdigest()}"', handler.headers.get("Range")
         asked.append(wanted)
         if wanted and handler.headers.get("If-Range") == tag:
-            at = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if at >= len(data):
-                send(handler, b"", 416, Content_Range=f"bytes */{len(data)}", ETag=tag)
-            else:
-                send(handler, data[at:], 206, Content_Range=f"bytes {at}-{len(data) - 1}/{len(data)}", ETag=tag)
+            send_rest(handler, data, wanted, tag)
         else:
             send(handler, data, ETag=tag)
 

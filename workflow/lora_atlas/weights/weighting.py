@@ -131,16 +131,16 @@ def consensus(stack: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     one number that is not zero is as like any other's as can be. The others weigh what these do on average, by their
     share of the squared norms.
     """
-    have = (np.diagonal(stack, axis1=1, axis2=2)[:, fitted] > 0).sum(1)
+    norms = np.diagonal(stack, axis1=1, axis2=2)[:, fitted].clip(0)
+    have = (norms > 0).sum(1)
     shared = have >= max(LEAST, len(fitted) / 2)
     if len(fitted) < LEAST or not shared.any():
         return np.ones(len(stack))
     weights = np.ones(len(stack))
     weights[shared], agreed = _agreed(stack[shared], fitted)
     if agreed and not shared.all():
-        norms = np.diagonal(stack[shared], axis1=1, axis2=2)[:, fitted].clip(0)
-        total = norms.sum(0)
-        size = (norms / np.where(total > 0, total, 1.0)).sum(1)  # of LoRAs at norm one: none speaks louder
+        total = norms[shared].sum(0)
+        size = (norms[shared] / np.where(total > 0, total, 1.0)).sum(1)  # of LoRAs at norm one: none speaks louder
         weights[~shared] = np.where(have[~shared] > 0, weights[shared] @ size / size.sum(), 0.0)
     return weights / weights.max()
 

@@ -168,10 +168,11 @@ def subject(name: str, ends: Iterable[str] = ()) -> str:
 
 
 def _toned(names: Collection[str]) -> set[str]:
-    """Names of drawings that repeat another in another skin tone, which nothing but the five ends of names tells."""
+    """Names of drawings that repeat another in another skin tone: by a word in them, or where nothing but the five ends
+    of names tells."""
     known = set(names)
     people = {name for name in known if all(f"{name}-{tone}" in known for tone in TONES)}
-    found = set()
+    found = set(filter(SAME.search, known))
     for name in known:
         bare = name
         while bare not in people and (shorter := _TONED.sub("", bare)) != bare:
@@ -196,7 +197,7 @@ def _collect(artist: str, genre: str | None, pictures: Pictures, folder: str | N
     def read(name: str) -> dict[str, Any]:
         label = printable(f"{family.name}/{name}.svg")
         blank = row(None, label, artist, genre, "iconify", family.licence) | {"subject": subject(name, ends)}
-        if SAME.search(name) or name in toned:
+        if name in toned:
             return blank | {"reason": "another drawing of the family in another skin tone"}
         if not icons.flags and (name in flags or FLAG.search(name)):
             return blank | {"reason": "a flag; pictures.icons.flags: true keeps them"}
@@ -230,7 +231,7 @@ def drawings(family: Family) -> list[str]:
     """The names of a family's drawings, without those that repeat one in another skin tone, and without flags."""
     names = _drawings(_read_family(family.path))
     toned = _toned(names)
-    return [name for name in names if name not in toned and not SAME.search(name) and not FLAG.search(name)]
+    return [name for name in names if name not in toned and not FLAG.search(name)]
 
 
 def rendered(path: Path, names: Iterable[str], icons: Icons) -> Iterator[tuple[str, bytes]]:

@@ -174,7 +174,7 @@ SINGLE = [
     ("convert_cosmos_transformer_checkpoint_to_diffusers", "Anima", "2B"),
     ("convert_sana_transformer_to_diffusers", "Sana", "1.6B"),
     ("convert_wan_transformer_to_diffusers", "Wan", "2.1 I2V 14B"),
-    ("convert_wan_transformer_to_diffusers", "Wan VACE", "default"),
+    ("convert_wan_transformer_to_diffusers", "Wan VACE", "14B"),
     ("convert_hunyuan_video_transformer_to_diffusers", "HunyuanVideo", "1"),
     ("convert_ltx_transformer_checkpoint_to_diffusers", "LTX-Video", "13B"),
     ("convert_ltx2_transformer_to_diffusers", "LTX-2", "default"),
@@ -298,3 +298,53 @@ def test_every_converter_of_diffusers_is_held_against():
     helpers = {"_convert_unet_lora_key", "_convert_text_encoder_lora_key", "_convert_non_diffusers_lora_to_diffusers"}
     converters = {name for name in dir(loras) if name.startswith("_convert")} - helpers
     assert {name for name in converters if name not in here} == set()
+
+
+# Layers that mflux's trainers name in their examples and READMEs (mflux 0.24.0; of FLUX.1 0.9.6) → what diffusers calls
+# them where it is another name.
+MFLUX = [
+    ("FLUX.2", "klein 4B", "transformer.", {
+        "transformer_blocks.0.attn.to_q": None,
+        "transformer_blocks.0.attn.to_out": "transformer_blocks.0.attn.to_out.0",
+        "transformer_blocks.4.attn.add_k_proj": None, "transformer_blocks.0.attn.to_add_out": None,
+        "transformer_blocks.0.ff.linear_in": None, "transformer_blocks.0.ff_context.linear_out": None,
+        "single_transformer_blocks.0.attn.to_qkv_mlp_proj": None, "single_transformer_blocks.19.attn.to_out": None,
+        "time_guidance_embed.linear_1": "time_guidance_embed.timestep_embedder.linear_1",
+        "time_guidance_embed.linear_2": "time_guidance_embed.timestep_embedder.linear_2",
+    }),
+    ("FLUX", "dev", "transformer.", {
+        "single_transformer_blocks.37.proj_mlp": None, "single_transformer_blocks.0.attn.to_q": None,
+        "transformer_blocks.0.attn.to_out.0": None, "transformer_blocks.18.norm1.linear": None,
+        "transformer_blocks.0.ff.linear1": "transformer_blocks.0.ff.net.0.proj",
+        "transformer_blocks.0.ff.linear2": "transformer_blocks.0.ff.net.2",
+        "transformer_blocks.0.ff_context.linear1": "transformer_blocks.0.ff_context.net.0.proj",
+        "transformer_blocks.0.ff_context.linear2": "transformer_blocks.0.ff_context.net.2",
+    }),
+    ("Z-Image", "Turbo", "diffusion_model.", {
+        "layers.29.attention.to_q": None, "layers.0.attention.to_out.0": None, "layers.0.feed_forward.w3": None,
+        "cap_embedder.1": None, "all_final_layer.2-1.linear": None,
+        "all_final_layer.2-1.adaLN_modulation.0": "all_final_layer.2-1.adaLN_modulation.1",
+        "t_embedder.linear1": "t_embedder.mlp.0", "t_embedder.linear2": "t_embedder.mlp.2",
+    }),
+    ("Krea 2", "default", "transformer.", {
+        "blocks.27.attn.wo": "transformer_blocks.27.attn.to_out.0", "blocks.0.mlp.down": "transformer_blocks.0.ff.down",
+        "tmlp.linear_in": "time_embed.linear_1", "tmlp.linear_out": "time_embed.linear_2",
+        "tproj.linear": "time_mod_proj",
+        "txtmlp.linear_in": "txt_in.linear_1", "txtmlp.linear_out": "txt_in.linear_2",
+    }),
+    ("ERNIE-Image", "8B", "transformer.", {
+        "layers.35.self_attention.to_out.0": None, "layers.0.mlp.linear_fc2": None, "text_proj": None,
+        "adaln_modulation": "adaLN_modulation.1",
+    }),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "variant", "prefix", "names"), MFLUX, ids=[each[0] for each in MFLUX])
+def test_a_file_of_mflux_has_the_modules_of_diffusers(tmp_path, family, variant, prefix, names):
+    _, size = released(family, variant)
+    factors = lora({name: size.shape(*parsed(ours or name)) for name, ours in names.items()})
+    expected = {f"transformer.{ours or name}": factors[name] for name, ours in names.items()}
+    tensors = written(factors, prefix)
+    if family == "FLUX":  # those had no ".weight"
+        tensors = {key.removesuffix(".weight"): tensor for key, tensor in tensors.items()}
+    agree(tmp_path / "x.safetensors", tensors, expected, family, variant)

@@ -619,3 +619,34 @@ ORIGINS: dict[str, str] = {
     "AceStepTransformer1DModel": _ACE_STEP,
     "MiniMaxH3Transformer3DModel": _MINIMAX_H3,
 }
+
+# What mflux calls the modules of its own models where neither their authors nor diffusers do: the LoRAs that it trains
+# have these names (mflux/models/*/training_adapter; of FLUX.1 its earlier dreambooth). They are no names to write.
+MFLUX: dict[str, str] = {
+    "FluxTransformer2DModel": """
+transformer_blocks.#.ff.linear1 = transformer_blocks.#.ff.net.0.proj
+transformer_blocks.#.ff.linear2 = transformer_blocks.#.ff.net.2
+transformer_blocks.#.ff_context.linear1 = transformer_blocks.#.ff_context.net.0.proj
+transformer_blocks.#.ff_context.linear2 = transformer_blocks.#.ff_context.net.2
+""",
+    "Flux2Transformer2DModel": """
+transformer_blocks.#.attn.to_out = transformer_blocks.#.attn.to_out.0
+time_guidance_embed.linear_1 = time_guidance_embed.timestep_embedder.linear_1
+time_guidance_embed.linear_2 = time_guidance_embed.timestep_embedder.linear_2
+time_guidance_embed.guidance_linear_1 = time_guidance_embed.guidance_embedder.linear_1
+time_guidance_embed.guidance_linear_2 = time_guidance_embed.guidance_embedder.linear_2
+""",
+    "ZImageTransformer2DModel": """
+all_final_layer.2-1.adaLN_modulation.0 = all_final_layer.2-1.adaLN_modulation.1
+t_embedder.linear1 = t_embedder.mlp.0
+t_embedder.linear2 = t_embedder.mlp.2
+""",
+    "Krea2Transformer2DModel": """
+tmlp.linear_in = time_embed.linear_1
+tmlp.linear_out = time_embed.linear_2
+tproj.linear = time_mod_proj
+txtmlp.linear_in = txt_in.linear_1
+txtmlp.linear_out = txt_in.linear_2
+""",
+    "ErnieImageTransformer2DModel": "adaln_modulation = adaLN_modulation.1",
+}

@@ -21,6 +21,10 @@ TABLE = Path(__file__).with_name("modules.json")
 DEFAULT = "the default of the class in diffusers"
 CARD = "config.json of the published model"
 SCRIPT = "diffusers' script that converts the published weights"
+AUTHORS = "the authors' configuration"
+DIFFSYNTH = "DiffSynth-Studio's settings for the published weights"
+FASTVIDEO = "FastVideo's settings for the published weights"
+MFLUX = "mflux's model of the published weights"
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,27 @@ _HUNYUAN_DIT = {
     "pooled_projection_dim": 1024, "text_len": 77, "text_len_t5": 256, "activation_fn": "gelu-approximate",
     "learn_sigma": True, "use_style_cond_and_image_meta_size": False,
 }  # fmt: skip
+_LTX23 = {
+    "gated_attn": True, "audio_gated_attn": True, "cross_attn_mod": True, "audio_cross_attn_mod": True,
+    "use_prompt_embeddings": False,
+}  # fmt: skip
+_VACE1 = _WAN1 | {"vace_layers": list(range(0, 30, 2))}
+_KANDINSKY5 = {"in_visual_dim": 16, "out_visual_dim": 16}
+_KANDINSKY5_VIDEO = _KANDINSKY5 | {"model_dim": 1792, "ff_dim": 7168, "visual_cond": True}
+_KANDINSKY5_IMAGE = _KANDINSKY5 | {
+    "model_dim": 2560, "ff_dim": 10240, "num_visual_blocks": 50, "axes_dims": (32, 48, 48),
+}  # fmt: skip
+_KANDINSKY5_PRO = _KANDINSKY5 | {
+    "model_dim": 4096, "ff_dim": 16384, "num_text_blocks": 4, "num_visual_blocks": 60, "time_dim": 1024,
+    "axes_dims": (32, 48, 48), "visual_cond": True,
+}  # fmt: skip
+_ERNIE = {
+    "hidden_size": 4096, "num_attention_heads": 32, "num_layers": 36, "ffn_hidden_size": 12288, "text_in_dim": 3072,
+}  # fmt: skip
+_ACE_XL = {
+    "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "encoder_hidden_size": 2048,
+}  # fmt: skip
 _LTX13 = {"num_attention_heads": 32, "attention_head_dim": 128, "cross_attention_dim": 4096, "num_layers": 48}
 _COG5 = {"num_attention_heads": 48, "num_layers": 42}
 _UNET, _FLUX, _FLUX2 = "UNet2DConditionModel", "FluxTransformer2DModel", "Flux2Transformer2DModel"
@@ -147,7 +172,8 @@ RELEASED: tuple[Released, ...] = (
     Released("Wan", "2.1 I2V 14B", _WAN, _WANI, CARD),
     Released("Wan", "2.2 I2V A14B", _WAN, {"in_channels": 36}, CARD),
     Released("Wan", "2.2 TI2V 5B", _WAN, _WAN5, CARD),
-    Released("Wan VACE", "default", "WanVACETransformer3DModel"),
+    Released("Wan VACE", "14B", "WanVACETransformer3DModel"),
+    Released("Wan VACE", "1.3B", "WanVACETransformer3DModel", _VACE1, DIFFSYNTH),
     Released("Wan Animate", "default", "WanAnimateTransformer3DModel"),
     Released("Wan Animate 2", "default", "WanAnimate2Transformer3DModel"),
     Released("SkyReels-V2", "14B", "SkyReelsV2Transformer3DModel", _SKY14, SCRIPT),
@@ -162,24 +188,29 @@ RELEASED: tuple[Released, ...] = (
     Released("LTX-Video", "2B", _LTX),
     Released("LTX-Video", "13B", _LTX, _LTX13, SCRIPT),
     Released("LTX-2", "default", "LTX2VideoTransformer3DModel"),
+    Released("LTX-2", "2.3", "LTX2VideoTransformer3DModel", _LTX23, DIFFSYNTH),
     Released("Mochi", "1", "MochiTransformer3DModel"),
     Released("CogVideoX", "2B", _COGX),
     Released("CogVideoX", "5B", _COGX, _COG5, CARD),
     Released("CogVideoX", "5B I2V", _COGX, _COG5 | {"in_channels": 32}, CARD),
     Released("ConsisID", "default", "ConsisIDTransformer3DModel"),
-    Released("Kandinsky 5", "default", "Kandinsky5Transformer3DModel"),
+    Released("Kandinsky 5", "Lite video", "Kandinsky5Transformer3DModel", _KANDINSKY5_VIDEO, AUTHORS),
+    Released("Kandinsky 5", "Lite image", "Kandinsky5Transformer3DModel", _KANDINSKY5_IMAGE, AUTHORS),
+    Released("Kandinsky 5", "Pro video", "Kandinsky5Transformer3DModel", _KANDINSKY5_PRO, AUTHORS),
     Released("Helios", "default", "HeliosTransformer3DModel"),
-    Released("BRIA FIBO", "default", "BriaFiboTransformer2DModel"),
+    Released("BRIA FIBO", "8B", "BriaFiboTransformer2DModel", {"in_channels": 48, "num_layers": 8}, MFLUX),
     Released("BRIA FIBO 2", "default", "BriaFibo2Transformer2DModel"),
     Released("Ideogram 4", "default", "Ideogram4Transformer2DModel"),
-    Released("ERNIE-Image", "default", "ErnieImageTransformer2DModel"),
+    Released("ERNIE-Image", "8B", "ErnieImageTransformer2DModel", _ERNIE, DIFFSYNTH),
     Released("ACE-Step", "1.5", "AceStepTransformer1DModel"),
+    Released("ACE-Step", "1.5 XL", "AceStepTransformer1DModel", _ACE_XL, DIFFSYNTH),
     Released("MiniMax-H3", "default", "MiniMaxH3Transformer3DModel"),
     Released("Proteina", "default", "RFD4ProteinaTransformer"),
     Released("AnyFlow", "default", "AnyFlowTransformer3DModel"),
     Released("AnyFlow", "FAR", "AnyFlowFARTransformer3DModel"),
     Released("BRIA", "3.2", "BriaTransformer2DModel"),
-    Released("GLM-Image", "default", "GlmImageTransformer2DModel"),
+    Released("GLM-Image", "7B", "GlmImageTransformer2DModel",
+             {"num_attention_heads": 32, "attention_head_dim": 128}, FASTVIDEO),
     Released("Cosmos 3", "default", "Cosmos3OmniTransformer"),
     Released("Kandinsky 6", "default", "Kandinsky6SRTransformer3DModel"),
     Released("Anima", "text conditioner", "AnimaTextConditioner", model="text_conditioner"),

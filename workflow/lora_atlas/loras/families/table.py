@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 
-from .origins import ORIGINS
+from .origins import MFLUX, ORIGINS
 from .released import TABLE, numbers, unfolded
 
 Numbers = tuple[int, ...]
@@ -160,9 +160,9 @@ class Architecture:
 
     @cached_property
     def names(self) -> dict[str, list[Entry]]:
-        """All names: those of diffusers first, then those of the authors, then those of layers that were fused."""
+        """All names: those of diffusers first, then those of the authors, of layers that were fused, and of mflux."""
         found = {flat: list(entries) for flat, entries in self.direct.items()}
-        for theirs, ours, order in self._spelt():
+        for theirs, ours, order in (*self._spelt(), *self._lines(MFLUX.get(self.cls, ""))):
             if not all(_flat(module) in self.direct for module in ours):
                 continue
             allowed = tuple(None if token == "#" else frozenset({int(token)}) for token in _TOKENS.findall(theirs))
@@ -190,8 +190,11 @@ class Architecture:
         return None
 
     def _original(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
+        yield from self._lines(ORIGINS.get(self.cls, ""))
+
+    def _lines(self, text: str) -> Iterator[tuple[str, tuple[str, ...], str]]:
         modules = [entry.modules[0] for entries in self.direct.values() for entry in entries]
-        for line in ORIGINS.get(self.cls, "").splitlines():
+        for line in text.splitlines():
             if not line:
                 continue
             theirs, _, ours = line.partition(" = ")

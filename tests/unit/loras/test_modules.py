@@ -316,6 +316,21 @@ def test_released_sizes_of_a_family_do_not_share_a_space_and_near_misses_are_sai
     assert "all but 1 of 7 modules are those of FLUX.2 klein 4B" in rows["odd"]["remark"]
 
 
+def test_a_model_that_has_fewer_blocks_of_fluxs_is_told_by_having_all_of_them():
+    """LongCat-Image has 10 and 20 blocks of FLUX.1's names and width, which has 19 and 38."""
+
+    def attention(double, single):
+        found = {f"transformer.transformer_blocks.{n}.attn.to_q": (3072, 3072) for n in double}
+        return found | {f"transformer.single_transformer_blocks.{n}.attn.to_q": (3072, 3072) for n in single}
+
+    assert belonging(attention(range(10), range(20))).family == "LongCat-Image"
+    assert belonging(attention(range(19), range(38))).family == "FLUX"
+    some = belonging(attention(range(3, 10), range(20)))
+    assert some.family == "FLUX" and "LongCat-Image" in some.remark
+    named = belonging(attention(range(3, 10), range(20)), {"modelspec.architecture": "longcat-image/lora"})
+    assert named.family == "LongCat-Image"
+
+
 def test_a_header_decides_only_between_families_that_the_shapes_allow():
     shared = {f"transformer.single_transformer_blocks.{n}.attn.to_q": (3072, 3072) for n in (0, 31)}
     assert belonging(shared).family == "FLUX" and "Chroma" in belonging(shared).remark

@@ -329,6 +329,9 @@ def test_a_model_that_has_fewer_blocks_of_fluxs_is_told_by_having_all_of_them():
     assert some.family == "FLUX" and "LongCat-Image" in some.remark
     named = belonging(attention(range(3, 10), range(20)), {"modelspec.architecture": "longcat-image/lora"})
     assert named.family == "LongCat-Image"
+    wide = {f"transformer.transformer_blocks.{n}.attn.to_q": (2048, 2048) for n in range(54)}
+    assert belonging(wide).family == "HunyuanVideo 1.5"
+    assert belonging(dict(list(wide.items())[:32])).family == "Nucleus-Image"
 
 
 def test_a_header_decides_only_between_families_that_the_shapes_allow():

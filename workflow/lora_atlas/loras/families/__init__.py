@@ -49,6 +49,7 @@ _MADE_OF = {
 _CLAIMS: tuple[tuple[str, str], ...] = (
     ("FLUX.2", r"flux[-_. ]?2|klein"), ("FLUX.3", r"flux[-_. ]?3"), ("Chroma", r"chroma"),
     ("LongCat-Image", r"longcat[-_. ]?image"), ("Ovis-Image", r"ovis[-_. ]?image"), ("FLUX", r"flux"),
+    ("Nucleus-Image", r"nucleus[-_. ]?image"),
     ("Qwen-Image 2.1", r"qwen[-_. ]?image[-_. ]?2[-_. ]?1"), ("Qwen-Image", r"qwen[-_. ]?image"),
     ("Z-Image", r"z[-_. ]?image"), ("Lumina 2", r"lumina"), ("AuraFlow", r"aura[-_. ]?flow|pony[-_. ]?v?7"),
     ("HiDream", r"hidream"), ("Krea 2", r"krea[-_. ]?2"), ("Anima", r"\banima\b|lora_anima"), ("Cosmos", r"cosmos"),

@@ -115,6 +115,10 @@ _ACE_XL = {
     "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 32, "num_attention_heads": 32,
     "encoder_hidden_size": 2048,
 }  # fmt: skip
+_NUCLEUS = {
+    "out_channels": 16, "num_layers": 32, "num_key_value_heads": 4, "joint_attention_dim": 4096, "num_experts": 64,
+    "dense_moe_strategy": "leave_first_three_blocks_dense", "capacity_factors": [4.0] * 32,
+}  # fmt: skip
 _LTX13 = {"num_attention_heads": 32, "attention_head_dim": 128, "cross_attention_dim": 4096, "num_layers": 48}
 _COG5 = {"num_attention_heads": 48, "num_layers": 42}
 _UNET, _FLUX, _FLUX2 = "UNet2DConditionModel", "FluxTransformer2DModel", "Flux2Transformer2DModel"
@@ -212,6 +216,7 @@ RELEASED: tuple[Released, ...] = (
     Released("LongCat-Image", "1", "LongCatImageTransformer2DModel",
              {"num_layers": 10, "num_single_layers": 20}, MFLUX),
     Released("Ovis-Image", "7B", "OvisImageTransformer2DModel"),
+    Released("Nucleus-Image", "1", "NucleusMoEImageTransformer2DModel", _NUCLEUS, CARD),
     Released("GLM-Image", "7B", "GlmImageTransformer2DModel",
              {"num_attention_heads": 32, "attention_head_dim": 128}, FASTVIDEO),
     Released("Cosmos 3", "default", "Cosmos3OmniTransformer"),

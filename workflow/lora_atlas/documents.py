@@ -333,8 +333,8 @@ left out, and a remark says so. α stands in a tensor of its module, in adapter_
 tensors and configuration say two scales, the tensors' is used, and a remark says so. kohya's `ss_network_alpha` is no
 scale: beside it stand tensors of α, or a converter has put them into A and B. With `split_qkv` sd-scripts trains three
 LoRAs of a fused layer and saves them as one of three times the rank beside the α of one, LyCORIS a DyLoRA beside an
-α that is block_size times too small, and mflux one that was trained with an α without it: such files are read, here as
-by every loader, at another strength than they were trained at.
+α that is block_size times too small, and mflux trains at α/r where a target has an α, and does not save it: such files
+are read, here as by every loader, at another strength than they were trained at.
 
 Of 86 files that the networks of sd-scripts, musubi-tuner and OneTrainer themselves made (November 2026; models of 15
 families at their released sizes, in every layout that OneTrainer saves; LoRA, convolutions, LoRA-FA, LoHa, LoKr), each

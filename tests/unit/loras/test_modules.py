@@ -323,12 +323,17 @@ def test_a_model_that_has_fewer_blocks_of_fluxs_is_told_by_having_all_of_them():
         found = {f"transformer.transformer_blocks.{n}.attn.to_q": (3072, 3072) for n in double}
         return found | {f"transformer.single_transformer_blocks.{n}.attn.to_q": (3072, 3072) for n in single}
 
-    assert belonging(attention(range(10), range(20))).family == "LongCat-Image"
+    found = belonging(attention(range(10), range(20)))
+    assert found.family == "LongCat-Image" and "FLUX" in found.remark
     assert belonging(attention(range(19), range(38))).family == "FLUX"
-    some = belonging(attention(range(3, 10), range(20)))
-    assert some.family == "FLUX" and "LongCat-Image" in some.remark
+    for double, single in ((range(3, 10), range(20)), (range(10), ()), ((), range(20))):
+        some = belonging(attention(double, single))
+        assert some.family == "FLUX" and "LongCat-Image" in some.remark
     named = belonging(attention(range(3, 10), range(20)), {"modelspec.architecture": "longcat-image/lora"})
     assert named.family == "LongCat-Image"
+    # FLUX.1 lite has 8 and 38, as BRIA FIBO has beside its projections of captions.
+    lite = belonging(attention(range(8), range(38)))
+    assert lite.family == "FLUX" and "lite 8B" in lite.variants and "BRIA FIBO" in lite.remark
     wide = {f"transformer.transformer_blocks.{n}.attn.to_q": (2048, 2048) for n in range(54)}
     assert belonging(wide).family == "HunyuanVideo 1.5"
     assert belonging(dict(list(wide.items())[:32])).family == "Nucleus-Image"

@@ -315,6 +315,7 @@ MFLUX = [
     ("FLUX", "dev", "transformer.", {
         "single_transformer_blocks.37.proj_mlp": None, "single_transformer_blocks.0.attn.to_q": None,
         "transformer_blocks.0.attn.to_out.0": None, "transformer_blocks.18.norm1.linear": None,
+        "transformer_blocks.1.attn.to_out": "transformer_blocks.1.attn.to_out.0",  # of a run that was resumed
         "transformer_blocks.0.ff.linear1": "transformer_blocks.0.ff.net.0.proj",
         "transformer_blocks.0.ff.linear2": "transformer_blocks.0.ff.net.2",
         "transformer_blocks.0.ff_context.linear1": "transformer_blocks.0.ff_context.net.0.proj",

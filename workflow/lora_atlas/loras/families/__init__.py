@@ -2,8 +2,9 @@
 
 A file belongs to the family of which a released model has all its modules at their shapes. Where several have, the
 header decides, then which has no other layers of these names, then the order in which the models are listed; and the
-remark says so. What fits no released model is its names' family, at sizes of its own, where names alone decide; else
-it is "other". What a header says is asked for nothing else: headers lie.
+remark says so. (A model with fewer blocks than one that is listed before it is taken where the file changes all of its
+blocks.) What fits no released model is its names' family, at sizes of its own, where names alone decide; else it is
+"other". What a header says is asked for nothing else: headers lie.
 """
 
 import re
@@ -49,7 +50,7 @@ _MADE_OF = {
 _CLAIMS: tuple[tuple[str, str], ...] = (
     ("FLUX.2", r"flux[-_. ]?2|klein"), ("FLUX.3", r"flux[-_. ]?3"), ("Chroma", r"chroma"),
     ("LongCat-Image", r"longcat[-_. ]?image"), ("Ovis-Image", r"ovis[-_. ]?image"), ("FLUX", r"flux"),
-    ("Nucleus-Image", r"nucleus[-_. ]?image"),
+    ("Nucleus-Image", r"nucleus[-_. ]?image"), ("BRIA FIBO", r"\bfibo\b(?![-_. ]?2)"),
     ("Qwen-Image 2.1", r"qwen[-_. ]?image[-_. ]?2[-_. ]?1"), ("Qwen-Image", r"qwen[-_. ]?image"),
     ("Z-Image", r"z[-_. ]?image"), ("Lumina 2", r"lumina"), ("AuraFlow", r"aura[-_. ]?flow|pony[-_. ]?v?7"),
     ("HiDream", r"hidream"), ("Krea 2", r"krea[-_. ]?2"), ("Anima", r"\banima\b|lora_anima"), ("Cosmos", r"cosmos"),
@@ -174,14 +175,35 @@ def _chosen(
     if claim in families:
         families = [claim]
     flats = Counter(module.flat for module in modules)
-    whole = {v.family for v in fits if v.counts(flats) == sum(flats.values())}
-    if len(families) > 1 and whole & set(families):
-        families = [name for name in families if name in whole]
+    whole = [name for name in families if any(
+        variant.family == name and variant.counts(flats) == sum(flats.values()) for variant in fits
+    )]  # fmt: skip
+    larger: list[str] = []
+    # A model with fewer blocks than one that is better known is told by a file that changes something in all of them.
+    if whole and (families[0] in whole or any(v.family == whole[0] and _throughout(v, modules) for v in fits)):
+        larger = [] if families[0] in whole else [name for name in families if name not in whole]
+        families = whole
     first, *others = families
     if any({first, *others[:1]} <= peers for peers in _PEERS) and others:
         return Belonging(OTHER, remark=f"it changes modules that {', '.join(families)} have in common")
-    remark = f"its modules are those of {', '.join(others)} as well" if others else None
+    also = ", ".join([*others, *larger])
+    remark = f"its modules are those of {also} as well" if also else None
     return Belonging(first, frozenset(v.name for v in fits if v.family == first), remark)
+
+
+def _throughout(variant: Variant, modules: Sequence[_Module]) -> bool:
+    """Whether there is something of every block of a model in a file; lists of up to four blocks are left out."""
+    has: dict[str, set[int]] = {}
+    for flat, rows in variant.rows.items():
+        stem, numbered, _ = flat.partition("_#")
+        for ranges, _ in rows if numbered else ():
+            has.setdefault(stem, set()).update(n for a, b in ranges[0] for n in range(a, b + 1))
+    changed: dict[str, set[int]] = {}
+    for module in modules:
+        stem, numbered, _ = module.flat.partition("_#")
+        if numbered:
+            changed.setdefault(stem, set()).add(module.numbers[0])
+    return all(blocks <= changed.get(stem, set()) for stem, blocks in has.items() if len(blocks) > 4)
 
 
 def text_encoder(model: str, family: str) -> str:

@@ -624,6 +624,7 @@ ORIGINS: dict[str, str] = {
 # have these names (mflux/models/*/training_adapter; of FLUX.1 its earlier dreambooth). They are no names to write.
 MFLUX: dict[str, str] = {
     "FluxTransformer2DModel": """
+transformer_blocks.#.attn.to_out = transformer_blocks.#.attn.to_out.0
 transformer_blocks.#.ff.linear1 = transformer_blocks.#.ff.net.0.proj
 transformer_blocks.#.ff.linear2 = transformer_blocks.#.ff.net.2
 transformer_blocks.#.ff_context.linear1 = transformer_blocks.#.ff_context.net.0.proj

@@ -3,14 +3,16 @@
 #
 # Versions: datasets 5.2.0, pillow 13.0.0, Python 3.11.
 #
-# What it does. "imagefolder" first looks for splits in the names of files: train, training, validation, valid, val, dev, test,
-# testing, eval, evaluation, in lower case, as a word between dashes, dots, underscores, spaces or digits. If any picture has one, the
-# pictures that have none belong to no split and are left out. Collections of art name a file after its title, as in
-# "claude-monet_train-in-the-snow.jpg": Monet painted a dozen trains, John Brett the Val d'Aosta. One such title leaves that picture
-# of the whole folder. Nothing is said; diffusers' training scripts read `--train_data_dir` in this way.
+# What it does. With `data_dir`, "imagefolder" looks for splits in the names of folders and then of files: train, training,
+# validation, valid, val, dev, test, testing, eval, evaluation, in lower case, as a word between dashes, dots, underscores, spaces or
+# digits. If any picture has one, the pictures that have none belong to no split and are left out. Collections of art name a file
+# after its title, as in "claude-monet_train-in-the-snow.jpg": Monet painted a dozen trains, John Brett the Val d'Aosta. One such title
+# leaves only that picture of a whole folder. Nothing is said. diffusers' train_unconditional.py reads `--train_data_dir` in this way; its
+# scripts for text to image give data_files and are spared.
 #
 # What most would expect. Folders named after painters and files named after pictures hold no splits, and all of them are read, as
-# they are without that one title; or a message of how many were left out. `data_files={"train": "**"}` reads all.
+# they are without that one title; or a message of how many were left out. The documentation of `data_dir` says that it is the same
+# as data_files=data_dir/**. `data_files={"train": "**"}` reads all.
 #
 # Seen 2026-11-30:
 #   four of Monet           : 4 pictures, of them read: 4 (train)

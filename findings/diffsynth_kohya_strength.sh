@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DiffSynth-Studio: an SDXL file of sd-scripts or LyCORIS with alpha 1 and rank 16 is applied at sixteen times its strength
+# DiffSynth-Studio: an SDXL file in kohya's names with alpha 1 and rank 16 is applied at sixteen times its strength
 #
 # Versions: diffsynth 2.1.12, lycoris-lora 4.1.3, torch 2.14.1, Python 3.11.
 #
@@ -7,7 +7,8 @@
 # made from that of lora_down by replacing "lora_A.weight", but the names of its table end in "lora_A.default.weight": nothing is
 # replaced, so alpha gets the name of lora_down. A file has its keys in order, alpha first, so lora_down takes its place and alpha is
 # gone. What follows would scale by alpha / rank and warn that it does; it finds no alpha, and says nothing. In FLUX files alpha
-# is seen, but once: alpha / rank of the first module of the file becomes that of all.
+# is seen, but once: alpha / rank of the first module of the file becomes that of all. (An SDXL file that changes
+# convolutions of ResNets as well ends in a KeyError; those of attention and feed-forward, sd-scripts' default, are read.)
 #
 # What most would expect. alpha / rank of each module, as the network computed while it was trained. The default alpha of sd-scripts
 # and of LyCORIS is 1. With alpha equal to the rank nothing shows; a FLUX file shows it where modules have ranks of their own.

@@ -3,15 +3,16 @@
 #
 # Versions: fastvideo 0.2.1, lycoris-lora 4.1.3, torch 2.12.0, Python 3.11.
 #
-# What it does. The alpha of a module is read from the file as a number with a fraction, and becomes a whole one where it is set:
-# int(alpha). Of what is below 1 nothing is left, and an alpha of 0 is then taken for one that is missing: the update is added at 1
-# instead of alpha / rank. From 1 on the fraction is cut off. Nothing is said.
+# What it does. The alpha of a module (keys that end in ".alpha" or ".lora_alpha") is read from the file as a number with a fraction,
+# and becomes a whole one where it is set: int(alpha). An alpha below 1 becomes 0, and where the update is merged into the weight, as
+# pipelines do, 0 is taken for an alpha that is missing: the update is added at 1 instead of alpha / rank. From 1 on the fraction is cut
+# off. Nothing is said.
 #
 # What most would expect. alpha / rank, as the network computed while it was trained. alpha need not be whole: it is any number in
-# the settings of sd-scripts and LyCORIS, and files made small by a rank for each module keep alpha / rank, so that most of their alphas are
-# not. With the whole alphas of most settings nothing shows.
+# the settings of sd-scripts and LyCORIS, and a file that is resized at the same alpha / rank gets what comes of that. With whole alphas,
+# which most settings have, nothing shows.
 #
-# Seen 2026-11-30 (a linear layer; its keys read as the pipelines read them, merged on the CPU):
+# Seen 2026-11-30 (a linear layer; its keys normalized and merged by FastVideo's own functions, on the CPU):
 #   rank 16, alpha   16: the file says 16.0, applied at 1.00 times the trained strength
 #   rank 16, alpha    8: the file says  8.0, applied at 1.00 times the trained strength
 #   rank 16, alpha    1: the file says  1.0, applied at 1.00 times the trained strength

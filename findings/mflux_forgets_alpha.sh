@@ -4,9 +4,10 @@
 # Versions: mflux 0.24.0, mlx 0.32.2 (on a CPU under Linux), Python 3.11.
 #
 # What it does. A target of mflux's trainers may have an alpha beside its rank: layers then compute with alpha / rank while they are
-# trained. What is saved are A and B alone; no tensor and no entry of the header says alpha, and the factors are not scaled by it.
-# Reading it again, to generate pictures or to resume training from a checkpoint, applies them at 1. Its trainers of Z-Image,
-# FLUX.2, Krea 2 and ERNIE-Image save in this way. Other programs cannot know the strength either.
+# trained. The adapter's file has A and B alone; no tensor and no entry of its header says alpha, and the factors are not scaled by it.
+# Reading it again, to generate pictures or to resume training from a checkpoint, applies them at 1, although the checkpoint has a
+# copy of the settings beside it. The trainers of Z-Image, FLUX.2, Krea 2 and ERNIE-Image save in this way. Other programs cannot
+# know the strength either.
 #
 # What most would expect. The strength that was trained: alpha in the file, as kohya's and PEFT's files have it (mflux reads both),
 # or factors that hold it. Without alpha, or with alpha equal to the rank, nothing shows.
@@ -23,7 +24,7 @@ python3 -m venv "$folder/env"
 # Under Linux mflux asks for MLX on CUDA; MLX for CPUs computes the same.
 "$folder/env/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps mflux==0.24.0
 "$folder/env/bin/python" -m pip install --quiet --disable-pip-version-check \
-  "mlx[cpu]==0.32.2" transformers==5.24.0 torch==2.14.1 "opencv-python-headless<6" numpy pillow safetensors huggingface-hub \
+  "mlx[cpu]==0.32.2" transformers==5.5.4 torch==2.14.1 "opencv-python-headless<6" numpy "pillow>=13" safetensors "huggingface-hub<2" \
   tokenizers tqdm toml platformdirs requests regex piexif matplotlib fonttools sentencepiece protobuf filelock pyyaml
 cat > "$folder/one.py" <<'PY'
 import contextlib

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# OpenVINO GenAI: a LoRA as diffusers saves it reaches no layer, and a DoRA is applied without its magnitudes
+# OpenVINO GenAI: a LoRA of Stable Diffusion as diffusers saves it reaches no layer, and a DoRA is applied without its magnitudes
 #
 # Versions: openvino-genai 2026.4.1.0, optimum-intel 2.2.0, diffusers 0.39.0, peft 0.21.2, lycoris-lora 4.1.3, Python 3.11.
 #
-# What it does. Text2ImagePipeline knows the names of kohya's files. Names as `save_lora_weights` of diffusers writes them
+# What it does. For a UNet, Text2ImagePipeline knows the names of kohya's files. Names as `save_lora_weights` of diffusers writes them
 # ("unet.down_blocks.0…lora_A.weight") get kohya's prefix put before them and then match nothing: each layer is printed as unused, and
 # the call ends well with the picture of the base. Of a DoRA in kohya's names `dora_scale` is not read: the picture is that of
 # the same file without it, to the last bit, and nothing is said. (LoHa and LoKr are refused; of convolutions only pointwise ones are taken.)

@@ -5,11 +5,12 @@
 #
 # What it does. convert_to_lora takes an adapter's update and approximates it by one of a given rank, for programs that read LoRA
 # alone. It asks layers of LoRA for their update as well, and gets B A times the scale: a DoRA's magnitudes and a LoRA's biases
-# (lora_bias) are no part of it. Both are converted, at any rank, into an adapter that does something else. The check for biases looks at
-# the setting `bias` alone. The one warning is that of any LoRA: there is typically no need for it.
+# (lora_bias) are no part of it. Both are converted, at any rank, into an adapter that does something else. The check for biases asks
+# for lora_bias only where a configuration has no `bias`, which that of a LoRA has. The one warning is that of any LoRA: there is
+# typically no need for it.
 #
-# What most would expect. W' - W of the layer as it computes, which a LoRA of full rank has exactly, as it does for the other kinds that
-# PEFT converts; or the refusal that it has for OFT, IA³ and HiRA, whose updates need the base's weights too.
+# What most would expect. Of a DoRA W' - W of the layer as it computes, which a LoRA of full rank has exactly, as PEFT does for the other
+# kinds that it converts; or the refusal that it has for OFT, IA³ and HiRA, whose updates need the base's weights too, and for biases.
 #
 # Seen 2026-11-30 (a linear layer 32 to 48, converted at rank 32):
 #   LoRA                              : the converted adapter is off by 0.00 of what the adapter does; warnings: 1

@@ -289,6 +289,8 @@ def main() -> None:
         inside(Path(asked.revision), asked.inside, asked.folder, asked.count)
         return
     rows = [row for row in WORDS if row in asked.rows]  # rows of a folder rest on those before
+    if asked.scratch:
+        asked.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=asked.scratch) as temporary:
         scratch = Path(temporary)
         kept = asked.scratch or scratch

@@ -193,17 +193,8 @@ def _chosen(
 
 def _throughout(variant: Variant, modules: Sequence[_Module]) -> bool:
     """Whether there is something of every block of a model in a file; lists of up to four blocks are left out."""
-    has: dict[str, set[int]] = {}
-    for flat, rows in variant.rows.items():
-        stem, numbered, _ = flat.partition("_#")
-        for ranges, _ in rows if numbered else ():
-            has.setdefault(stem, set()).update(n for a, b in ranges[0] for n in range(a, b + 1))
-    changed: dict[str, set[int]] = {}
-    for module in modules:
-        stem, numbered, _ = module.flat.partition("_#")
-        if numbered:
-            changed.setdefault(stem, set()).add(module.numbers[0])
-    return all(blocks <= changed.get(stem, set()) for stem, blocks in has.items() if len(blocks) > 4)
+    changed = {(m.flat.partition("_#")[0], m.numbers[0]) for m in modules if m.numbers}
+    return all((stem, n) in changed for stem, blocks in variant.blocks.items() if len(blocks) > 4 for n in blocks)
 
 
 def text_encoder(model: str, family: str) -> str:

@@ -23,8 +23,6 @@ CARD = "config.json of the published model"
 SCRIPT = "diffusers' script that converts the published weights"
 AUTHORS = "the authors' configuration"
 DIFFSYNTH = "DiffSynth-Studio's settings for the published weights"
-FASTVIDEO = "FastVideo's settings for the published weights"
-MFLUX = "mflux's model of the published weights"
 
 
 @dataclass(frozen=True)
@@ -204,7 +202,8 @@ RELEASED: tuple[Released, ...] = (
     Released("Kandinsky 5", "Lite image", "Kandinsky5Transformer3DModel", _KANDINSKY5_IMAGE, AUTHORS),
     Released("Kandinsky 5", "Pro video", "Kandinsky5Transformer3DModel", _KANDINSKY5_PRO, AUTHORS),
     Released("Helios", "default", "HeliosTransformer3DModel"),
-    Released("BRIA FIBO", "8B", "BriaFiboTransformer2DModel", {"in_channels": 48, "num_layers": 8}, MFLUX),
+    Released("BRIA FIBO", "8B", "BriaFiboTransformer2DModel", {"in_channels": 48, "num_layers": 8},
+             "mflux's model of the published weights"),
     Released("BRIA FIBO 2", "default", "BriaFibo2Transformer2DModel"),
     Released("Ideogram 4", "default", "Ideogram4Transformer2DModel"),
     Released("ERNIE-Image", "8B", "ErnieImageTransformer2DModel", _ERNIE, DIFFSYNTH),
@@ -220,7 +219,7 @@ RELEASED: tuple[Released, ...] = (
     Released("Ovis-Image", "7B", "OvisImageTransformer2DModel"),
     Released("Nucleus-Image", "1", "NucleusMoEImageTransformer2DModel", _NUCLEUS, CARD),
     Released("GLM-Image", "7B", "GlmImageTransformer2DModel",
-             {"num_attention_heads": 32, "attention_head_dim": 128}, FASTVIDEO),
+             {"num_attention_heads": 32, "attention_head_dim": 128}, "FastVideo's settings for the published weights"),
     Released("Cosmos 3", "default", "Cosmos3OmniTransformer"),
     Released("Kandinsky 6", "default", "Kandinsky6SRTransformer3DModel"),
     Released("Anima", "text conditioner", "AnimaTextConditioner", model="text_conditioner"),

@@ -129,6 +129,16 @@ class Variant:
                 total += product
         return total
 
+    @cached_property
+    def blocks(self) -> Mapping[str, frozenset[int]]:
+        """The flat name of each list of blocks → their numbers."""
+        found: dict[str, set[int]] = {}
+        for flat, rows in self.rows.items():
+            stem, numbered, _ = flat.partition("_#")
+            for ranges, _ in rows if numbered else ():
+                found.setdefault(stem, set()).update(n for a, b in ranges[0] for n in range(a, b + 1))
+        return {stem: frozenset(each) for stem, each in found.items()}
+
 
 @dataclass(eq=False)
 class Architecture:
@@ -192,8 +202,11 @@ class Architecture:
     def _original(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
         yield from self._lines(ORIGINS.get(self.cls, ""))
 
+    @cached_property
+    def _modules(self) -> list[str]:
+        return [entry.modules[0] for entries in self.direct.values() for entry in entries]
+
     def _lines(self, text: str) -> Iterator[tuple[str, tuple[str, ...], str]]:
-        modules = [entry.modules[0] for entries in self.direct.values() for entry in entries]
         for line in text.splitlines():
             if not line:
                 continue
@@ -202,7 +215,7 @@ class Architecture:
             ours = ours.removeprefix(order)
             if theirs.endswith(".*"):
                 stem = ours.removesuffix("*")
-                for module in modules:
+                for module in self._modules:
                     if module.startswith(stem):
                         yield theirs.removesuffix("*") + module.removeprefix(stem), (module,), order
             elif ours.endswith("]"):
@@ -213,9 +226,8 @@ class Architecture:
 
     def _spelt(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
         yield from self._original()
-        modules = [entry.modules[0] for entries in self.direct.values() for entry in entries]
-        known = set(modules)
-        for module in modules:
+        known = set(self._modules)
+        for module in self._modules:
             block, _, leaf = module.rpartition(".")
             for whole, parts in _FUSED:
                 together = tuple(f"{block}.{part}" for part in parts)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ..seeds import derive_seed
 from ..views import View
 from . import BEST_CONTROL, intervals
-from .ranking import DISTANCES, TIE, average_precision, chance, scale_of, score
+from .ranking import DISTANCES, chance, nearby, scale_of, scored
 from .retrieval import spaces
 
 
@@ -105,18 +105,18 @@ def permuted(
             seeds = [derive_seed("retrieval", "ties", seed, lora) for lora in queries.columns["lora"]]
 
             own, labels = queries.columns["artist"].astype(str), gallery.columns["artist"].astype(str)
+            numbers = np.unique(np.concatenate([own, labels]), return_inverse=True)[1]
+            asking, known = numbers[: len(own), None], numbers[len(own) :]
+            # Other labels do not change who is near: everybody is ranked once.
             order = np.argsort(D, 1, kind="stable")
-            tied = (np.diff(np.take_along_axis(D, order, 1), axis=1) <= TIE * scale).any()
+            near = nearby(np.take_along_axis(D, order, 1), scale)
 
-            def mean(labels: np.ndarray, D=D, own=own, order=order, tied=tied, scale=scale, seeds=seeds) -> float:
-                if tied:
-                    return float(score(D, own[:, None] == labels[None], scale=scale, seeds=seeds)["mAP"].mean())
-                # Other labels do not change who is near: everybody is ranked once.
-                return float(average_precision((labels[order] == own[:, None]).astype(float)).mean())
+            def mean(known: np.ndarray, asking=asking, order=order, near=near, seeds=seeds) -> float:
+                return float(scored(known[order] == asking, near, seeds=seeds)["mAP"].mean())
 
             rng = np.random.Generator(np.random.PCG64(derive_seed("margins", "permutations", seed)))
-            spread = np.array([mean(labels[rng.permutation(len(labels))]) for _ in range(permutations)])
-            observed = mean(labels)
+            spread = np.array([mean(known[rng.permutation(len(known))]) for _ in range(permutations)])
+            observed = mean(known)
             low, high = np.quantile(spread, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
             sizes = [(labels == artist).sum() for artist in own]
             found.append(

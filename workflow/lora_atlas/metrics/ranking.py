@@ -194,37 +194,71 @@ def score(
     `considered` (q, n): the items that a query ranks; None: all. Ties are nearer than TIE × `scale`; `seeds` (q,), of
     their random orders. A query without a relevant item scores NaN.
     """
-    q = len(D)
     relevant = np.asarray(relevant, bool)
     if considered is not None:
         D, relevant = np.where(considered, D, np.inf), relevant & considered
-    asked = relevant.any(1)
-    found = {metric: np.full(q, np.nan) for metric in metrics}
     ranked = np.sort(D, 1)
+    near = nearby(ranked, scale)
+    hits = _places(D, ranked, relevant)
+    mixed = np.flatnonzero(_mixed(hits, near))
+    hits[mixed] = np.take_along_axis(relevant[mixed], np.argsort(D[mixed], 1, kind="stable"), 1)
+    return scored(hits, near, metrics, seeds=seeds)
+
+
+def nearby(ranked: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """Which neighbours in rows of sorted distances (q, n) are tied: nearer than TIE × `scale`; shape (q, n - 1)."""
     with np.errstate(invalid="ignore"):  # what is not considered lies at infinity, in no order that matters
-        near = np.diff(ranked, axis=1) <= TIE * scale
-    tied = near.any(1) & asked
-    plain = np.flatnonzero(asked & ~tied)
-    hits = _places(D[plain], ranked[plain], relevant[plain])
+        return np.diff(ranked, axis=1) <= TIE * scale
+
+
+def scored(
+    hits: np.ndarray, near: np.ndarray, metrics: Sequence[str] = ("mAP",), *, seeds: Sequence[int] | None = None
+) -> dict[str, np.ndarray]:
+    """The same from rankings: `hits` (q, n) of relevant items, best first, of which `near` (q, n - 1) are tied.
+
+    Only ties of items of both kinds are put in random orders: of a thousand LoRAs some are always as far as others,
+    but for the rounding of float32, and nearly all of those are not what is asked for.
+    """
+    asked = hits.any(1)
+    mixed = _mixed(hits, near)
+    plain = np.flatnonzero(asked & ~mixed)
+    found = {metric: np.full(len(hits), np.nan) for metric in metrics}
     for metric in metrics:
-        found[metric][plain] = METRICS[metric].score(hits) if len(plain) else 0
-    for i in np.flatnonzero(tied).tolist():
-        order = np.argsort(D[i], kind="stable")
-        rng = np.random.Generator(np.random.PCG64(0 if seeds is None else seeds[i]))
-        group = np.concatenate([[0], np.cumsum(~near[i])])
-        orders = [order[np.lexsort((rng.random(len(group)), group))] for _ in range(ORDERS)]
-        shuffled = relevant[i][np.stack(orders)]
+        found[metric][plain] = METRICS[metric].score(hits[plain]) if len(plain) else 0
+    for i in np.flatnonzero(mixed).tolist():
+        shuffled = _orders(hits[i], near[i], 0 if seeds is None else seeds[i])
         for metric in metrics:
             found[metric][i] = METRICS[metric].score(shuffled).mean()
     return found
 
 
+def _mixed(hits: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Rankings (q,) in which what is relevant is tied with what is not: in every order of a tie of both, two neighbours
+    differ."""
+    return (near & (hits[:, 1:] != hits[:, :-1])).any(1)
+
+
+def _orders(hits: np.ndarray, near: np.ndarray, seed: int) -> np.ndarray:
+    """One ranking (n,) in random orders of its ties, (ORDERS, n). Every item draws its number, tied or not."""
+    drawn = np.random.Generator(np.random.PCG64(seed)).random((ORDERS, len(hits)))
+    group = np.concatenate([[0], np.cumsum(~near)])
+    tied = np.flatnonzero(np.concatenate([near, [False]]) | np.concatenate([[False], near]))
+    order = np.lexsort((drawn[:, tied], np.broadcast_to(group[tied], (ORDERS, len(tied)))))
+    found = np.tile(hits, (ORDERS, 1))
+    found[:, tied] = hits[tied[order]]
+    return found
+
+
 def _places(D: np.ndarray, ranked: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """What is `relevant` (q, n), best first, by distances D (q, n) and the same in order, none of them twice in a row.
+    """What is `relevant` (q, n), best first, by distances D (q, n) and the same in order: of equals those first.
 
     A number's place is found in its sorted row: sorting numbers takes a fifth of what sorting their indices does.
     """
     found = np.zeros_like(relevant)
     for row, distances, order, hit in zip(found, D, ranked, relevant, strict=True):
-        row[np.searchsorted(order, distances[hit])] = True
+        wanted = np.sort(distances[hit])
+        places = np.searchsorted(order, wanted)
+        if (places[1:] == places[:-1]).any():  # the first of equals, the second, …
+            places += np.arange(len(wanted)) - np.searchsorted(wanted, wanted)
+        row[places] = True
     return found

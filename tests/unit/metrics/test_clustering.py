@@ -60,6 +60,12 @@ def contingency(classes, clusters) -> np.ndarray:
     return reference.cluster.contingency_matrix(classes, clusters).astype(float)
 
 
+def scored(metric: str, tables: np.ndarray) -> np.ndarray:
+    """A metric of contingency tables (..., classes, clusters)."""
+    found = METRICS[metric](partitions.Crossed.of_tables(tables.reshape(-1, *tables.shape[-2:])))
+    return found.reshape(tables.shape[:-2])
+
+
 def painters(count: int, loras: int, apart: float, seed: int = 0, dimensions: int = 6) -> tuple[np.ndarray, list[str]]:
     """Vectors of LoRAs around their artists' centres, and the artists."""
     rng = np.random.default_rng(seed)
@@ -80,7 +86,7 @@ LABELINGS = st.integers(1, 30).flatmap(
 @given(LABELINGS)
 def test_scores_of_random_labelings_are_scikit_learns(metric, labelings):
     expected = REFERENCE[metric](*labelings)
-    assert METRICS[metric](contingency(*labelings)) == pytest.approx(expected, abs=1e-9)
+    assert scored(metric, contingency(*labelings)) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -98,25 +104,25 @@ def test_scores_of_random_labelings_are_scikit_learns(metric, labelings):
 )
 def test_scores_at_the_limits_are_scikit_learns(metric, labelings):
     labelings = [list(labels) for labels in labelings]
-    assert METRICS[metric](contingency(*labelings)) == pytest.approx(REFERENCE[metric](*labelings), abs=1e-9)
+    assert scored(metric, contingency(*labelings)) == pytest.approx(REFERENCE[metric](*labelings), abs=1e-9)
 
 
 def test_scores_worked_by_hand():
     # Classes aaabbb, clusters 001111: of 15 pairs, 6 in classes, 1 + 6 in clusters, 1 + 3 in both; 6·7/15 by chance.
     table = np.array([[2.0, 1.0], [0.0, 3.0]])
-    assert METRICS["ARI"](table) == pytest.approx((4 - 2.8) / (6.5 - 2.8))
+    assert scored("ARI", table) == pytest.approx((4 - 2.8) / (6.5 - 2.8))
     h_class, h_cluster = np.log(2), -(np.log(1 / 3) / 3 + 2 * np.log(2 / 3) / 3)
     mutual = np.log(2) - (4 / 6) * (-(np.log(1 / 4) / 4 + 3 * np.log(3 / 4) / 4))  # H(class) − H(class | cluster)
-    assert METRICS["V-measure"](table) == pytest.approx(2 * mutual / (h_class + h_cluster))
+    assert scored("V-measure", table) == pytest.approx(2 * mutual / (h_class + h_cluster))
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_stack_of_tables_is_scored_table_by_table(metric):
     stack = np.random.default_rng(0).integers(0, 5, (4, 3, 2, 5)).astype(float)
-    found = METRICS[metric](stack)
+    found = scored(metric, stack)
     assert found.shape == (4, 3)
     for place in np.ndindex(4, 3):
-        assert found[place] == pytest.approx(METRICS[metric](stack[place]), abs=1e-12)
+        assert found[place] == pytest.approx(scored(metric, stack[place]), abs=1e-12)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -128,8 +134,27 @@ def test_names_of_groups_and_classes_nobody_has_change_nothing(metric, labelings
     random.shuffle(rows)
     random.shuffle(columns)
     padded = np.pad(table[rows][:, columns], ((0, 2), (1, 0)))
-    assert METRICS[metric](padded) == pytest.approx(METRICS[metric](table), abs=1e-12)
-    assert METRICS[metric](table.T) == pytest.approx(METRICS[metric](table), abs=1e-12)
+    assert scored(metric, padded) == pytest.approx(scored(metric, table), abs=1e-12)
+    assert scored(metric, table.T) == pytest.approx(scored(metric, table), abs=1e-12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 12), st.booleans())
+def test_labels_and_their_contingency_tables_are_scored_alike(seed, pairs, loras, leave):
+    """One labelling against several, several against one, of all LoRAs or of some: to the last bit."""
+    rng = np.random.default_rng(seed)
+    labels, clusters = rng.integers(0, 4, (pairs, loras)), rng.integers(0, 6, loras)
+    kept = rng.random((pairs, loras)) < 0.7 if leave else np.ones((pairs, loras), bool)
+    kept[:, 0] = True
+    tables = np.zeros((pairs, 4, 6))
+    for pair, row in enumerate(kept):
+        np.add.at(tables[pair], (labels[pair][row], clusters[row]), 1)
+    found = partitions.Crossed.of_labels(labels, clusters, 4, 6, kept if leave else None)
+    dense = partitions.Crossed.of_tables(tables)
+    for name in ("classes", "clusters", "of", "count"):
+        assert np.array_equal(getattr(found, name), getattr(dense, name)), name
+    for metric, values in found.agreements().items():
+        assert [*values] == [scored(metric, each) for each in tables]
 
 
 # --- silhouette and 1-NN
@@ -380,7 +405,7 @@ def test_hundreds_of_loras_are_scored_without_a_warning():
     labels = np.random.default_rng(0).integers(0, 12, (2, 300))
     counts = np.zeros((12, 12))
     np.add.at(counts, tuple(labels), 1)
-    assert METRICS["AMI"](counts) == pytest.approx(reference.adjusted_mutual_info_score(*labels), abs=1e-9)
+    assert scored("AMI", counts) == pytest.approx(reference.adjusted_mutual_info_score(*labels), abs=1e-9)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -450,11 +475,11 @@ def test_the_number_of_groups_is_that_of_the_widest_silhouette_of_all_cuts(apart
 @pytest.mark.parametrize("adjusted", [None, 0, 3, 9])
 def test_all_agreements_at_once_are_those_one_by_one(adjusted):
     stack = np.random.default_rng(1).integers(0, 4, (7, 5, 6)).astype(float)
-    found = partitions.agreements(stack, adjusted)
+    found = partitions.Crossed.of_tables(stack).agreements(adjusted)
     assert list(found) == list(METRICS)
     for metric, values in found.items():
         of = stack[:adjusted] if metric == "AMI" else stack
-        assert [*values] == [METRICS[metric](each) for each in of]
+        assert [*values] == [scored(metric, each) for each in of]
 
 
 def test_noise_is_a_group_of_its_own_for_every_lora_of_it():
@@ -713,7 +738,7 @@ def test_jackknives_of_scores_and_of_differences_cover_the_mean_of_other_artists
             )
             table = contingency(who, clusters)
             left = np.stack([table * (np.arange(12) != a)[:, None] for a in range(12)])
-            both.append(np.append(METRICS["ARI"](left), METRICS["ARI"](table)))
+            both.append(np.append(scored("ARI", left), scored("ARI", table)))
         found.append([both[0], both[0] - both[1]])
     for each in np.swapaxes(found, 0, 1):
         ends = np.array([intervals.jackknife(row[-1], row[:-1], intervals.DIFFERENCE).interval(0.9) for row in each])

@@ -25,11 +25,10 @@ from ..seeds import derive_seed
 from ..tables import KNOWN, TOGETHER, WHOLE
 from . import BEST_CONTROL, intervals
 from .labels import majority, nearest, probe
-from .partitions import ALGORITHMS, METRICS, Points, agreements, contingency, estimated_groups, hdbscan, silhouette
+from .partitions import ALGORITHMS, METRICS, Crossed, Points, estimated_groups, hdbscan, silhouette
 
 AMI_PERMUTATIONS = 100
 SILHOUETTES = 20  # permutations behind the chance of a silhouette
-STACK = 2**24  # counts of contingency tables that are held at once
 WITHIN = "artist in genre"
 NEIGHBOURS = 5
 FOLDS = 5  # of the probe for genres
@@ -238,33 +237,18 @@ def _agreement(
     name: str, algorithm: str, labels: np.ndarray, clusters: np.ndarray, shuffled: np.ndarray, space: _Space, setting
 ) -> Iterator[Row]:
     """Scores of one partition against the true groups."""
-    classes, groups = labels.max() + 1, clusters.max() + 1
-    whole = contingency(labels, clusters, classes, groups)
-    artists = space.artists.max() + 1
-    each = max(STACK // whole.size, 1)
-    without, chances = [], []
-    for first in range(0, artists, each):
-        part = range(first, min(first + each, artists))
-        left = np.stack([whole - _of_artist(a, labels, clusters, whole.shape, space) for a in part])
-        without.append(agreements(left))
-    for first in range(0, len(shuffled), each):
-        tables = contingency(shuffled[first : first + each], clusters[None], classes, groups)
-        chances.append(agreements(tables, max(AMI_PERMUTATIONS - first, 0)))
-    for metric, (value,) in agreements(whole[None]).items():
-        deleted = np.concatenate([found[metric] for found in without])
-        estimate = intervals.jackknife(value, deleted, intervals.DIFFERENCE)
-        chance = np.concatenate([found[metric] for found in chances]).mean()
-        yield Row(
-            name, algorithm, metric, estimate.value, *estimate.interval(setting.confidence), chance, without=deleted
-        )
+    sizes = labels.max() + 1, clusters.max() + 1
+    others = np.arange(space.artists.max() + 1)[:, None] != space.artists
+    without = Crossed.of_labels(labels, clusters, *sizes, others).agreements()
+    chances = Crossed.of_labels(shuffled, clusters, *sizes).agreements(AMI_PERMUTATIONS)
+    for metric, (value,) in Crossed.of_labels(labels, clusters, *sizes).agreements().items():
+        estimate = intervals.jackknife(value, without[metric], intervals.DIFFERENCE)
+        interval = estimate.interval(setting.confidence)
+        chance = chances[metric].mean()
+        yield Row(name, algorithm, metric, estimate.value, *interval, chance, without=without[metric])
     yield _mean(name, algorithm, "silhouette", silhouette(space.D, clusters), None, space, setting)
     if algorithm.endswith("estimated") or algorithm == "HDBSCAN":
-        yield Row(name, algorithm, "K", float(groups))
-
-
-def _of_artist(a: int, labels: np.ndarray, clusters: np.ndarray, shape: tuple[int, int], space: _Space) -> np.ndarray:
-    rows = space.artists == a
-    return contingency(labels[rows], clusters[rows], *shape)
+        yield Row(name, algorithm, "K", float(sizes[1]))
 
 
 def _neighbours(name: str, labels: np.ndarray, shuffled: np.ndarray, space: _Space, setting) -> Iterator[Row]:
@@ -312,33 +296,31 @@ def _within(space: _Space, setting: _Setting) -> Iterator[Row]:
             cluster(points, len(names), setting.restarts, seed)
             for points, (_, names, _) in zip(apart, genres, strict=True)
         ]
-        tables = [
-            contingency(labels, found, len(names), len(names))
-            for (_, names, labels), found in zip(genres, clusters, strict=True)
-        ]
+        found = [(labels, each, len(names)) for (_, names, labels), each in zip(genres, clusters, strict=True)]
         rng = setting.rng("permutations", WITHIN)
         permuted = [
-            contingency(np.stack([rng.permutation(labels) for _ in range(setting.permutations)]), found[None], *t.shape)
-            for (_, _, labels), found, t in zip(genres, clusters, tables, strict=True)
+            Crossed.of_labels(np.stack([rng.permutation(labels) for _ in range(setting.permutations)]), each, K, K)
+            for labels, each, K in found
         ]
+        crossed = [Crossed.of_labels(labels, each, K, K) for labels, each, K in found]
+        left = [Crossed.of_labels(labels, each, K, K, np.arange(K)[:, None] != labels) for labels, each, K in found]
         sizes = np.array([len(rows) for rows, _, _ in genres], float)
         for metric, function in METRICS.items():
-            values = np.array([function(t[None])[0] for t in tables])
+            values = np.array([function(each)[0] for each in crossed])
             left_out = []
             for i, (_, names, _) in enumerate(genres):
+                rest = function(left[i])
                 for a in range(len(names)):
-                    left = tables[i].copy()
-                    gone, left[a] = left[a].sum(), 0
                     now, weights = values.copy(), sizes.copy()
-                    weights[i] -= gone
+                    weights[i] -= crossed[i].classes[0, a]
                     if len(names) > 2:
-                        now[i] = function(left[None])[0]
+                        now[i] = rest[a]
                     else:  # one artist is left, and nothing to distinguish
                         weights[i] = 0
                     left_out.append((now @ weights) / weights.sum() if weights.sum() else np.nan)
             deleted = np.array(left_out)[np.isfinite(left_out)]
             value = float(values @ sizes / sizes.sum())
-            chance = np.array([function(t[:AMI_PERMUTATIONS]).mean() for t in permuted]) @ sizes / sizes.sum()
+            chance = np.array([function(each)[:AMI_PERMUTATIONS].mean() for each in permuted]) @ sizes / sizes.sum()
             low = high = None
             if len(deleted) > 1:
                 low, high = intervals.jackknife(value, deleted, intervals.DIFFERENCE).interval(setting.confidence)

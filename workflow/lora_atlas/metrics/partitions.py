@@ -1,7 +1,7 @@
 """Partitions: how LoRAs are grouped, and how well two groupings agree.
 
 ARI: Hubert & Arabie 1985. V-measure: Rosenberg & Hirschberg 2007. AMI: Vinh, Epps & Bailey 2010 (arithmetic mean). All
-work on stacks of contingency tables, since chance levels and intervals need hundreds of them.
+work on many pairs of groupings at once, since chance levels and intervals need hundreds of them.
 
 A LoRA that HDBSCAN calls noise is a group of its own: to throw it out of the score would reward a descriptor for what
 it cannot place.
@@ -21,85 +21,107 @@ STARTS = 10**9  # multiplications of all starts of k-means together
 LEAST_RESTARTS = 5  # whatever a start costs
 
 
-def contingency(labels: np.ndarray, clusters: np.ndarray, classes: int, groups: int) -> np.ndarray:
-    """Counts (…, classes, groups) of label rows (…, n) and cluster rows (…, n)."""
-    labels, clusters = np.broadcast_arrays(labels, clusters)
-    cells = labels * groups + clusters
-    stack = cells.reshape(-1, cells.shape[-1]) + np.arange(cells[..., 0].size)[:, None] * classes * groups
-    # Weighted, so that counts are floats at once: there are many more cells than LoRAs.
-    counts = np.bincount(stack.ravel(), np.ones(stack.size), minlength=cells[..., 0].size * classes * groups)
-    return counts.reshape(*labels.shape[:-1], classes, groups)
+@dataclass(frozen=True)
+class Crossed:
+    """m pairs of groupings, class by cluster: the sizes of classes (m, classes) and of clusters (m, clusters), and of
+    every cell of their contingency tables that is not empty its pair `of` (c,), from the first to the last, and its
+    `count` (c,). Cells are many more than LoRAs, and hardly one holds any."""
+
+    classes: np.ndarray
+    clusters: np.ndarray
+    of: np.ndarray
+    count: np.ndarray
+
+    @classmethod
+    def of_tables(cls, tables: np.ndarray) -> "Crossed":
+        """Of a stack of contingency tables (m, classes, clusters) of counts."""
+        cells = tables.reshape(len(tables), -1)
+        of, cell = np.nonzero(cells)
+        return cls(tables.sum(2), tables.sum(1), of, cells[of, cell])
+
+    @classmethod
+    def of_labels(
+        cls, labels: np.ndarray, clusters: np.ndarray, classes: int, groups: int, kept: np.ndarray | None = None
+    ) -> "Crossed":
+        """Of rows of labels and of clusters (m, n) or (n,), numbers from 0; of those LoRAs that are `kept` (m, n)."""
+        shape = np.broadcast_shapes(np.shape(labels), np.shape(clusters), (1, 1), () if kept is None else kept.shape)
+        labels, clusters = np.broadcast_to(labels, shape), np.broadcast_to(clusters, shape)
+        weights = np.ones(shape) if kept is None else np.broadcast_to(kept, shape).astype(float)
+        cells = np.where(weights > 0, labels * groups + clusters, classes * groups)  # the last: left out
+        ranked = np.sort(cells, 1)
+        first = np.concatenate([np.ones((shape[0], 1), bool), ranked[:, 1:] != ranked[:, :-1]], 1)
+        of, at = np.nonzero(first)
+        count = np.diff(np.append(of * shape[1] + at, ranked.size)).astype(float)
+        there = ranked[of, at] < classes * groups
+
+        def sizes(numbers: np.ndarray, many: int) -> np.ndarray:
+            rows = numbers + np.arange(shape[0])[:, None] * many
+            return np.bincount(rows.ravel(), weights.ravel(), shape[0] * many).reshape(shape[0], many)
+
+        return cls(sizes(labels, classes), sizes(clusters, groups), of[there], count[there])
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @cached_property
+    def items(self) -> np.ndarray:
+        """LoRAs of each pair (m,)."""
+        return self.classes.sum(1)
+
+    def _added(self, each: np.ndarray) -> np.ndarray:
+        return np.bincount(self.of, each, len(self))
+
+    @cached_property
+    def information(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Entropies of classes and of clusters, and their mutual information (nats), each (m,)."""
+        classes, clusters = _entropy(self.classes), _entropy(self.clusters)
+        p = self.count / self.items[self.of]
+        return classes, clusters, (classes + clusters + self._added(p * np.log(p))).clip(0)
+
+    def adjusted_rand(self) -> np.ndarray:
+        together = self._added(_pairs(self.count))
+        classes, clusters = _pairs(self.classes).sum(1), _pairs(self.clusters).sum(1)
+        expected = classes * clusters / _pairs(self.items).clip(1e-300)
+        top = (classes + clusters) / 2 - expected
+        return np.divide(together - expected, top, out=np.ones_like(top), where=np.abs(top) > 1e-12)
+
+    def v_measure(self) -> np.ndarray:
+        classes, clusters, mutual = self.information
+        mean = (classes + clusters) / 2
+        return np.divide(mutual, mean, out=np.ones_like(mean), where=mean > 1e-12)
+
+    def adjusted_mutual_information(self, first: int | None = None) -> np.ndarray:
+        """Of the `first` pairs only, if that is said: it is the dearest of all."""
+        classes, clusters, mutual = (each[:first] for each in self.information)
+        known: dict[tuple[bytes, bytes], float] = {}  # permuted labels all have the same margins
+        expected = np.empty_like(mutual)
+        for i, margins in enumerate(zip(np.sort(self.classes)[:first], np.sort(self.clusters)[:first], strict=True)):
+            key = margins[0].tobytes(), margins[1].tobytes()
+            if key not in known:
+                known[key] = _expected_information(*margins)
+            expected[i] = known[key]
+        top = (classes + clusters) / 2 - expected
+        return np.divide(mutual - expected, top, out=np.ones_like(top), where=np.abs(top) > 1e-12)
+
+    def agreements(self, adjusted: int | None = None) -> dict[str, np.ndarray]:
+        """All METRICS, (m,), AMI of the first `adjusted` pairs only."""
+        return {
+            "ARI": self.adjusted_rand(),
+            "AMI": self.adjusted_mutual_information(adjusted),
+            "V-measure": self.v_measure(),
+        }
 
 
-def adjusted_rand(tables: np.ndarray) -> np.ndarray:
-    """ARI of contingency tables (..., classes, clusters) of counts, shape (...)."""
-
-    def pairs(n: np.ndarray) -> np.ndarray:
-        return n * (n - 1) / 2
-
-    together = pairs(tables).sum((-2, -1))
-    classes, clusters = pairs(tables.sum(-1)).sum(-1), pairs(tables.sum(-2)).sum(-1)
-    expected = classes * clusters / pairs(tables.sum((-2, -1))).clip(1e-300)
-    top = (classes + clusters) / 2 - expected
-    return np.divide(together - expected, top, out=np.ones_like(top), where=np.abs(top) > 1e-12)
+def _pairs(n: np.ndarray) -> np.ndarray:
+    return n * (n - 1) / 2
 
 
 def _entropy(counts: np.ndarray) -> np.ndarray:
-    """Entropies (...) of counts (..., cells), of which few are not zero."""
-    rows = counts.reshape(-1, counts.shape[-1])
-    cells = np.flatnonzero(rows)
-    of, there = cells // rows.shape[1], rows.ravel()[cells]
-    p = there / rows.sum(1)[of]
-    return -np.bincount(of, p * np.log(p), len(rows)).reshape(counts.shape[:-1])
-
-
-def _information(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Entropies of classes and clusters and their mutual information (nats), each of shape (...)."""
-    classes, clusters = _entropy(tables.sum(-1)), _entropy(tables.sum(-2))
-    joint = _entropy(tables.reshape(*tables.shape[:-2], -1))
-    return classes, clusters, (classes + clusters - joint).clip(0)
-
-
-def v_measure(tables: np.ndarray) -> np.ndarray:
-    """V-measure (β = 1) of contingency tables (..., classes, clusters), shape (...)."""
-    return _shared(*_information(tables))
-
-
-def _shared(classes: np.ndarray, clusters: np.ndarray, mutual: np.ndarray) -> np.ndarray:
-    mean = (classes + clusters) / 2
-    return np.divide(mutual, mean, out=np.ones_like(mean), where=mean > 1e-12)
-
-
-def adjusted_mutual_information(tables: np.ndarray) -> np.ndarray:
-    """AMI of contingency tables (..., classes, clusters) of whole counts, shape (...)."""
-    return _adjusted(tables, *_information(tables))
-
-
-def _adjusted(tables: np.ndarray, classes: np.ndarray, clusters: np.ndarray, mutual: np.ndarray) -> np.ndarray:
-    known: dict[tuple[bytes, bytes], float] = {}  # permuted labels all have the same margins
-    by_margins = []
-    rows = np.sort(tables.sum(-1)).reshape(-1, tables.shape[-2])
-    columns = np.sort(tables.sum(-2)).reshape(-1, tables.shape[-1])
-    for margins in zip(rows, columns, strict=True):
-        key = margins[0].tobytes(), margins[1].tobytes()
-        if key not in known:
-            known[key] = _expected_information(*margins)
-        by_margins.append(known[key])
-    expected = np.array(by_margins).reshape(mutual.shape)
-    top = (classes + clusters) / 2 - expected
-    return np.divide(mutual - expected, top, out=np.ones_like(top), where=np.abs(top) > 1e-12)
-
-
-def agreements(tables: np.ndarray, adjusted: int | None = None) -> dict[str, np.ndarray]:
-    """All METRICS of a stack of contingency tables (n, classes, clusters), shape (n,), of entropies computed once. AMI,
-    the dearest, is of the first `adjusted` tables only."""
-    information = _information(tables)
-    first = [each[:adjusted] for each in information]
-    return {
-        "ARI": adjusted_rand(tables),
-        "AMI": _adjusted(tables[:adjusted], *first) if len(first[0]) else first[0],
-        "V-measure": _shared(*information),
-    }
+    """Entropies (m,) of counts (m, cells), of which few are not zero."""
+    cells = np.flatnonzero(counts)
+    of, there = cells // counts.shape[1], counts.ravel()[cells]
+    p = there / counts.sum(1)[of]
+    return -np.bincount(of, p * np.log(p), len(counts))
 
 
 def _expected_information(a: np.ndarray, b: np.ndarray) -> float:
@@ -121,10 +143,10 @@ def _expected_information(a: np.ndarray, b: np.ndarray) -> float:
     return float(many @ each @ much)
 
 
-METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "ARI": adjusted_rand,
-    "AMI": adjusted_mutual_information,
-    "V-measure": v_measure,
+METRICS: dict[str, Callable[[Crossed], np.ndarray]] = {
+    "ARI": Crossed.adjusted_rand,
+    "AMI": Crossed.adjusted_mutual_information,
+    "V-measure": Crossed.v_measure,
 }
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -268,6 +269,25 @@ def test_the_findings_are_those_of_the_tables(tiny):
     assert f"mAP {row.value:.2f} (" in text
     assert "One seed only" in text and "`own`" in text and "training.init own" in text
     assert not any(word in text for word in ("nan", "None", str(tiny.root)))
+
+
+def test_studies_are_compared_as_they_are(tiny):
+    """Without its file a study of that name would be another, which `across` began to make: all of its jobs, and a page
+    without its seeds."""
+    claims = tiny.root / "results/tiny/tables/claims.parquet"
+    before = claims.stat().st_mtime_ns
+    assert tiny.planned("across", "--config", "seed=7") == {"across": 1, "compare_studies": 1}
+    tiny.run("across", "--config", "study=tiny")
+    page = (tiny.root / "results/ACROSS.md").read_text()
+    assert "| claim | `tiny` |" in page and claims.stat().st_mtime_ns == before
+    assert "Nothing to be done" in tiny.run("across", "--config", "study=tiny", "seed=7")
+    content = claims.read_bytes()
+    try:
+        tables.write(claims, "claims", tables.read(claims, "claims").slice(1))
+        assert tiny.planned("across") == {"across": 1, "compare_studies": 1}
+    finally:
+        claims.write_bytes(content)
+        os.utime(claims, ns=(before, before))
 
 
 def test_every_stage_has_a_name(tiny):

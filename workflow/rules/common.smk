@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import glob
 import json
 import os
 import shutil
@@ -90,6 +91,14 @@ def listed_files(path):
             files += [file for file in (Path(folder, name) for name in names) if file.is_file()]
         files.sort()
     return [[str(file), file.stat().st_size, file.stat().st_ctime_ns] for file in map(Path, files)]
+
+
+def of_all_studies():
+    """A digest of all tables that `across` reads: claims, and of every study and its replicates the LoRAs by their names
+    and what describes them."""
+    homes, names = ("results/*", "results/*/variants/*"), ("plan", "tables/claims", "tables/retrieval", "embeddings/*")
+    there = (path for home in homes for name in names for path in glob.glob(f"{home}/{name}.parquet"))
+    return keys.key({path: keys.DIGESTS.file(path) for path in there})
 
 
 STUDY = config["study"]

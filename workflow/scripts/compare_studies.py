@@ -7,5 +7,5 @@ with job(snakemake):
     from lora_atlas.findings.across import write
 
     p, out = snakemake.params, snakemake.output
-    rows = write(snakemake.input.claims, out.page, permutations=p.permutations, confidence=p.confidence, seed=p.seed)
+    rows = write(p.claims, out.page, permutations=p.permutations, confidence=p.confidence, seed=p.seed)
     tables.write(out.bases, "bases", rows)

@@ -44,10 +44,10 @@ class Crossed:
         cls, labels: np.ndarray, clusters: np.ndarray, classes: int, groups: int, kept: np.ndarray | None = None
     ) -> "Crossed":
         """Of rows of labels and of clusters (m, n) or (n,), numbers from 0; of those LoRAs that are `kept` (m, n)."""
-        shape = np.broadcast_shapes(np.shape(labels), np.shape(clusters), (1, 1), () if kept is None else kept.shape)
-        labels, clusters = np.broadcast_to(labels, shape), np.broadcast_to(clusters, shape)
-        weights = np.ones(shape) if kept is None else np.broadcast_to(kept, shape).astype(float)
-        cells = np.where(weights > 0, labels * groups + clusters, classes * groups)  # the last: left out
+        kept = np.ones((1, 1), bool) if kept is None else kept
+        labels, clusters, kept = np.broadcast_arrays(labels, clusters, kept)
+        shape, weights = kept.shape, kept.ravel().astype(float)
+        cells = np.where(kept, labels * groups + clusters, classes * groups)  # the last: left out
         ranked = np.sort(cells, 1)
         first = np.concatenate([np.ones((shape[0], 1), bool), ranked[:, 1:] != ranked[:, :-1]], 1)
         of, at = np.nonzero(first)
@@ -56,7 +56,7 @@ class Crossed:
 
         def sizes(numbers: np.ndarray, many: int) -> np.ndarray:
             rows = numbers + np.arange(shape[0])[:, None] * many
-            return np.bincount(rows.ravel(), weights.ravel(), shape[0] * many).reshape(shape[0], many)
+            return np.bincount(rows.ravel(), weights, shape[0] * many).reshape(shape[0], many)
 
         return cls(sizes(labels, classes), sizes(clusters, groups), of[there], count[there])
 
@@ -82,13 +82,11 @@ class Crossed:
         together = self._added(_pairs(self.count))
         classes, clusters = _pairs(self.classes).sum(1), _pairs(self.clusters).sum(1)
         expected = classes * clusters / _pairs(self.items).clip(1e-300)
-        top = (classes + clusters) / 2 - expected
-        return np.divide(together - expected, top, out=np.ones_like(top), where=np.abs(top) > 1e-12)
+        return _share(together - expected, (classes + clusters) / 2 - expected)
 
     def v_measure(self) -> np.ndarray:
         classes, clusters, mutual = self.information
-        mean = (classes + clusters) / 2
-        return np.divide(mutual, mean, out=np.ones_like(mean), where=mean > 1e-12)
+        return _share(mutual, (classes + clusters) / 2)
 
     def adjusted_mutual_information(self, first: int | None = None) -> np.ndarray:
         """Of the `first` pairs only, if that is said: it is the dearest of all."""
@@ -100,8 +98,7 @@ class Crossed:
             if key not in known:
                 known[key] = _expected_information(*margins)
             expected[i] = known[key]
-        top = (classes + clusters) / 2 - expected
-        return np.divide(mutual - expected, top, out=np.ones_like(top), where=np.abs(top) > 1e-12)
+        return _share(mutual - expected, (classes + clusters) / 2 - expected)
 
     def agreements(self, adjusted: int | None = None) -> dict[str, np.ndarray]:
         """All METRICS, (m,), AMI of the first `adjusted` pairs only."""
@@ -110,6 +107,11 @@ class Crossed:
             "AMI": self.adjusted_mutual_information(adjusted),
             "V-measure": self.v_measure(),
         }
+
+
+def _share(value: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Of the most that there can be (m,); one where there can be nothing."""
+    return np.divide(value, most, out=np.ones_like(most), where=np.abs(most) > 1e-12)
 
 
 def _pairs(n: np.ndarray) -> np.ndarray:
